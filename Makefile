@@ -1,0 +1,55 @@
+PY := .venv/bin/python
+READY := .venv/.ready
+EXTRAS := edge,device,coordinator,dev
+TORCH_INDEX ?=
+
+# The prompt reaches the shell through the environment, untouched by make and by quoting.
+export DEMO_PROMPT := $(value PROMPT)
+unexport PROMPT
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format proto train-scenes clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## make .venv and install everything (TORCH_INDEX=URL: where to find another torch build)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PY) -c '' 2>/dev/null || { \
+	  for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	    "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	      && exec "$$python" -m venv --clear .venv; \
+	  done; \
+	  echo 'no Python 3.11 or newer with venv found: install one, or name it with PYTHON=/path' >&2; \
+	  exit 1; }
+	$(PY) -m pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') 'torch==2.13.0'
+	$(PY) -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY) ## draw one picture with an edge, a device and a coordinator on this machine (PROMPT='...')
+	@.venv/bin/baton demo $${DEMO_PROMPT:+-- "$$DEMO_PROMPT"}
+
+test: $(READY) ## run the tests (ARGS='-k name')
+	$(PY) -m pytest $(ARGS)
+
+check: $(READY) ## stub drift, lint, format, types, imports; changes nothing
+	$(PY) proto/generate.py --check
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: $(READY) ## sort the imports, apply the safe fixes, format
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+proto: $(READY) ## write the stubs in proto/gen anew
+	$(PY) proto/generate.py
+
+train-scenes: $(READY) ## train the built-in family (hours)
+	$(PY) -m common.families.scenes.training
+
+clean: ## remove build results and caches; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""Strict settings: flag > environment > file > default, each value with its origin.
+
+The file is ``$BATON_CONFIG`` or ``baton/config.toml`` in the user's configuration folder (XDG),
+with one table per node: ``[device]``, ``[edge]``, ``[coordinator]``. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from platformdirs import user_config_path
+from pydantic import BaseModel, ValidationError
+
+from common.errors import InvalidRequest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def config_file() -> Path:
+    """Where the settings file is looked for."""
+    return Path(os.environ.get("BATON_CONFIG") or user_config_path("baton") / "config.toml")
+
+
+def load_settings(
+    model: type[M], section: str, overrides: Mapping[str, object]
+) -> tuple[M, dict[str, str]]:
+    """Settings of one node and, per field, where the value came from.
+
+    ``overrides`` are the flags; None means not given. The environment's names are
+    ``BATON_<SECTION>_<FIELD>``. Raises InvalidRequest, naming field and origin.
+    """
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(model.model_fields, "default")
+    for source, found in (
+        (str(config_file()), _from_file(section)),
+        ("environment", _from_environment(model, section)),
+        ("flag", {key: value for key, value in overrides.items() if value is not None}),
+    ):
+        values.update(found)
+        origins.update(dict.fromkeys(found, source))
+    try:
+        return model.model_validate(values), origins
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or section
+        origin = origins.get(field, "flag")
+        raise InvalidRequest(f"setting {field!r} (from {origin}): {first['msg']}") from error
+
+
+def _from_file(section: str) -> dict[str, object]:
+    path = config_file()
+    if not path.exists():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"cannot read settings from {path}: {error}") from error
+    table = tables.get(section, {})
+    if not isinstance(table, dict):
+        raise InvalidRequest(f"{path}: [{section}] is not a table")
+    return table
+
+
+def _from_environment(model: type[BaseModel], section: str) -> dict[str, object]:
+    prefix = f"BATON_{section.upper()}_"
+    names = {field: prefix + field.upper() for field in model.model_fields}
+    return {field: os.environ[name] for field, name in names.items() if name in os.environ}

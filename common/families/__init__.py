@@ -1,0 +1,1 @@
+"""Model families: the manifest that describes one, and the loader that builds it."""

@@ -1,0 +1,202 @@
+"""Builds a family's models from its manifest, with diffusers' and transformers' own classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from common.diffusion.executor import Conditioning, Denoiser
+from common.diffusion.schedules import Schedule, make_schedule
+from common.errors import WeightsError
+from common.families.manifest import (
+    Manifest,
+    Part,
+    file_digest,
+    find_family,
+    folder_fingerprint,
+    read_manifest,
+)
+from common.plan import SamplerName
+
+_TRANSFORMERS = {"dtype": torch.float32}
+_DIFFUSERS = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+
+
+class Family:
+    """A family with some of its members loaded, ready to encode, denoise and decode.
+
+    fingerprint: of the latent space (autoencoder and noise schedule); both sides of a relay need
+    the same. member_fingerprints: of each loaded denoiser with the text encoder.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, members: Iterable[str]) -> None:
+        self.manifest = manifest
+        places = _Places(folder, manifest)
+        vae_folder, scheduler_folder = places.of(manifest.vae), places.of(manifest.scheduler)
+        self.scheduler_config = _read_scheduler(scheduler_folder)
+        self.vae: AutoencoderKL = places.load(AutoencoderKL, manifest.vae)
+        self.text_encoder: CLIPTextModel = places.load(CLIPTextModel, manifest.text_encoder)
+        self.tokenizer: CLIPTokenizer = places.load(CLIPTokenizer, manifest.tokenizer)
+        self.unets: dict[str, UNet2DConditionModel] = {
+            member: places.load(UNet2DConditionModel, manifest.members[member])
+            for member in (manifest.check_member(member) for member in members)
+        }
+        text_folder = places.of(manifest.text_encoder)
+        self.fingerprint = folder_fingerprint(vae_folder, scheduler_folder)
+        self.member_fingerprints = {
+            member: folder_fingerprint(places.of(manifest.members[member]), text_folder)
+            for member in self.unets
+        }
+        self._schedule = lru_cache(maxsize=64)(self._make_schedule)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Loaded members, from the largest to the smallest."""
+        return tuple(member for member in self.manifest.members if member in self.unets)
+
+    def schedule(self, sampler: SamplerName, steps: int) -> Schedule:
+        return self._schedule(sampler, steps)
+
+    def _make_schedule(self, sampler: SamplerName, steps: int) -> Schedule:
+        return make_schedule(sampler, steps, self.scheduler_config)
+
+    def denoiser(self, member: str) -> Denoiser:
+        """The member as the executor calls it. Raises UnknownName if it is not loaded."""
+        if member not in self.unets:
+            self.manifest.check_member(member)
+            raise WeightsError(f"member {member} of {self.name} is not loaded on this node")
+        unet = self.unets[member]
+
+        def denoise(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+            out: Tensor = unet(x, timesteps, context, return_dict=False)[0]
+            return out
+
+        return denoise
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """[C, H, W] of the latent of a square picture. Raises InvalidRequest for a bad size."""
+        self.manifest.check_size(size)
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.latent_channels, size // factor, size // factor
+
+    @torch.inference_mode()
+    def encode_text(self, prompt: str, negative: str = "") -> Conditioning:
+        """Encode a prompt; what is longer than the tokenizer's limit is cut, as in diffusers."""
+        texts = [prompt, negative]
+        tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        context = self.text_encoder(tokens.input_ids)[0]
+        return Conditioning(context[0], context[1])
+
+    @torch.inference_mode()
+    def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
+        """Latent [C, H, W] to a picture, uint8 [H, W, 3]."""
+        config = self.vae.config
+        latent = x[None] / config.scaling_factor + (config.shift_factor or 0.0)
+        pixels = self.vae.decode(latent, return_dict=False)[0][0]
+        pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+    def pipeline(self, member: str) -> StableDiffusionPipeline:
+        """A plain diffusers pipeline of one member, over the same modules: the reference."""
+        self.denoiser(member)
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unets[member],
+            scheduler=DDIMScheduler.from_config(self.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+def load_family(name: str = "scenes", members: Iterable[str] | None = None) -> Family:
+    """Load a built-in family, or one from a folder with a manifest.
+
+    members: those to load; all by default. Raises UnknownName, and WeightsError for files that are
+    missing, damaged or do not fit.
+    """
+    folder = find_family(name)
+    manifest = read_manifest(folder)
+    return Family(folder, manifest, manifest.members if members is None else members)
+
+
+class _Places:
+    """Resolves a manifest's parts to folders and loads from them."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._digests = manifest.digests
+
+    def of(self, part: Part) -> Path:
+        if part.path is not None:
+            return self._folder / part.path
+        return _download(str(part.repo), part.subfolder)
+
+    def load(self, cls: type[Any], part: Part) -> Any:
+        folder = self.of(part)
+        if not folder.is_dir():
+            raise WeightsError(f"{folder} is missing; reinstall, or fetch the family's weights")
+        self._check_digests(folder)
+        try:
+            if cls is CLIPTokenizer:
+                return cls.from_pretrained(folder)
+            options = _TRANSFORMERS if cls is CLIPTextModel else _DIFFUSERS
+            module = cls.from_pretrained(folder, use_safetensors=True, **options)
+        except Exception as error:  # from_pretrained raises whatever its file formats raise
+            reason = str(error).strip().splitlines()[0][:200]
+            raise WeightsError(f"cannot load {folder}: {reason}") from error
+        return module.eval().requires_grad_(False)
+
+    def _check_digests(self, folder: Path) -> None:
+        for name, expected in self._digests.items():
+            path = self._folder / name
+            if path.parent != folder:
+                continue
+            if not path.is_file():
+                raise WeightsError(f"{path} is missing; reinstall, or fetch the family's weights")
+            if file_digest(path) != expected:
+                raise WeightsError(
+                    f"{path} is damaged: its digest is not the manifest's; reinstall"
+                )
+
+
+def _read_scheduler(folder: Path) -> dict[str, Any]:
+    path = folder / "scheduler_config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {path}: {error}") from error
+    return dict(config)
+
+
+def _download(repo: str, subfolder: str) -> Path:
+    """A hub repository's folder, fetched or from the cache (HF_HOME)."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        root = snapshot_download(repo, allow_patterns=[f"{subfolder}/*" if subfolder else "*"])
+    except Exception as error:  # the hub client raises many kinds, offline ones included
+        reason = str(error).strip().splitlines()[0][:200]
+        raise WeightsError(f"cannot fetch {repo}: {reason}") from error
+    return Path(root) / subfolder

@@ -1,0 +1,142 @@
+"""A family's manifest: which parts its members share, and where they lie. No torch.
+
+A family is members of different size over one latent space: one autoencoder, one noise schedule. A
+part is a folder in diffusers' layout, below the manifest's own folder or in a hub repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import InvalidRequest, UnknownName, WeightsError
+
+MANIFEST_NAME = "family.json"
+BUILT_IN = {"scenes": Path(__file__).parent / "scenes" / "weights"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(_Strict):
+    """Where a part lies: ``path`` below the manifest's folder, or ``repo`` and ``subfolder``."""
+
+    path: str | None = None
+    repo: str | None = None
+    subfolder: str = ""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Part:
+        if (self.path is None) == (self.repo is None):
+            raise ValueError("a part has either a path or a repo")
+        return self
+
+
+class Sizes(_Strict):
+    """Sides of a picture, pixels."""
+
+    default: int
+    minimum: int
+    maximum: int
+    multiple: int
+
+
+class Manifest(_Strict):
+    """``family.json``. Members are listed from the largest to the smallest."""
+
+    name: str
+    layout: Literal["sd1"] = "sd1"
+    description: str = ""
+    vae: Part
+    text_encoder: Part
+    tokenizer: Part
+    scheduler: Part
+    members: dict[str, Part] = Field(min_length=1)
+    sizes: Sizes
+    default_steps: int = 50
+    default_guidance: float = 7.5
+    #: Factor by which a saved picture is enlarged, for pixel art.
+    save_scale: int = 1
+    #: blake2b digests of weight files, by path; checked when they are read.
+    digests: dict[str, str] = Field(default_factory=dict)
+
+    def check_size(self, size: int) -> int:
+        """Raises InvalidRequest for a side that the family cannot draw."""
+        limits = self.sizes
+        if not limits.minimum <= size <= limits.maximum or size % limits.multiple:
+            raise InvalidRequest(
+                f"size must be from {limits.minimum} to {limits.maximum} in multiples of"
+                f" {limits.multiple}, got {size}"
+            )
+        return size
+
+    def check_member(self, member: str) -> str:
+        """Raises UnknownName, listing the members."""
+        if member not in self.members:
+            raise UnknownName(
+                f"family {self.name} has no member {member!r}; it has {', '.join(self.members)}"
+            )
+        return member
+
+
+def find_family(name: str) -> Path:
+    """The folder of a built-in family, or of the manifest that ``name`` points to.
+
+    Raises UnknownName.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    folder = Path(name)
+    folder = folder.parent if folder.name == MANIFEST_NAME else folder
+    if (folder / MANIFEST_NAME).is_file():
+        return folder
+    raise UnknownName(
+        f"unknown family {name!r}; built in: {', '.join(BUILT_IN)}, or give a folder"
+        f" with a {MANIFEST_NAME}"
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises WeightsError if it is missing or cannot be read."""
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_text())
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"{path} is not a family manifest: {field}: {first['msg']}") from error
+
+
+def file_digest(path: Path) -> str:
+    """blake2b of a file, 32 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def folder_fingerprint(*folders: Path) -> str:
+    """One digest over the configuration and weights in some folders, 32 hex digits.
+
+    What diffusers writes anew with each version (``_diffusers_version`` and the like) is left out.
+    """
+    total = hashlib.blake2b(digest_size=16)
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.suffix == ".json":
+                total.update(path.name.encode() + _canonical_json(path))
+            elif path.suffix in (".safetensors", ".txt"):
+                total.update(path.name.encode() + file_digest(path).encode())
+    return total.hexdigest()
+
+
+def _canonical_json(path: Path) -> bytes:
+    values = json.loads(path.read_bytes())
+    if isinstance(values, dict):
+        values = {key: value for key, value in values.items() if not key.startswith("_")}
+    return json.dumps(values, sort_keys=True).encode()

@@ -1,0 +1,84 @@
+"""Draws seeded prompts with members of the family and scores the pictures with the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.diffusion.executor import Run, denoise_step, start_run
+from common.families.loader import Family
+from common.families.scenes.grammar import SceneSpec, sample_prompt
+from common.families.scenes.verify import Verdict, verify
+from common.plan import Arm, Plan
+from common.quality.scores import Score, summarise
+
+_BATCH = 25
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt to draw, with what it means and the seed of its noise."""
+
+    prompt: str
+    spec: SceneSpec
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A case with its picture, uint8 [H, W, 3], and the verdict."""
+
+    case: Case
+    picture: npt.NDArray[np.uint8]
+    verdict: Verdict
+
+
+def seeded_cases(count: int, seed: int = 0, task: str | None = None) -> list[Case]:
+    """The same prompts and noise seeds for the same arguments, whichever member draws them."""
+    rng = np.random.default_rng([seed, 7])
+    return [Case(*sample_prompt(rng, task), seed=seed * 1_000_000 + i) for i in range(count)]
+
+
+def draw(family: Family, plan: Plan, cases: Sequence[Case]) -> list[Drawn]:
+    """Draw every case with a plan, all of its members local, in batches."""
+    drawn: list[Drawn] = []
+    for start in range(0, len(cases), _BATCH):
+        batch = cases[start : start + _BATCH]
+        for case, run in zip(batch, _run_batch(family, plan, batch), strict=True):
+            picture = family.decode(run.x)
+            drawn.append(Drawn(case, picture, verify(picture, case.spec)))
+    return drawn
+
+
+def _run_batch(family: Family, plan: Plan, batch: Sequence[Case]) -> list[Run]:
+    schedule = family.schedule(plan.sampler, plan.steps)
+    shape = family.latent_shape(family.manifest.sizes.default)
+    runs = [
+        start_run(plan, schedule, family.encode_text(case.prompt), case.seed, shape)
+        for case in batch
+    ]
+    for step in range(plan.steps):
+        denoise_step(runs, family.denoiser(plan.segment_at(step).member))
+    return runs
+
+
+def member_plan(family: Family, member: str, steps: int = 50) -> Plan:
+    """One member, DDIM, guided, at the family's default scale."""
+    arm = Arm("device", (member,), 0.0)
+    return arm.expand(family.name, "ddim", steps, family.manifest.default_guidance)
+
+
+def score(drawn: Sequence[Drawn]) -> Score:
+    return summarise(
+        [item.verdict.graded for item in drawn], [item.verdict.strict for item in drawn]
+    )
+
+
+def score_by_task(drawn: Sequence[Drawn]) -> dict[str, Score]:
+    """Scores per task, and over all of them under ``overall``."""
+    tasks = sorted({item.case.spec.task for item in drawn})
+    by_task = {task: [item for item in drawn if item.case.spec.task == task] for task in tasks}
+    return {"overall": score(drawn)} | {task: score(items) for task, items in by_task.items()}

@@ -1,0 +1,95 @@
+"""``make train-scenes``: the whole family, resumable, each stage from its newest checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from common.families.manifest import BUILT_IN
+from common.families.scenes.members import MEMBERS, build_text_encoder
+from common.families.scenes.text import build_tokenizer
+from common.families.scenes.training.denoiser import (
+    DenoiserRecipe,
+    load_dataset,
+    train_denoiser,
+)
+from common.families.scenes.training.export import export_member, export_shared, write_manifest
+from common.families.scenes.training.vae import VaeRecipe, train_vae
+
+DEFAULT_STEPS = {"large": 8000, "medium": 5000, "small": 8000}
+_GUIDANCE = 3.0
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def train(
+    run_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = Path("runs/scenes"),
+    member: Annotated[list[str] | None, typer.Option(help="Only these members.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps per member.")] = None,
+    scenes: Annotated[int, typer.Option(help="Scenes in the data set.")] = 80_000,
+    vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder.")] = 3500,
+) -> None:
+    """Train what is not trained yet: autoencoder, data set, large with the text encoder, others."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    vae = _trained_vae(run_dir, vae_steps)
+    tokenizer = _tokenizer(run_dir)
+    data = load_dataset(run_dir / "data.pt", vae, tokenizer, scenes)
+    torch.manual_seed(0)
+    text_encoder = build_text_encoder(tokenizer)
+    for name in member or MEMBERS:
+        if name != "large":
+            _load_text_encoder(run_dir, text_encoder)
+        recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name])
+        train_denoiser(run_dir, name, text_encoder, data, recipe)
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Option(help="Checkpoints to read.")] = Path("runs/scenes"),
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = BUILT_IN["scenes"],
+    guidance: Annotated[float, typer.Option(help="Default guidance scale.")] = _GUIDANCE,
+) -> None:
+    """Write the newest checkpoints' averaged weights as a family."""
+    vae = AutoencoderKL.from_pretrained(run_dir / "vae")
+    tokenizer = _tokenizer(run_dir)
+    text_encoder = build_text_encoder(tokenizer)
+    _load_text_encoder(run_dir, text_encoder)
+    export_shared(out, vae, text_encoder, tokenizer)
+    for name in MEMBERS:
+        checkpoint = run_dir / f"{name}.pt"
+        if checkpoint.exists():
+            ema = torch.load(checkpoint, weights_only=True)["ema"]
+            export_member(out, name, ema["unet"])
+    write_manifest(out, guidance)
+    typer.echo(f"wrote {out}")
+
+
+def _trained_vae(run_dir: Path, steps: int) -> AutoencoderKL:
+    folder = run_dir / "vae"
+    if not folder.exists():
+        train_vae(run_dir, VaeRecipe(steps=steps)).save_pretrained(folder)
+    vae = AutoencoderKL.from_pretrained(folder)
+    return vae.eval().requires_grad_(False)
+
+
+def _tokenizer(run_dir: Path) -> CLIPTokenizer:
+    folder = run_dir / "tokenizer"
+    if not folder.exists():
+        build_tokenizer().save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _load_text_encoder(run_dir: Path, text_encoder: CLIPTextModel) -> None:
+    """The text encoder that was trained with ``large``."""
+    saved = torch.load(run_dir / "large.pt", weights_only=True)
+    text_encoder.load_state_dict(saved["ema"]["text_encoder"])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,276 @@
+"""What runs at every denoising step: values only, checked when they are made.
+
+A request is a `Plan`: a sampler, a number of steps, a guidance scale and `Segment`s; a segment is a
+family member, the place where it runs, a stretch of steps and one `StepDirective` per step. The
+coordinator answers with a small `Decision`, which the device expands into a plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from common.errors import InvalidRequest, UnknownName
+
+Location = Literal["edge", "device"]
+SamplerName = Literal["ddim", "euler", "dpmpp_2m"]
+ArmKind = Literal["device", "relay", "edge"]
+
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+LOCATIONS: tuple[Location, ...] = get_args(Location)
+
+MAX_STEPS = 200
+MAX_GUIDANCE = 30.0
+MAX_PROMPT_CHARS = 4_000
+MAX_SEGMENTS = 16
+MAX_NAME_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StepDirective:
+    """How one step runs.
+
+    guided: evaluate the conditional and the unconditional branch (classifier-free guidance);
+        False evaluates the conditional branch alone, one row instead of two.
+    """
+
+    guided: bool = True
+
+
+FULL_STEP = StepDirective()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps ``start <= i < stop`` (0-based) on one member at one place."""
+
+    member: str
+    location: Location
+    start: int
+    stop: int
+    directives: tuple[StepDirective, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= MAX_STEPS:
+            raise InvalidRequest(f"segment {self.start}..{self.stop} is not a stretch of steps")
+        if len(self.directives) != self.stop - self.start:
+            raise InvalidRequest(
+                f"segment {self.start}..{self.stop} has {len(self.directives)} directives"
+            )
+        if self.location not in LOCATIONS:
+            raise InvalidRequest(f"unknown location {self.location!r}")
+        if not 0 < len(self.member) <= MAX_NAME_CHARS:
+            raise InvalidRequest("a segment needs a member's name")
+
+    @classmethod
+    def full(cls, member: str, location: Location, start: int, stop: int) -> Segment:
+        """A stretch in which every step runs in full."""
+        count = max(0, min(stop, MAX_STEPS + 1) - max(start, 0))
+        return cls(member, location, start, stop, (FULL_STEP,) * count)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole of one request's denoising."""
+
+    family: str
+    sampler: SamplerName
+    steps: int
+    guidance_scale: float
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        check_guidance(self.guidance_scale)
+        check_sampler(self.sampler)
+        if not 0 < len(self.segments) <= MAX_SEGMENTS:
+            raise InvalidRequest(f"a plan has 1 to {MAX_SEGMENTS} segments")
+        expected = 0
+        for segment in self.segments:
+            if segment.start != expected:
+                raise InvalidRequest(f"step {expected} of the plan belongs to no single segment")
+            expected = segment.stop
+        if expected != self.steps:
+            raise InvalidRequest(f"the plan covers {expected} of {self.steps} steps")
+
+    def segment_at(self, step: int) -> Segment:
+        """The segment that step ``step`` belongs to. Raises IndexError past the end."""
+        for segment in self.segments:
+            if segment.start <= step < segment.stop:
+                return segment
+        raise IndexError(f"step {step} is not in a plan of {self.steps}")
+
+    def directive_at(self, step: int) -> StepDirective:
+        segment = self.segment_at(step)
+        return segment.directives[step - segment.start]
+
+    def stretch_end(self, start: int) -> int:
+        """The step up to which the plan stays at step ``start``'s place; ``start`` if it is done."""
+        end = start
+        for segment in self.segments:
+            if segment.start <= end < segment.stop:
+                if end > start and segment.location != self.segment_at(start).location:
+                    break
+                end = segment.stop
+        return end
+
+    def rest_on(self, member: str, location: Location, start: int) -> Plan:
+        """The same plan with every step from ``start`` moved to another member and place."""
+        kept = [self._cut(segment, start) for segment in self.segments if segment.start < start]
+        directives = tuple(self.directive_at(step) for step in range(start, self.steps))
+        rest = Segment(member, location, start, self.steps, directives)
+        return Plan(self.family, self.sampler, self.steps, self.guidance_scale, (*kept, rest))
+
+    @staticmethod
+    def _cut(segment: Segment, stop: int) -> Segment:
+        stop = min(stop, segment.stop)
+        directives = segment.directives[: stop - segment.start]
+        return Segment(segment.member, segment.location, segment.start, stop, directives)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture to draw. seed: of the starting noise; size: of the picture's side, pixels."""
+
+    prompt: str = field(repr=False)
+    negative: str = field(repr=False)
+    plan: Plan
+    seed: int
+    size: int
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
+        check_prompt(self.negative, "negative prompt")
+        if not 0 <= self.seed < 2**63:
+            raise InvalidRequest(f"a seed is from 0 to 2^63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedStep:
+    """One step as it ran; the executed plan is a list of them.
+
+    rows: of the batch that the step was part of; threads: of the process that ran it. Together they
+    make a replay exact.
+    """
+
+    step: int
+    member: str
+    location: Location
+    node_id: str
+    guided: bool
+    rows: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A choice that the bandit scores.
+
+    ``device``: one member, all steps on the device. ``edge``: one member, all steps and the
+    decoding on the edge. ``relay``: ``members[0]`` runs the first ``fraction`` of the steps on the
+    edge, ``members[1]`` the rest on the device.
+    """
+
+    kind: ArmKind
+    members: tuple[str, ...]
+    fraction: float
+
+    @property
+    def name(self) -> str:
+        """``device:small``, ``edge:large`` or ``relay:large>small@0.4``."""
+        suffix = f"@{float(self.fraction)!r}" if self.kind == "relay" else ""
+        return f"{self.kind}:{'>'.join(self.members)}{suffix}"
+
+    @classmethod
+    def parse(cls, name: str) -> Arm:
+        """Read an arm's name. Raises UnknownName."""
+        kind, _, rest = name.partition(":")
+        members, _, fraction = rest.partition("@")
+        names = tuple(members.split(">"))
+        try:
+            if kind == "device" and len(names) == 1 and members and not fraction:
+                return cls("device", names, 0.0)
+            if kind == "edge" and len(names) == 1 and members and not fraction:
+                return cls("edge", names, 1.0)
+            if kind == "relay" and len(names) == 2 and all(names):
+                return cls("relay", names, check_fraction(float(fraction)))
+        except ValueError:
+            pass
+        raise UnknownName(
+            f"unknown arm {name[:MAX_NAME_CHARS]!r}; expected device:MEMBER, edge:MEMBER"
+            " or relay:LARGE>SMALL@FRACTION"
+        )
+
+    def expand(self, family: str, sampler: SamplerName, steps: int, guidance_scale: float) -> Plan:
+        """The plan of this arm: every step in full and guided."""
+        check_steps(steps)
+        if self.kind == "relay":
+            cut = relay_step(self.fraction, steps)
+            stretches: Sequence[tuple[str, Location, int, int]] = [
+                (self.members[0], "edge", 0, cut),
+                (self.members[1], "device", cut, steps),
+            ]
+        else:
+            stretches = [(self.members[0], self.kind, 0, steps)]
+        segments = tuple(Segment.full(*stretch) for stretch in stretches if stretch[2] < stretch[3])
+        return Plan(family, sampler, steps, guidance_scale, segments)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeChoice:
+    """An edge that may run the edge's part, with the reason for its rank."""
+
+    node_id: str
+    address: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The coordinator's answer: an arm and, best first, the edges that may serve it."""
+
+    decision_id: str
+    arm: Arm
+    edges: tuple[EdgeChoice, ...]
+    reason: str = ""
+
+
+def relay_step(fraction: float, steps: int) -> int:
+    """The step at which a relay hands over: the fraction of the steps, rounded to the nearest."""
+    return min(steps, math.floor(fraction * steps + 0.5))
+
+
+def check_steps(steps: int) -> int:
+    if not 1 <= steps <= MAX_STEPS:
+        raise InvalidRequest(f"steps must be from 1 to {MAX_STEPS}, got {steps}")
+    return steps
+
+
+def check_fraction(fraction: float) -> float:
+    if not 0.0 < fraction < 1.0:
+        raise InvalidRequest(f"a relay fraction lies between 0 and 1, got {fraction}")
+    return fraction
+
+
+def check_guidance(scale: float) -> float:
+    if not (math.isfinite(scale) and 0.0 <= scale <= MAX_GUIDANCE):
+        raise InvalidRequest(f"guidance scale must be from 0 to {MAX_GUIDANCE:g}, got {scale}")
+    return scale
+
+
+def check_sampler(name: str) -> SamplerName:
+    if name not in SAMPLERS:
+        raise UnknownName(f"unknown sampler {name!r}; known: {', '.join(SAMPLERS)}")
+    return name
+
+
+def check_prompt(prompt: str, what: str = "prompt") -> str:
+    if what == "prompt" and not prompt.strip():
+        raise InvalidRequest("the prompt is empty; say what the picture should show")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise InvalidRequest(
+            f"the {what} has {len(prompt)} characters; at most {MAX_PROMPT_CHARS} are allowed"
+        )
+    return prompt

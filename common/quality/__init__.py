@@ -1,0 +1,1 @@
+"""Scoring pictures, and summing scores up honestly."""

@@ -1,0 +1,132 @@
+"""Between the wire's messages and the domain's values, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from baton.v1 import plan_pb2
+from common.errors import Incompatible, InvalidRequest
+from common.plan import (
+    FULL_STEP,
+    MAX_STEPS,
+    ExecutedStep,
+    Location,
+    Plan,
+    Segment,
+    StepDirective,
+    check_sampler,
+)
+from common.rpc import PROTOCOL_VERSION
+
+_LOCATIONS: dict[Location, plan_pb2.Location.ValueType] = {
+    "edge": plan_pb2.LOCATION_EDGE,
+    "device": plan_pb2.LOCATION_DEVICE,
+}
+_LOCATION_NAMES = {number: name for name, number in _LOCATIONS.items()}
+
+
+def check_protocol(version: int, peer: str) -> None:
+    """Raises Incompatible, naming both versions, unless the peer speaks ours."""
+    if version != PROTOCOL_VERSION:
+        raise Incompatible(
+            f"{peer} speaks protocol version {version}, this side {PROTOCOL_VERSION};"
+            " update the older one"
+        )
+
+
+def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
+    return plan_pb2.Plan(
+        family=plan.family,
+        sampler=plan.sampler,
+        steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
+        segments=[_segment_to_proto(segment) for segment in plan.segments],
+    )
+
+
+def plan_from_proto(message: plan_pb2.Plan) -> Plan:
+    """Raises InvalidRequest for a plan outside the limits."""
+    return Plan(
+        family=message.family,
+        sampler=check_sampler(message.sampler),
+        steps=message.steps,
+        guidance_scale=message.guidance_scale,
+        segments=tuple(_segment_from_proto(segment) for segment in message.segments),
+    )
+
+
+def executed_to_proto(steps: Iterable[ExecutedStep]) -> list[plan_pb2.ExecutedStretch]:
+    """Steps that ran alike, one after the other, become one message."""
+    stretches: list[plan_pb2.ExecutedStretch] = []
+    previous: ExecutedStep | None = None
+    for step in steps:
+        if previous is not None and step == replace(previous, step=previous.step + 1):
+            stretches[-1].stop += 1
+        else:
+            stretches.append(_stretch_to_proto(step))
+        previous = step
+    return stretches
+
+
+def executed_from_proto(stretches: Iterable[plan_pb2.ExecutedStretch]) -> list[ExecutedStep]:
+    """Raises InvalidRequest for stretches outside the limits."""
+    return [step for stretch in stretches for step in _steps_of(stretch)]
+
+
+def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:
+    return plan_pb2.ExecutedStretch(
+        start=step.step,
+        stop=step.step + 1,
+        member=step.member,
+        location=_LOCATIONS[step.location],
+        node_id=step.node_id,
+        guided=step.guided,
+        rows=step.rows,
+        threads=step.threads,
+    )
+
+
+def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
+    if not message.start < message.stop <= MAX_STEPS:
+        raise InvalidRequest(f"{message.start}..{message.stop} is not a stretch of steps")
+    first = ExecutedStep(
+        step=message.start,
+        member=message.member,
+        location=location_from_proto(message.location),
+        node_id=message.node_id,
+        guided=message.guided,
+        rows=message.rows,
+        threads=message.threads,
+    )
+    return [replace(first, step=index) for index in range(message.start, message.stop)]
+
+
+def location_from_proto(number: plan_pb2.Location.ValueType) -> Location:
+    """Raises InvalidRequest for an unknown place."""
+    if number not in _LOCATION_NAMES:
+        raise InvalidRequest(f"unknown location {number}")
+    return _LOCATION_NAMES[number]
+
+
+def _segment_to_proto(segment: Segment) -> plan_pb2.Segment:
+    plain = all(directive == FULL_STEP for directive in segment.directives)
+    return plan_pb2.Segment(
+        member=segment.member,
+        location=_LOCATIONS[segment.location],
+        start=segment.start,
+        stop=segment.stop,
+        directives=()
+        if plain
+        else [plan_pb2.StepDirective(guided=item.guided) for item in segment.directives],
+    )
+
+
+def _segment_from_proto(message: plan_pb2.Segment) -> Segment:
+    location = location_from_proto(message.location)
+    if len(message.directives) > MAX_STEPS:
+        raise InvalidRequest(f"a segment has {len(message.directives)} directives")
+    if not message.directives:
+        return Segment.full(message.member, location, message.start, message.stop)
+    directives = tuple(StepDirective(guided=item.guided) for item in message.directives)
+    return Segment(message.member, location, message.start, message.stop, directives)

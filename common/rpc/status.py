@@ -1,0 +1,146 @@
+"""The one translator between Baton's errors and gRPC statuses, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from common import errors
+from common.errors import BatonError, ExecutionFailed, Overloaded, Unreachable
+
+_log = logging.getLogger(__name__)
+_DOMAIN = "baton"
+_CLASSES: dict[str, type[BatonError]] = {
+    name: item
+    for name, item in vars(errors).items()
+    if isinstance(item, type) and issubclass(item, BatonError)
+}
+_BY_STATUS: dict[str, type[BatonError]] = {
+    "INVALID_ARGUMENT": errors.InvalidRequest,
+    "NOT_FOUND": errors.UnknownName,
+    "FAILED_PRECONDITION": errors.Incompatible,
+    "RESOURCE_EXHAUSTED": errors.Overloaded,
+    "UNAVAILABLE": errors.Unreachable,
+    "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
+    "CANCELLED": errors.Cancelled,
+}
+
+
+def to_status(error: BatonError) -> Any:
+    """A gRPC status with ErrorInfo and, on overload, RetryInfo."""
+    details = [_packed(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=_DOMAIN))]
+    if isinstance(error, Overloaded):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after * 1000))
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    code: grpc.StatusCode = getattr(grpc.StatusCode, error.status)
+    message = status_pb2.Status(code=code.value[0], message=str(error), details=details)
+    return rpc_status.to_status(message)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
+    """The error that the peer raised, or what the broken call amounts to."""
+    retry_after, reason = 1.0, ""
+    for detail in _details(error):
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo()
+            detail.Unpack(info)
+            reason = info.reason if info.domain == _DOMAIN else ""
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo()
+            detail.Unpack(retry)
+            retry_after = retry.retry_delay.ToMilliseconds() / 1000
+    status = error.code().name
+    cls = _CLASSES.get(reason) or _BY_STATUS.get(status, ExecutionFailed)
+    message = error.details() or status
+    if cls is Unreachable and not reason:
+        cause = message.rpartition(": ")[2]
+        message = f"no answer from {peer} ({cause}); is it running and is the address right?"
+    if issubclass(cls, Overloaded):
+        return cls(message, retry_after)
+    return cls(message)
+
+
+def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            return list(status_pb2.Status.FromString(value).details)
+    return []
+
+
+def _packed(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    """End a call with the error's status; what is not Baton's becomes INTERNAL and is logged."""
+    if not isinstance(error, BatonError):
+        _log.error("unexpected error in a call", exc_info=error)
+        error = ExecutionFailed("internal error; the node's log has the details")
+    status = to_status(error)
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+Handler = Callable[[Any, Any], Any]
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):
+    """Translates what handlers raise; handlers themselves never touch statuses."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler
+        if handler.response_streaming:
+            return handler._replace(unary_stream=_guard_stream(handler.unary_stream))
+        return handler._replace(unary_unary=_guard_unary(handler.unary_unary))
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, grpc.aio.AbortError | asyncio.CancelledError)
+
+
+def _guard_unary(method: Handler) -> Handler:
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await method(request, context)
+        except Exception as error:
+            if _passes(error):
+                raise
+            await abort(context, error)
+
+    return guarded
+
+
+def _guard_stream(method: Handler) -> Handler:
+    if not inspect.isasyncgenfunction(method):
+        return method
+
+    async def guarded(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        try:
+            async with contextlib.aclosing(method(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except Exception as error:
+            if _passes(error):
+                raise
+            await abort(context, error)
+
+    return guarded

@@ -1,0 +1,51 @@
+"""The device: draws pictures alone, with an edge, or lets an edge draw them.
+
+    from device_client import Client
+
+    result = Client(edges=["127.0.0.1:7701"]).generate("a red cat left of a blue house")
+    result.save("cat.png")
+
+The names below are imported on first use, so that a command line answers without loading a model
+library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from device_client.events import Decided, EdgeLost, Event, Finished, HandedOver, Stepped
+    from device_client.result import Result
+    from device_client.sdk import AsyncClient, Client
+    from device_client.settings import DeviceSettings
+
+_HOMES = {
+    "AsyncClient": "sdk",
+    "Client": "sdk",
+    "Decided": "events",
+    "DeviceSettings": "settings",
+    "EdgeLost": "events",
+    "Event": "events",
+    "Finished": "events",
+    "HandedOver": "events",
+    "Result": "result",
+    "Stepped": "events",
+}
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Decided",
+    "DeviceSettings",
+    "EdgeLost",
+    "Event",
+    "Finished",
+    "HandedOver",
+    "Result",
+    "Stepped",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

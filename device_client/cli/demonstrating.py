@@ -1,0 +1,142 @@
+"""``baton demo``: a coordinator and an edge as processes of their own, and every arm drawn once."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from common.cli import print_json
+from common.errors import ExecutionFailed
+from common.quiet import quiet_libraries
+from device_client.cli import generating
+from device_client.settings import DeviceSettings
+
+quiet_libraries()
+
+from device_client.cli.contact_sheet import contact_sheet  # noqa: E402
+from device_client.result import Result  # noqa: E402
+from device_client.sdk import Client  # noqa: E402
+
+PROMPTS = (
+    "a red heart",
+    "three yellow stars on a night background",
+    "a green tree and a purple house on a snow background",
+    "a red cat left of a blue house on a night background",
+)
+ARMS = ("device", "relay@0.4", "edge")
+CONTACT_SHEET = Path("baton-demo.png")
+_START_TIMEOUT = 120.0
+_STOP_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    prompt: str | None
+    steps: int
+    seed: int
+    out: Path
+
+
+def demo(request: DemoRequest, as_json: bool) -> None:
+    """Start the nodes, draw, print the table, write the pictures. Raises BatonError."""
+    prompts = [request.prompt] if request.prompt is not None else list(PROMPTS)
+    console = Console(stderr=True, quiet=as_json)
+    with contextlib.ExitStack() as stack:
+        with console.status("starting a coordinator and an edge"):
+            coordinator = stack.enter_context(coordinator_process())
+            stack.enter_context(edge_process(coordinator))
+            client = stack.enter_context(Client(DeviceSettings(coordinator=coordinator)))
+        rows: list[tuple[Result, Path]] = []
+        for prompt in prompts:
+            for arm in ARMS:
+                with console.status(f"{arm}: {prompt}"):
+                    result = client.generate(
+                        prompt, arm=arm, steps=request.steps, seed=request.seed
+                    )
+                path = request.out / f"{len(rows) // len(ARMS) + 1}-{arm.replace('@', '-')}.png"
+                rows.append((result, result.save(path)))
+    results = [result for result, _ in rows]
+    sheet = contact_sheet(prompts, ARMS, [result.image for result in results])
+    sheet.save(CONTACT_SHEET)
+    if as_json:
+        print_json([generating.describe(result, path) for result, path in rows])
+        return
+    Console().print(_table(results))
+    print(f"pictures in {request.out}/, all of them in {CONTACT_SHEET}")
+
+
+def coordinator_process() -> contextlib.AbstractContextManager[str]:
+    """A coordinator on a free loopback port with a database of its own; yields its address."""
+    folder = tempfile.TemporaryDirectory(prefix="baton-demo-")
+    database = str(Path(folder.name) / "coordinator.db")
+    arguments = ["coordinator.cli", "serve", "--port", "0", "--db", database]
+    return _process(arguments, folder)
+
+
+def edge_process(coordinator: str) -> contextlib.AbstractContextManager[str]:
+    """An edge on a free loopback port, joined to the coordinator; yields its address."""
+    arguments = ["edge_server.cli", "serve", "--port", "0", "--coordinator", coordinator]
+    return _process([*arguments, "--node-id", "demo-edge"], contextlib.nullcontext())
+
+
+@contextlib.contextmanager
+def _process(
+    arguments: list[str], resource: contextlib.AbstractContextManager[object]
+) -> Iterator[str]:
+    """Run a node until the block ends, however it ends; yields the address that it announces."""
+    with resource, tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            yield _announced_address(process, log)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _announced_address(process: subprocess.Popen[str], log: TextIO) -> str:
+    """The last word of the node's first line. Raises ExecutionFailed if none comes."""
+    watchdog = threading.Timer(_START_TIMEOUT, process.kill)
+    watchdog.start()
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+    finally:
+        watchdog.cancel()
+    if not line:
+        log.seek(0)
+        last = log.read().strip().splitlines()[-1:] or ["no output"]
+        raise ExecutionFailed(f"a node of the demo did not start: {last[0]}")
+    return line.split()[-1]
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table("prompt", "arm", "seconds", "edge steps", "device steps", "bytes", "verified")
+    for index, result in enumerate(results):
+        if index and index % len(ARMS) == 0:
+            table.add_section()
+        table.add_row(
+            result.task.prompt if index % len(ARMS) == 0 else "",
+            result.arm,
+            f"{result.seconds.total:.2f}",
+            str(result.steps_at("edge")),
+            str(result.steps_at("device")),
+            f"{result.traffic.sent + result.traffic.received:,}",
+            generating.verdict(result),
+        )
+    return table

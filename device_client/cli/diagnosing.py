@@ -1,0 +1,106 @@
+"""``baton doctor``: checks what a picture needs, one line each, and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from common.cli import print_json
+from common.errors import BatonError
+from device_client.settings import DeviceSettings, split_list
+
+_NOT_REACHABLE = 3
+_FAILED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """ok: True, False, or None for something that is merely absent."""
+
+    check: str
+    ok: bool | None
+    detail: str
+
+
+def doctor(settings: DeviceSettings, edge: str | None, as_json: bool) -> int:
+    """Print the findings; returns the exit code: 0, 3 if a node is out of reach, else 5."""
+    findings = [_software(), _weights(settings)]
+    edges = split_list(edge or "") or settings.edge_list
+    nodes = [_edge(address, settings) for address in edges]
+    if settings.coordinator:
+        nodes.append(_coordinator(settings.coordinator))
+    else:
+        nodes.append(
+            Finding("coordinator", None, "none configured; decisions are made on this device")
+        )
+    if not edges and not settings.coordinator:
+        nodes.append(Finding("edges", None, "none configured; name one with --edge HOST:PORT"))
+    findings += nodes
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = {True: "ok  ", False: "FAIL", None: "-   "}[finding.ok]
+            print(f"{mark} {finding.check}: {finding.detail}")
+    if any(finding.ok is False for finding in findings[:2]):
+        return _FAILED
+    return _NOT_REACHABLE if any(finding.ok is False for finding in nodes) else 0
+
+
+def _finding(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, True, look())
+    except BatonError as error:
+        return Finding(check, False, " ".join(str(error).split()))
+
+
+def _software() -> Finding:
+    def look() -> str:
+        packages = ("baton-diffusion", "torch", "diffusers", "transformers", "grpcio")
+        found = ", ".join(f"{name} {version(name)}" for name in packages)
+        return f"Python {platform.python_version()}, {found}"
+
+    return _finding("software", look)
+
+
+def _weights(settings: DeviceSettings) -> Finding:
+    def look() -> str:
+        from common.quiet import quiet_libraries
+
+        quiet_libraries()
+        from common.families.loader import load_family
+
+        family = load_family(settings.family, settings.member_list)
+        members = ", ".join(family.members) or "no member"
+        return f"{family.name}: {members}; latent space {family.fingerprint[:12]}"
+
+    return _finding("weights", look)
+
+
+def _edge(address: str, settings: DeviceSettings) -> Finding:
+    def look() -> str:
+        from common.rpc.edge_status import edge_status
+
+        found = asyncio.run(edge_status(address))
+        if found["family"] != settings.family:
+            return f"{address} serves family {found['family']}, this device has {settings.family}"
+        milliseconds = 1000 * float(str(found["rtt_seconds"]))
+        return (
+            f"{found['node_id']} at {address}: {milliseconds:.1f} ms,"
+            f" {found['active']} running, {found['queued']} waiting of {found['capacity']}"
+        )
+
+    return _finding("edge", look)
+
+
+def _coordinator(address: str) -> Finding:
+    def look() -> str:
+        from device_client.coordination import check_health
+
+        milliseconds = 1000 * asyncio.run(check_health(address, timeout=2.0))
+        return f"{address}: {milliseconds:.1f} ms; `baton-coordinator nodes` lists its edges"
+
+    return _finding("coordinator", look)

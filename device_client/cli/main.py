@@ -1,0 +1,121 @@
+"""The command line ``baton``. Model code is imported by the command that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.cli import print_rows, run
+from common.config import config_file, load_settings
+from device_client.settings import DeviceSettings
+
+app = typer.Typer(
+    help="Baton: text-to-image diffusion, relayed between edges and this device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Prompt = Annotated[str, typer.Argument(help="What the picture should show.", show_default=False)]
+Coordinator = Annotated[str | None, typer.Option(help="HOST:PORT of the coordinator.")]
+Edge = Annotated[str | None, typer.Option(help="HOST:PORT of an edge, or several, best first.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def generate(
+    prompt: Prompt,
+    negative: Annotated[str, typer.Option(help="What it should not show.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise; random if left out.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 turns it off.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Pictures, with successive seeds.")] = 1,
+    prefer: Annotated[str, typer.Option(help="quality, balanced or speed.")] = "balanced",
+    arm: Annotated[
+        str | None,
+        typer.Option(help="device, edge, relay@FRACTION, or a full name; left out: decided."),
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    size: Annotated[int | None, typer.Option(help="Side of the picture, pixels.")] = None,
+    edge: Edge = None,
+    coordinator: Coordinator = None,
+    family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
+    members: Annotated[str | None, typer.Option(help="Members that this device holds.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file, or a folder.")] = None,
+    metadata: Annotated[bool, typer.Option(help="Write prompt and plan into the PNG.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Draw a picture: on this device, on an edge, or on both, one after the other."""
+    flags = {"coordinator": coordinator, "family": family, "members": members}
+    settings, _ = load_settings(DeviceSettings, "device", flags)
+    from device_client.cli import generating
+
+    request = generating.Request(
+        options={
+            "prompt": prompt,
+            "negative": negative,
+            "steps": steps,
+            "guidance": guidance,
+            "seed": generating.pick_seed(seed),
+            "size": size,
+            "sampler": sampler,
+            "preference": prefer,
+            "arm": arm,
+            "edge": edge,
+        },
+        count=n,
+        out=out,
+        metadata=metadata,
+    )
+    generating.generate(settings, request, as_json)
+
+
+@app.command()
+def demo(
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to draw; left out: four prompts.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 7,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("baton-demo"),
+    as_json: Json = False,
+) -> None:
+    """Start a coordinator and an edge here and draw device-only, relayed and edge-only."""
+    from device_client.cli import demonstrating
+
+    demonstrating.demo(demonstrating.DemoRequest(prompt, steps, seed, out), as_json)
+
+
+@app.command()
+def doctor(edge: Edge = None, coordinator: Coordinator = None, as_json: Json = False) -> None:
+    """Check this installation, the weights, the coordinator and the edges, and say what to do."""
+    settings, _ = load_settings(DeviceSettings, "device", {"coordinator": coordinator})
+    from device_client.cli import diagnosing
+
+    raise typer.Exit(diagnosing.doctor(settings, edge, as_json))
+
+
+@config_app.command("show")
+def config_show(as_json: Json = False) -> None:
+    """List the settings of this device and where each value comes from."""
+    settings, origins = load_settings(DeviceSettings, "device", {})
+    values = settings.model_dump(mode="json")
+    rows = [
+        {"setting": name, "value": value, "origin": origins[name]} for name, value in values.items()
+    ]
+    print_rows(rows, ["setting", "value", "origin"], as_json)
+    if not as_json:
+        typer.echo(f"\nfile: {config_file()}{'' if config_file().exists() else ' (not there)'}")
+
+
+def main() -> None:
+    """Entry point of the script ``baton``."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""One request's exchange with one edge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+
+from baton.v1 import edge_pb2, edge_pb2_grpc
+from common.errors import CorruptEnvelope, ExecutionFailed
+from common.latents import Codec, LatentState, decode_state
+from common.plan import ExecutedStep, Task
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.channel import channel_to
+from common.rpc.convert import check_protocol, executed_from_proto, plan_to_proto
+from common.rpc.status import from_rpc_error
+
+_CANCEL_TIMEOUT = 1.0
+
+
+@dataclass
+class EdgePart:
+    """How far the edge's part of one request has come, over all edges that worked on it.
+
+    state: the newest latent, from a checkpoint or the handoff, after ``executed``; picture: set if
+    an edge finished, uint8 [H, W, 3].
+    """
+
+    state: LatentState | None = None
+    executed: list[ExecutedStep] = field(default_factory=list)
+    picture: npt.NDArray[np.uint8] | None = None
+    handed_over: bool = False
+    handoff_bytes: int = 0
+    sent: int = 0
+    received: int = 0
+    rtt_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return self.handed_over or self.picture is not None
+
+    @property
+    def resume_step(self) -> int:
+        return self.state.step if self.state else 0
+
+
+@dataclass(frozen=True)
+class EdgeRequest:
+    """What every edge is told about a request."""
+
+    request_id: str
+    task: Task
+    fingerprint: str
+    codec: Codec
+    checkpoint_every: int
+    timeout: float
+
+    def message(self, resume: bytes) -> edge_pb2.DenoiseRequest:
+        return edge_pb2.DenoiseRequest(
+            protocol_version=PROTOCOL_VERSION,
+            request_id=self.request_id,
+            prompt=self.task.prompt,
+            negative_prompt=self.task.negative,
+            plan=plan_to_proto(self.task.plan),
+            seed=self.task.seed,
+            size=self.task.size,
+            fingerprint=self.fingerprint,
+            codec=str(self.codec),
+            checkpoint_every=self.checkpoint_every,
+            resume=resume,
+        )
+
+
+class EdgeSession:
+    """Runs the edge's part on one edge, collecting into an `EdgePart`."""
+
+    def __init__(
+        self,
+        address: str,
+        request: EdgeRequest,
+        part: EdgePart,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self._address = address
+        self._request = request
+        self._part = part
+        self._on_progress = on_progress
+        self._executed_before = list(part.executed)
+        self.newest = b""
+
+    async def run(self, resume: bytes) -> None:
+        """Follow the edge to its handoff or picture.
+
+        ``resume``: the envelope to go on from, or nothing. Raises the edge's BatonError; what was
+        collected until then stays in the part, and ``newest`` is the envelope to go on from. If
+        this task is cancelled, the edge is told.
+        """
+        self.newest = resume
+        message = self._request.message(resume)
+        async with channel_to(self._address) as channel:
+            stub = edge_pb2_grpc.EdgeStub(channel)
+            self._part.sent += message.ByteSize()
+            begun = time.monotonic()
+            try:
+                async for event in stub.Denoise(message, timeout=self._request.timeout):
+                    self._part.received += event.ByteSize()
+                    if event.HasField("accepted"):
+                        check_protocol(event.accepted.protocol_version, self._address)
+                        self._part.rtt_seconds[self._address] = time.monotonic() - begun
+                    self._take(event)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error, self._address) from error
+            finally:
+                if not self._part.done:
+                    await self._cancel(stub)
+        if not self._part.done:
+            raise ExecutionFailed(f"the edge at {self._address} ended without a result")
+
+    def _take(self, event: edge_pb2.DenoiseEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "progress":
+            self._on_progress(event.progress.step)
+        elif kind == "checkpoint":
+            self._keep(event.checkpoint.envelope, event.checkpoint)
+        elif kind == "handoff":
+            self._keep(event.handoff.envelope, event.handoff)
+            self._part.handed_over = True
+            self._part.handoff_bytes = len(event.handoff.envelope)
+            self._on_progress(self._part.resume_step)
+        elif kind == "image":
+            self._part.picture = _picture(event.image)
+            self._record(event.image)
+
+    def _keep(self, envelope: bytes, message: edge_pb2.Checkpoint | edge_pb2.Handoff) -> None:
+        decoded = decode_state(envelope, self._request.fingerprint)
+        if decoded.request_id != self._request.request_id:
+            raise CorruptEnvelope("the edge sent another request's latent")
+        self._part.state = decoded.state
+        self.newest = envelope
+        self._record(message)
+
+    def _record(self, message: edge_pb2.Checkpoint | edge_pb2.Handoff | edge_pb2.Image) -> None:
+        here = executed_from_proto(message.executed)
+        self._part.executed = [*self._executed_before, *here]
+
+    async def _cancel(self, stub: edge_pb2_grpc.EdgeStub) -> None:
+        """Free the place at the edge; it may be gone, which is as good."""
+        with suppress(grpc.aio.AioRpcError):
+            request = edge_pb2.CancelRequest(request_id=self._request.request_id)
+            await stub.Cancel(request, timeout=_CANCEL_TIMEOUT)
+
+
+def _picture(image: edge_pb2.Image) -> npt.NDArray[np.uint8]:
+    if len(image.rgb) != 3 * image.width * image.height:
+        raise CorruptEnvelope("the edge's picture is incomplete")
+    return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)

@@ -1,0 +1,66 @@
+"""A finished picture with the story of how it was drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from common.plan import ExecutedStep, Location, Task
+from common.quality.verifier import Quality
+from device_client.png import Provenance, save_png
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of the messages exchanged with edges."""
+
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """total: until the picture was there; edge: at edges, as seen from here; device: model work."""
+
+    total: float = 0.0
+    edge: float = 0.0
+    device: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """picture: uint8 [H, W, 3]. notes: what did not go as planned, a line each."""
+
+    request_id: str
+    picture: npt.NDArray[np.uint8]
+    task: Task
+    arm: str
+    decision_id: str
+    executed: tuple[ExecutedStep, ...]
+    seconds: Seconds
+    traffic: Traffic
+    provenance: Provenance
+    quality: Quality | None = None
+    notes: tuple[str, ...] = ()
+    save_scale: int = 1
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, enlarged without smoothing by the family's factor."""
+        height, width = self.picture.shape[:2]
+        size = (width * self.save_scale, height * self.save_scale)
+        return Image.fromarray(self.picture).resize(size, Image.Resampling.NEAREST)
+
+    def steps_at(self, location: Location) -> int:
+        return sum(step.location == location for step in self.executed)
+
+    def save(self, path: str | Path, metadata: bool = True) -> Path:
+        """Write a PNG, with ``parameters`` and ``baton`` text chunks unless ``metadata`` is False.
+
+        Raises InvalidRequest if the file cannot be written.
+        """
+        return save_png(self.image, Path(path), self.provenance if metadata else None)

@@ -1,0 +1,84 @@
+"""The command line ``baton-edge``. Model code is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from common.cli import log_to_stderr, print_json, print_rows, run
+from common.config import load_settings
+from edge_server.settings import DEFAULT_PORT, EdgeSettings
+
+app = typer.Typer(
+    help="An edge of Baton: runs the early steps of many requests together.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``serve`` a subcommand."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    node_id: Annotated[str | None, typer.Option(help="Name of this node.")] = None,
+    advertise: Annotated[
+        str | None, typer.Option(help="HOST:PORT at which devices reach this node.")
+    ] = None,
+    coordinator: Annotated[str | None, typer.Option(help="HOST:PORT to join.")] = None,
+    family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
+    members: Annotated[str | None, typer.Option(help="Members to load, comma-separated.")] = None,
+    max_active: Annotated[int | None, typer.Option(help="Requests denoised together.")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Rows of one model call.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Allow other machines, unauthenticated.")
+    ] = None,
+) -> None:
+    """Run an edge until SIGTERM or SIGINT.
+
+    Flags win over the environment (BATON_EDGE_PORT and so on), which wins over the file.
+    """
+    settings, _ = load_settings(EdgeSettings, "edge", dict(locals()))
+    log_to_stderr()
+    from common.quiet import quiet_libraries
+
+    quiet_libraries()
+    from edge_server import daemon
+
+    asyncio.run(daemon.serve(settings))
+
+
+@app.command()
+def status(
+    address: Annotated[
+        str, typer.Option(envvar="BATON_EDGE", help="HOST:PORT of the edge.")
+    ] = f"127.0.0.1:{DEFAULT_PORT}",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask an edge what it holds and how busy it is."""
+    from common.rpc.edge_status import edge_status
+
+    found = asyncio.run(edge_status(address))
+    if as_json:
+        print_json(found)
+    else:
+        rows = [{"field": key, "value": value} for key, value in found.items()]
+        print_rows(rows, ["field", "value"], as_json=False)
+
+
+def main() -> None:
+    """Entry point of the script ``baton-edge``."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Keeps an edge registered with its coordinator: joins, renews its lease, leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc.aio
+import psutil
+
+from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.channel import channel_to
+from common.rpc.status import from_rpc_error
+
+_log = logging.getLogger(__name__)
+_CALL_TIMEOUT = 5.0
+_FIRST_RETRY, _LAST_RETRY = 0.2, 5.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the coordinator is told once."""
+
+    node_id: str
+    address: str
+    family: str
+    members: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Requests running, waiting, and how many fit in all."""
+
+    active: int
+    queued: int
+    capacity: int
+
+
+class Membership:
+    """Runs until cancelled; an unreachable coordinator is tried again, and said once."""
+
+    def __init__(
+        self, coordinator: str, identity: Identity, occupancy: Callable[[], Occupancy]
+    ) -> None:
+        self._coordinator = coordinator
+        self._identity = identity
+        self._occupancy = occupancy
+
+    async def run(self) -> None:
+        retry, complained = _FIRST_RETRY, False
+        async with channel_to(self._coordinator) as channel:
+            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+            while True:
+                try:
+                    lease = await self._register(stub)
+                    _log.info("registered with the coordinator at %s", self._coordinator)
+                    retry, complained = _FIRST_RETRY, False
+                    await self._renew(stub, lease)
+                except grpc.aio.AioRpcError as error:
+                    if not complained:
+                        _log.warning("%s; trying on", from_rpc_error(error, self._coordinator))
+                        complained = True
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, _LAST_RETRY)
+
+    async def leave(self) -> None:
+        """Tell the coordinator; if it does not answer, the lease runs out by itself."""
+        try:
+            async with channel_to(self._coordinator) as channel:
+                stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+                request = coordinator_pb2.DeregisterRequest(node_id=self._identity.node_id)
+                await stub.Deregister(request, timeout=1.0)
+        except grpc.aio.AioRpcError as error:
+            _log.info("could not deregister: %s", from_rpc_error(error, self._coordinator))
+
+    async def _register(self, stub: coordinator_pb2_grpc.CoordinatorStub) -> float:
+        identity = self._identity
+        request = coordinator_pb2.RegisterRequest(
+            protocol_version=PROTOCOL_VERSION,
+            node_id=identity.node_id,
+            address=identity.address,
+            family=identity.family,
+            members=identity.members,
+            fingerprint=identity.fingerprint,
+            load=self._load(),
+        )
+        response = await stub.Register(request, timeout=_CALL_TIMEOUT)
+        return response.lease_seconds
+
+    async def _renew(self, stub: coordinator_pb2_grpc.CoordinatorStub, lease: float) -> None:
+        """Heartbeat three times a lease; returns when the coordinator no longer knows the node."""
+        known = True
+        while known:
+            await asyncio.sleep(lease / 3)
+            request = coordinator_pb2.HeartbeatRequest(
+                node_id=self._identity.node_id, load=self._load()
+            )
+            known = (await stub.Heartbeat(request, timeout=_CALL_TIMEOUT)).known
+
+    def _load(self) -> coordinator_pb2.NodeLoad:
+        occupancy = self._occupancy()
+        return coordinator_pb2.NodeLoad(
+            cpu=psutil.cpu_percent() / 100,
+            memory=psutil.virtual_memory().percent / 100,
+            active=occupancy.active,
+            queued=occupancy.queued,
+            capacity=occupancy.capacity,
+        )

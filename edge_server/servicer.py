@@ -1,0 +1,76 @@
+"""The edge's service: checks, hands over, and tells; nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import grpc.aio
+
+from baton.v1 import edge_pb2, edge_pb2_grpc
+from common.families.loader import Family
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.convert import check_protocol
+from edge_server import wire
+from edge_server.registry import Registry
+from edge_server.settings import EdgeSettings
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EdgeServicer(edge_pb2_grpc.EdgeServicer):
+    """`BatonError`s raised here become statuses in `common.rpc.status`."""
+
+    def __init__(self, family: Family, registry: Registry, settings: EdgeSettings) -> None:
+        self._family = family
+        self._registry = registry
+        self._settings = settings
+        self._started = time.monotonic()
+
+    async def Denoise(
+        self, request: edge_pb2.DenoiseRequest, context: _Context
+    ) -> AsyncGenerator[edge_pb2.DenoiseEvent, None]:
+        work = wire.work_from_proto(request, self._family)
+        entry, attached = self._registry.admit(work)
+        yield wire.accepted(work, self._family, self._settings.node_id, attached)
+        async with aclosing(self._registry.follow(entry)) as events:
+            async for event in events:
+                yield wire.event_to_proto(event)
+
+    async def GetStatus(
+        self, request: edge_pb2.GetStatusRequest, context: _Context
+    ) -> edge_pb2.GetStatusResponse:
+        check_protocol(request.protocol_version, "the client")
+        unfinished, counts = self._registry.unfinished, self._registry.counts
+        active = min(unfinished, self._settings.max_active)
+        return edge_pb2.GetStatusResponse(
+            protocol_version=PROTOCOL_VERSION,
+            node_id=self._settings.node_id,
+            version=_version(),
+            family=self._family.name,
+            members=self._family.members,
+            fingerprint=self._family.fingerprint,
+            active=active,
+            queued=unfinished - active,
+            capacity=self._settings.capacity,
+            draining=self._registry.draining,
+            uptime_seconds=time.monotonic() - self._started,
+            completed=counts.completed,
+            failed=counts.failed,
+            cancelled=counts.cancelled,
+        )
+
+    async def Cancel(
+        self, request: edge_pb2.CancelRequest, context: _Context
+    ) -> edge_pb2.CancelResponse:
+        return edge_pb2.CancelResponse(cancelled=self._registry.cancel(request.request_id))
+
+
+def _version() -> str:
+    try:
+        return version("baton-diffusion")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,128 @@
+"""Between the edge's messages and its domain, with every check that needs no model work."""
+
+from __future__ import annotations
+
+import re
+
+from baton.v1 import edge_pb2
+from common.errors import Incompatible, InvalidRequest
+from common.families.loader import Family
+from common.latents import Codec, decode_state
+from common.plan import MAX_STEPS, Task
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.convert import check_protocol, executed_to_proto, plan_from_proto
+from edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Event,
+    HandedOff,
+    Progressed,
+    Times,
+    Work,
+)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family) -> Work:
+    """Check a request against the limits and the loaded family.
+
+    Raises InvalidRequest, UnknownName, CorruptEnvelope or Incompatible.
+    """
+    check_protocol(message.protocol_version, "the client")
+    if not _REQUEST_ID.fullmatch(message.request_id):
+        raise InvalidRequest("a request id is 1 to 128 letters, digits, '.', '_', ':' or '-'")
+    if message.fingerprint and message.fingerprint != family.fingerprint:
+        raise Incompatible(
+            f"the client's latent space is {message.fingerprint[:12]}, this edge's"
+            f" {family.fingerprint[:12]}; both need the same family and weights"
+        )
+    if message.checkpoint_every > MAX_STEPS:
+        raise InvalidRequest(f"checkpoint_every must be at most {MAX_STEPS}")
+    family.latent_shape(message.size)
+    resume = None
+    if message.resume:
+        envelope = decode_state(message.resume, family.fingerprint)
+        if envelope.request_id != message.request_id:
+            raise InvalidRequest("the latent to resume belongs to another request")
+        if envelope.state.x.shape != family.latent_shape(message.size):
+            raise InvalidRequest("the latent to resume has another size than the request")
+        resume = envelope.state
+    work = Work(
+        request_id=message.request_id,
+        task=Task(
+            prompt=message.prompt,
+            negative=message.negative_prompt,
+            plan=plan_from_proto(message.plan),
+            seed=message.seed,
+            size=message.size,
+        ),
+        codec=_codec(message.codec),
+        checkpoint_every=message.checkpoint_every,
+        resume=resume,
+    )
+    _check_edge_part(work, family)
+    return work
+
+
+def _codec(name: str) -> Codec:
+    try:
+        return Codec(name or Codec.FP16)
+    except ValueError as error:
+        known = ", ".join(Codec)
+        raise InvalidRequest(f"unknown codec {name[:32]!r}; known: {known}") from error
+
+
+def _check_edge_part(work: Work, family: Family) -> None:
+    plan = work.task.plan
+    if plan.family != family.name:
+        raise InvalidRequest(
+            f"this edge serves family {family.name}, the plan is for {plan.family[:64]!r}"
+        )
+    if work.first_step >= plan.steps:
+        raise InvalidRequest("nothing is left to denoise")
+    if plan.segment_at(work.first_step).location != "edge":
+        raise InvalidRequest(f"step {work.first_step} of the plan does not run on an edge")
+    for segment in plan.segments:
+        if segment.location == "edge" and work.first_step < segment.stop <= work.stop:
+            family.denoiser(segment.member)
+
+
+def event_to_proto(event: Event) -> edge_pb2.DenoiseEvent:
+    """Raises TypeError for an error: those become statuses."""
+    if isinstance(event, Progressed):
+        progress = edge_pb2.Progress(step=event.step, steps=event.steps, rows=event.rows)
+        return edge_pb2.DenoiseEvent(progress=progress)
+    if isinstance(event, Checkpointed | HandedOff | Drawn):
+        executed = executed_to_proto(event.executed)
+        if isinstance(event, Checkpointed):
+            checkpoint = edge_pb2.Checkpoint(envelope=event.envelope, executed=executed)
+            return edge_pb2.DenoiseEvent(checkpoint=checkpoint)
+        times = _times(event.times)
+        if isinstance(event, HandedOff):
+            handoff = edge_pb2.Handoff(envelope=event.envelope, executed=executed, times=times)
+            return edge_pb2.DenoiseEvent(handoff=handoff)
+        height, width = event.picture.shape[:2]
+        image = edge_pb2.Image(
+            rgb=event.picture.tobytes(), width=width, height=height, executed=executed, times=times
+        )
+        return edge_pb2.DenoiseEvent(image=image)
+    raise TypeError(f"{type(event).__name__} is not an event of the stream")
+
+
+def accepted(work: Work, family: Family, node_id: str, attached: bool) -> edge_pb2.DenoiseEvent:
+    return edge_pb2.DenoiseEvent(
+        accepted=edge_pb2.Accepted(
+            protocol_version=PROTOCOL_VERSION,
+            node_id=node_id,
+            fingerprint=family.fingerprint,
+            first_step=work.first_step,
+            attached=attached,
+        )
+    )
+
+
+def _times(times: Times) -> edge_pb2.EdgeTimes:
+    return edge_pb2.EdgeTimes(
+        queued_seconds=times.queued, model_seconds=times.model, decode_seconds=times.decode
+    )
