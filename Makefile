@@ -47,8 +47,10 @@ format: $(READY) ## sort the imports, apply the safe fixes, format
 proto: $(READY) ## write the stubs in proto/gen anew
 	$(PY) proto/generate.py
 
-train-scenes: $(READY) ## train the built-in family (hours)
-	$(PY) -m common.families.scenes.training
+train-scenes: $(READY) ## train the built-in family (hours; goes on from runs/scenes) and write it
+	$(PY) -m common.families.scenes.training train
+	$(PY) -m common.families.scenes.training export
+	$(PY) -m common.families.scenes.training card
 
 clean: ## remove build results and caches; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

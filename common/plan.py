@@ -107,7 +107,7 @@ class Plan:
         return segment.directives[step - segment.start]
 
     def stretch_end(self, start: int) -> int:
-        """The step up to which the plan stays at step ``start``'s place; ``start`` if it is done."""
+        """Where the plan leaves the place of step ``start``; ``start`` itself if it is done."""
         end = start
         for segment in self.segments:
             if segment.start <= end < segment.stop:

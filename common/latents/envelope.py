@@ -71,7 +71,8 @@ def encode_state(state: LatentState, request_id: str, fingerprint: str, codec: C
             "fingerprint": fingerprint,
         }
     )
-    return b"".join((_MAGIC, _digest(body), body))
+    envelope: bytes = _MAGIC + _digest(body) + body
+    return envelope
 
 
 def decode_state(data: bytes, fingerprint: str | None = None) -> Envelope:
@@ -170,7 +171,8 @@ def _pack(array: Array, codec: Codec) -> bytes:
     scales = (np.abs(blocks).max(axis=1) / 127).astype("<f4")
     divisors = np.where(scales > 0, scales, 1)[:, None]
     quantised = np.rint(blocks / divisors).clip(-127, 127).astype(np.int8)
-    return scales.tobytes() + quantised.ravel()[: len(flat)].tobytes()
+    packed: bytes = scales.tobytes() + quantised.ravel()[: len(flat)].tobytes()
+    return packed
 
 
 def _unpack(payload: object, shape: tuple[int, int, int], codec: Codec) -> Array:

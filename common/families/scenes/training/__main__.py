@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from common.families.manifest import BUILT_IN
 from common.families.scenes.members import MEMBERS, build_text_encoder
 from common.families.scenes.text import build_tokenizer
+from common.families.scenes.training.card import write_card
 from common.families.scenes.training.denoiser import (
     DenoiserRecipe,
     load_dataset,
@@ -56,7 +57,7 @@ def export(
     guidance: Annotated[float, typer.Option(help="Default guidance scale.")] = _GUIDANCE,
 ) -> None:
     """Write the newest checkpoints' averaged weights as a family."""
-    vae = AutoencoderKL.from_pretrained(run_dir / "vae")
+    vae = AutoencoderKL.from_pretrained(run_dir / "vae", low_cpu_mem_usage=False)
     tokenizer = _tokenizer(run_dir)
     text_encoder = build_text_encoder(tokenizer)
     _load_text_encoder(run_dir, text_encoder)
@@ -70,11 +71,22 @@ def export(
     typer.echo(f"wrote {out}")
 
 
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Option(help="Folder of the family.")] = BUILT_IN["scenes"],
+    bench: Annotated[Path, typer.Option(help="Folder for scenes.json.")] = Path("bench"),
+    count: Annotated[int, typer.Option(help="Prompts.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
+) -> None:
+    """Measure the family and write its card."""
+    write_card(folder, bench, count, seed)
+
+
 def _trained_vae(run_dir: Path, steps: int) -> AutoencoderKL:
     folder = run_dir / "vae"
     if not folder.exists():
         train_vae(run_dir, VaeRecipe(steps=steps)).save_pretrained(folder)
-    vae = AutoencoderKL.from_pretrained(folder)
+    vae = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
     return vae.eval().requires_grad_(False)
 
 
