@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.v1 import coordinator_pb2
-from common.errors import BatonError, Incompatible, InvalidRequest
+from common.errors import (
+    BatonError,
+    DeadlineExceeded,
+    Draining,
+    Incompatible,
+    InvalidRequest,
+    Unreachable,
+)
 from common.families.loader import Family
 from common.families.local import begin, run_here
 from common.plan import Decision, ExecutedStep, SamplerName, Task
@@ -131,7 +138,7 @@ class PictureSession:
                 return await coordination.ask(
                     settings.coordinator, situation, settings.coordinator_timeout
                 )
-            except BatonError as error:
+            except (DeadlineExceeded, Draining, Unreachable) as error:
                 self._notes.append(f"decided alone: {error}")
         return static_decision(self._device.arm_names, wish.arm, wish.preference, edges)
 

@@ -14,6 +14,7 @@ from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.channel import channel_to
 from common.rpc.status import from_rpc_error
+from edge_server.registry import Occupancy
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT = 5.0
@@ -29,15 +30,6 @@ class Identity:
     family: str
     members: tuple[str, ...]
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Occupancy:
-    """Requests running, waiting, and how many fit in all."""
-
-    active: int
-    queued: int
-    capacity: int
 
 
 class Membership:

@@ -64,6 +64,15 @@ class Counts:
     cancelled: int = 0
 
 
+@dataclass(frozen=True)
+class Occupancy:
+    """Requests running, waiting, and how many fit in all."""
+
+    active: int
+    queued: int
+    capacity: int
+
+
 class Registry:
     """Admission and bookkeeping on the asyncio loop; the engine does the work on its thread."""
 
@@ -81,6 +90,11 @@ class Registry:
     @property
     def unfinished(self) -> int:
         return sum(entry.outcome is None for entry in self._entries.values())
+
+    def occupancy(self, max_active: int) -> Occupancy:
+        """How many requests run, wait, and fit, if ``max_active`` run at a time."""
+        active = min(self.unfinished, max_active)
+        return Occupancy(active, self.unfinished - active, self._capacity)
 
     def admit(self, work: Work) -> tuple[Entry, bool]:
         """The entry of this work, and whether it was there already.

@@ -44,8 +44,8 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
         self, request: edge_pb2.GetStatusRequest, context: _Context
     ) -> edge_pb2.GetStatusResponse:
         check_protocol(request.protocol_version, "the client")
-        unfinished, counts = self._registry.unfinished, self._registry.counts
-        active = min(unfinished, self._settings.max_active)
+        counts = self._registry.counts
+        occupancy = self._registry.occupancy(self._settings.max_active)
         return edge_pb2.GetStatusResponse(
             protocol_version=PROTOCOL_VERSION,
             node_id=self._settings.node_id,
@@ -53,9 +53,9 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
             family=self._family.name,
             members=self._family.members,
             fingerprint=self._family.fingerprint,
-            active=active,
-            queued=unfinished - active,
-            capacity=self._settings.capacity,
+            active=occupancy.active,
+            queued=occupancy.queued,
+            capacity=occupancy.capacity,
             draining=self._registry.draining,
             uptime_seconds=time.monotonic() - self._started,
             completed=counts.completed,

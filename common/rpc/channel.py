@@ -42,6 +42,8 @@ class Keepalive:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # nodes are reached directly, whatever proxy the environment names for the web
+            ("grpc.enable_http_proxy", 0),
         ]
 
 

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def step_milliseconds(family: Family) -> dict[str, float]:
     for _ in range(_REPEATS):
         for member, times in samples.items():
             denoiser = family.denoiser(member)
-            times.append(_milliseconds(lambda call=denoiser: call(x, t, context)))
+            times.append(_milliseconds(partial(denoiser, x, t, context)))
     return {member: statistics.median(times) for member, times in samples.items()}
 
 

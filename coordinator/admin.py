@@ -1,0 +1,89 @@
+"""What the operator's commands ask a running coordinator, as rows and records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TypeVar
+
+import grpc.aio
+
+from baton.v1 import coordinator_pb2 as pb
+from baton.v1.coordinator_pb2_grpc import AdminStub
+from common.errors import DeadlineExceeded, Unreachable
+from common.rpc.channel import open_channel
+from common.rpc.status import from_rpc_error
+from coordinator import wire
+from coordinator.explain import explain
+from coordinator.values import DecisionRecord, NodeView
+
+T = TypeVar("T")
+Row = dict[str, object]
+
+#: The coordinator answers the operator's questions in milliseconds or not at all.
+CALL_SECONDS = 3.0
+
+
+def nodes(address: str) -> list[Row]:
+    """The edges that have joined. Raises Unreachable if nobody answers, as all of these do."""
+    request = pb.ListNodesRequest()
+    answer = _ask(address, lambda admin: admin.ListNodes(request, timeout=CALL_SECONDS))
+    return [_node_row(wire.node_from_proto(message)) for message in answer.nodes]
+
+
+def arms(address: str) -> list[Row]:
+    """The arms that were pulled, with what they earned."""
+    request = pb.ListArmsRequest()
+    answer = _ask(address, lambda admin: admin.ListArms(request, timeout=CALL_SECONDS))
+    return [asdict(wire.stats_from_proto(message)) for message in answer.arms]
+
+
+def decisions(address: str, limit: int) -> list[Row]:
+    """The newest decisions, newest first."""
+    request = pb.ListDecisionsRequest(limit=limit)
+    answer = _ask(address, lambda admin: admin.ListDecisions(request, timeout=CALL_SECONDS))
+    return [_decision_row(wire.record_from_proto(message)) for message in answer.decisions]
+
+
+def explanation(address: str, key: str) -> tuple[Row, list[str]]:
+    """A decision with all its fields, and told in lines. Raises UnknownName."""
+    request = pb.ExplainRequest(id=key)
+    answer = _ask(address, lambda admin: admin.Explain(request, timeout=CALL_SECONDS))
+    rejected = tuple(wire.edge_from_proto(edge) for edge in answer.rejected)
+    record = wire.record_from_proto(answer.decision, rejected)
+    row = {**asdict(record), "features": list(answer.features)}
+    return row, list(explain(record, answer.features))
+
+
+def _ask(address: str, call: Callable[[AdminStub], Awaitable[T]]) -> T:
+    """One call to the operator's service. Raises the error that the coordinator answered."""
+
+    async def ask() -> T:
+        async with open_channel(address) as channel:
+            return await call(AdminStub(channel))
+
+    try:
+        return asyncio.run(ask())
+    except grpc.aio.AioRpcError as error:
+        failure = from_rpc_error(error, f"the coordinator at {address}")
+        if isinstance(failure, DeadlineExceeded):
+            raise Unreachable(
+                f"no answer from the coordinator at {address} within {CALL_SECONDS:g} s;"
+                " is it running and is the address right?"
+            ) from error
+        raise failure from error
+
+
+def _node_row(node: NodeView) -> Row:
+    row: Row = asdict(node.registration)
+    row |= asdict(node.load)
+    del row["load"]
+    return row | {"state": node.state, "seconds_since_heartbeat": node.seconds_since_heartbeat}
+
+
+def _decision_row(record: DecisionRecord) -> Row:
+    row: Row = asdict(record)
+    for absent in ("scores", "context", "rejected"):  # explain has them
+        del row[absent]
+    return row

@@ -1,0 +1,62 @@
+"""Limits on what comes from outside. Every check raises InvalidRequest and names the field."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from common.errors import InvalidRequest
+from common.plan import MAX_NAME_CHARS
+
+MAX_ID_CHARS = 128
+MAX_MEMBERS = 8
+MAX_PROBES = 64
+MAX_SECONDS = 86_400.0
+MAX_BYTES = 1 << 40
+
+_STATUS_NAME = re.compile(r"[A-Z][A-Z_]{0,63}")
+
+
+def check_id(value: str, what: str, limit: int = MAX_ID_CHARS) -> str:
+    """Printable ASCII without spaces: an id cannot carry a prompt or break a log line."""
+    if not 0 < len(value) <= limit:
+        raise InvalidRequest(f"{what} must have 1 to {limit} characters, got {len(value)}")
+    if not all("!" <= character <= "~" for character in value):
+        raise InvalidRequest(f"{what} may hold only printable ASCII characters without spaces")
+    return value
+
+
+def check_optional_id(value: str, what: str) -> str:
+    """An id, or nothing."""
+    return check_id(value, what) if value else value
+
+
+def check_members(members: Sequence[str], what: str) -> tuple[str, ...]:
+    """Member names in order, each once. ``>`` and ``@`` would make an arm's name ambiguous."""
+    if len(members) > MAX_MEMBERS:
+        raise InvalidRequest(f"{what}: {len(members)} members; at most {MAX_MEMBERS} are allowed")
+    for member in members:
+        check_id(member, what, MAX_NAME_CHARS)
+        if ">" in member or "@" in member:
+            raise InvalidRequest(f"{what}: a member's name may not hold '>' or '@'")
+    return tuple(dict.fromkeys(members))
+
+
+def check_range(value: float, low: float, high: float, what: str) -> float:
+    """A finite number in ``[low, high]``."""
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidRequest(f"{what} must be from {low:g} to {high:g}, got {value}")
+    return value
+
+
+def check_seconds(value: float, what: str) -> float:
+    """A duration of 0 to a day."""
+    return check_range(value, 0.0, MAX_SECONDS, what)
+
+
+def check_status_name(value: str) -> str:
+    """Empty, or the name of a status such as UNAVAILABLE: never free text."""
+    if value and not _STATUS_NAME.fullmatch(value):
+        raise InvalidRequest("error must be a status name such as UNAVAILABLE")
+    return value

@@ -1,0 +1,131 @@
+"""The coordinator's composition: everything is built here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
+from common.errors import BatonError
+from common.rpc.channel import bind, make_server
+from common.rpc.serving import Health, check_exposure, until_signal
+from coordinator.bandit.context import DIMENSION
+from coordinator.bandit.linucb import LinUCB
+from coordinator.bandit.prior import static_prior
+from coordinator.bandit.reward import RewardModel
+from coordinator.decider import Clocks, Decider, Policy
+from coordinator.fleet import Fleet
+from coordinator.servicer import AdminServicer, CoordinatorServicer
+from coordinator.settings import Settings
+from coordinator.store.base import Store
+from coordinator.store.sqlite import SqliteStore
+from coordinator.store.thread import StoreThread
+from coordinator.values import Preference
+
+_log = logging.getLogger(__name__)
+_SERVICES = [service.full_name for service in coordinator_pb2.DESCRIPTOR.services_by_name.values()]
+
+
+def build_decider(settings: Settings, fleet: Fleet, store: StoreThread, clocks: Clocks) -> Decider:
+    """The decider that the settings describe, not yet restored."""
+    weights: dict[Preference, float] = {
+        "quality": settings.weight_quality,
+        "balanced": settings.weight_balanced,
+        "speed": settings.weight_speed,
+    }
+    bandit = LinUCB(DIMENSION, settings.alpha, settings.ridge_lambda, static_prior(weights))
+    policy = Policy(
+        RewardModel(weights, settings.latency_half_seconds),
+        settings.exploration,
+        settings.decision_expiry_seconds,
+        np.random.default_rng(settings.seed),
+    )
+    return Decider(bandit, policy, fleet, store, clocks)
+
+
+class Node:
+    """A coordinator that listens. ``address`` is where."""
+
+    def __init__(self, settings: Settings, store: Store, clocks: Clocks) -> None:
+        self._settings = settings
+        self._store = StoreThread(store)
+        self.fleet = Fleet(settings.lease_seconds, clocks.monotonic)
+        self.decider = build_decider(settings, self.fleet, self._store, clocks)
+        self._server = make_server()
+        self._health = Health(self._server, _SERVICES)
+        self._sweeper: asyncio.Task[None] | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Restore what was learned, then listen. Raises Unreachable if the port is taken."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        self.address = f"{host}:{bind(self._server, host, self._settings.port)}"
+        count = await self.decider.restore()
+        _log.info("restored %d rewards from %s", count, self._settings.db)
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(
+            CoordinatorServicer(self.fleet, self.decider), self._server
+        )
+        coordinator_pb2_grpc.add_AdminServicer_to_server(
+            AdminServicer(self.fleet, self.decider), self._server
+        )
+        await self._server.start()
+        await self._health.serving()
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def drain(self) -> None:
+        """Take nothing new, answer what was asked. Health says so first."""
+        await self._health.draining()
+        await self._server.stop(self._settings.grace_seconds)
+
+    async def stop(self) -> None:
+        """Drain, and keep what was learned."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        await self.drain()
+        await self.decider.close()
+        await self._store.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_seconds)
+            self.fleet.sweep()
+            try:
+                expired = await self.decider.expire()
+            except BatonError as error:
+                _log.error("expiry has to wait: %s", error)
+                continue
+            if expired:
+                _log.info("%d decisions were never reported and count as failed", expired)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: Settings, store: Store | None = None, clocks: Clocks | None = None
+) -> AsyncIterator[Node]:
+    """A coordinator that listens within the block; its database is ``settings.db``.
+
+    Raises InvalidRequest, Unreachable, Incompatible or ExecutionFailed, each saying what to do.
+    """
+    check_exposure(settings.host, settings.insecure)
+    store = store or SqliteStore(settings.db)
+    node = Node(settings, store, clocks or Clocks(time.monotonic, time.time))
+    try:
+        await node.start()
+        yield node
+    finally:
+        await node.stop()
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; one line on stdout says when and where it listens."""
+    async with running(settings) as node:
+        print(f"baton-coordinator listening on {node.address}", flush=True)
+        await until_signal()
+        _log.info("draining")

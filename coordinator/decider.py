@@ -1,0 +1,316 @@
+"""Decisions from the question to the reward: choose, keep, answer, learn.
+
+A decision is stored before it is answered and a reward before it is acknowledged, so the model in
+memory is always what a replay of the store would give. Everything here runs on one event loop; only
+the store has a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from common.errors import (
+    BatonError,
+    ExecutionFailed,
+    Incompatible,
+    Overloaded,
+    UnknownName,
+    Unreachable,
+)
+from common.plan import Arm
+from coordinator.bandit.arms import Candidate, candidates
+from coordinator.bandit.context import DIMENSION, build_context
+from coordinator.bandit.linucb import FloatArray, LinUCB
+from coordinator.bandit.policy import Draw, draw
+from coordinator.bandit.prior import arm_key, split_key
+from coordinator.bandit.reward import WORST_REWARD, RewardModel
+from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
+from coordinator.store.base import NewDecision, Resolution, Store
+from coordinator.store.thread import StoreThread
+from coordinator.values import (
+    ArmScore,
+    ArmStats,
+    DecideQuery,
+    DecisionRecord,
+    Outcome,
+    Preference,
+)
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+#: Decisions whose reward may be out at one time.
+MAX_PENDING = 100_000
+#: Edges that an answer, or a record's list of rejected ones, names at most.
+MAX_EDGES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """``monotonic`` measures, ``unix`` dates; both in seconds."""
+
+    monotonic: Callable[[], float]
+    unix: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the choice needs beside the model: the floor, the rewards, the time to wait for them."""
+
+    rewards: RewardModel
+    exploration: float
+    expiry_seconds: float
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A decision whose reward is out, as far as its reward needs it."""
+
+    key: str
+    context: FloatArray
+    preference: Preference
+    edge: str
+    opened: float
+    query: DecideQuery | None
+
+
+class Decider:
+    """Chooses arms and learns from reports. Call `restore` before anything else."""
+
+    def __init__(
+        self, bandit: LinUCB, policy: Policy, fleet: Fleet, store: StoreThread, clocks: Clocks
+    ) -> None:
+        self._bandit = bandit
+        self._policy = policy
+        self._fleet = fleet
+        self._store = store
+        self._clocks = clocks
+        self._pending: dict[str, _Pending] = {}
+        self._answers: dict[DecideQuery, asyncio.Task[DecisionRecord]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def restore(self) -> int:
+        """Replay the store's rewards and pending decisions; returns the number of rewards.
+
+        A pending decision gets its whole time again: the device could not report while the
+        coordinator was down.
+        """
+        count, records = await self._store.run(self._replay)
+        for record in records:
+            if len(record.context) == DIMENSION:
+                self._begin(record, None)
+        return count
+
+    async def decide(self, query: DecideQuery) -> DecisionRecord:
+        """The arm and edges for a request, stored before it is returned.
+
+        The same question asked again while its reward is out, as a retry does, gets the same
+        answer. Raises Overloaded, Incompatible or Unreachable if no arm is feasible.
+        """
+        task = self._answers.get(query)
+        if task is None:
+            task = self._answers[query] = self._spawn(self._decide(query))
+        return await asyncio.shield(task)
+
+    async def report(self, decision_id: str, outcome: Outcome) -> bool:
+        """Learn from a report. False: the decision has its reward already, by a report or expiry.
+
+        Raises UnknownName if there is no such decision.
+        """
+        pending = self._pending.get(decision_id)
+        if pending is None:
+            record = await self._store.run(lambda store: store.find(decision_id))
+            if record is None or record.decision_id != decision_id:
+                raise UnknownName(f"no decision {decision_id}; a report needs the id of one")
+            return False
+        _, chosen = split_key(pending.key)
+        reward = self._policy.rewards.reward(pending.preference, chosen, outcome)
+        now = self._clocks.unix()
+        resolution = Resolution(decision_id, "rewarded", reward, now, outcome)
+        # A caller that hangs up must not leave the store and the model at odds.
+        return await asyncio.shield(self._spawn(self._resolve(resolution)))
+
+    async def expire(self) -> int:
+        """Give the worst reward to decisions that nobody reported in time; returns how many."""
+        oldest = self._clocks.monotonic() - self._policy.expiry_seconds
+        late = [key for key, item in self._pending.items() if item.opened < oldest]
+        now = self._clocks.unix()
+        tasks = [
+            self._spawn(self._resolve(Resolution(key, "expired", WORST_REWARD, now)))
+            for key in late
+        ]
+        return sum(await asyncio.gather(*tasks))
+
+    async def find(self, key: str) -> DecisionRecord:
+        """A decision by its id or its request's. Raises UnknownName."""
+        record = await self._store.run(lambda store: store.find(key))
+        if record is None:
+            raise UnknownName(f"no decision or request {key}; `decisions` lists the newest")
+        return record
+
+    async def recent(self, limit: int) -> list[DecisionRecord]:
+        """The newest decisions, newest first."""
+        return await self._store.run(lambda store: store.recent(limit))
+
+    def arms(self) -> list[ArmStats]:
+        """Every arm that was pulled, by family and name."""
+        return [
+            ArmStats(
+                *split_key(key),
+                pulls=model.rewards + model.pending,
+                rewards=model.rewards,
+                mean_reward=model.reward_sum / model.rewards if model.rewards else 0.0,
+                pending=model.pending,
+            )
+            for key, model in sorted(self._bandit.models().items())
+        ]
+
+    async def close(self) -> None:
+        """Wait for what is being stored."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _replay(self, store: Store) -> tuple[int, list[DecisionRecord]]:
+        count = self._bandit.replay(
+            (arm_key(row.family, row.arm), row.context, row.reward)
+            for row in store.rewards()
+            if row.context.size == DIMENSION  # an older layout teaches nothing about this one
+        )
+        return count, store.pending()
+
+    async def _decide(self, query: DecideQuery) -> DecisionRecord:
+        try:
+            record = self._choose(query)
+            self._begin(record, query)
+        except BaseException:
+            del self._answers[query]
+            raise
+        try:
+            if not await self._store.write(NewDecision(record)):
+                raise ExecutionFailed("a decision's id was taken; ask again")
+        except BaseException:
+            self._withdraw(record.decision_id)
+            raise
+        return replace(record, scores=(), rejected=())  # kept for retries: small
+
+    def _choose(self, query: DecideQuery) -> DecisionRecord:
+        if len(self._pending) >= MAX_PENDING:
+            raise Overloaded(f"{MAX_PENDING} decisions wait for their reports", 10.0)
+        members = self._fleet.members(query.family)
+        edges = {member: self._rank(query, member) for member in members}
+        context = build_context(query, _best_edge(edges))
+        scores = [self._score(query, item, context) for item in candidates(query, edges)]
+        feasible = [score for score in scores if score.feasible]
+        anywhere = self._rank(query, "")
+        if not feasible:
+            raise self._refusal(query, scores, anywhere)
+        drawn = draw([item.bound for item in feasible], self._policy.exploration, self._policy.rng)
+        chosen = feasible[drawn.index]
+        arm = Arm.parse(chosen.arm)
+        ranking = anywhere if arm.kind == "device" else edges[arm.members[0]]
+        return DecisionRecord(
+            decision_id=uuid.uuid4().hex,
+            request_id=query.request_id,
+            created_unix=self._clocks.unix(),
+            family=query.family,
+            preference=query.preference,
+            arm=chosen.arm,
+            propensity=drawn.propensity,
+            explored=drawn.explored,
+            context=tuple(context.tolist()),
+            scores=tuple(scores),
+            edges=() if arm.kind == "device" else ranking.choices[:MAX_EDGES],
+            rejected=ranking.rejected[:MAX_EDGES],
+            reason="asked for" if query.wish else _reason(drawn, feasible, anywhere),
+        )
+
+    def _rank(self, query: DecideQuery, member: str) -> Ranking:
+        need = Need(query.family, query.fingerprint, member, dict(query.probes), query.rtt_seconds)
+        return self._fleet.rank(need)
+
+    def _score(self, query: DecideQuery, item: Candidate, context: FloatArray) -> ArmScore:
+        if not item.feasible:
+            return ArmScore(item.arm.name, False, reason=item.reason)
+        score = self._bandit.score(arm_key(query.family, item.arm.name), context)
+        return ArmScore(item.arm.name, True, score.estimate, score.bonus)
+
+    def _refusal(
+        self, query: DecideQuery, scores: Sequence[ArmScore], edges: Ranking
+    ) -> BatonError:
+        device = "holds no member" if not query.members else "cannot run any arm"
+        message = f"no arm is feasible: the device {device}, and edges: {edges.complaint}"
+        if query.wish is not None:
+            message = f"arm {query.wish.name} is not to be had: {scores[0].reason}"
+        if not self._fleet.members(query.family):
+            return Unreachable(f"{message} for family {query.family}; start an edge that serves it")
+        if self._fleet.rank(Need(query.family)).best:
+            return Incompatible(f"{message}; use the same family's files on both sides")
+        return Overloaded(f"{message}; try again later")
+
+    def _begin(self, record: DecisionRecord, query: DecideQuery | None) -> None:
+        key = arm_key(record.family, record.arm)
+        context = np.array(record.context, dtype=np.float64)
+        self._bandit.begin(key, context)
+        edge = record.edges[0].node_id if record.edges else ""
+        self._fleet.assign(edge, record.decision_id)
+        opened = self._clocks.monotonic()
+        self._pending[record.decision_id] = _Pending(
+            key, context, record.preference, edge, opened, query
+        )
+
+    def _withdraw(self, decision_id: str) -> None:
+        pending = self._forget(decision_id)
+        self._bandit.withdraw(pending.key, pending.context)
+
+    async def _resolve(self, resolution: Resolution) -> bool:
+        applied = await self._store.write(resolution)
+        if applied:
+            pending = self._forget(resolution.decision_id)
+            self._bandit.resolve(pending.key, pending.context, resolution.reward)
+        return applied
+
+    def _forget(self, decision_id: str) -> _Pending:
+        pending = self._pending.pop(decision_id)
+        self._fleet.release(pending.edge, decision_id)
+        if pending.query is not None:
+            self._answers.pop(pending.query, None)
+        return pending
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), ExecutionFailed):
+            _log.error("%s", task.exception())
+
+
+def _best_edge(edges: Mapping[str, Ranking]) -> RankedEdge | None:
+    found = [ranking.best for ranking in edges.values() if ranking.best]
+    return min(found, key=lambda edge: edge.cost, default=None)
+
+
+def _reason(drawn: Draw, feasible: Sequence[ArmScore], edges: Ranking) -> str:
+    """Why this arm, in one line."""
+    chosen = feasible[drawn.index]
+    if len(feasible) == 1:
+        line = "the only feasible arm"
+    elif drawn.explored:
+        line = f"exploration: drawn evenly from {len(feasible)} feasible arms"
+    else:
+        others = (item.bound for index, item in enumerate(feasible) if index != drawn.index)
+        line = (
+            f"highest upper bound of {len(feasible)} feasible arms:"
+            f" {chosen.bound:.3f}, the next has {max(others):.3f}"
+        )
+    return line if edges.best else f"{line}; no edge can take part ({edges.complaint})"

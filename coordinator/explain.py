@@ -1,0 +1,80 @@
+"""A decision told in lines that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from coordinator.values import ArmScore, DecisionRecord, Outcome
+
+
+def explain(record: DecisionRecord, features: Sequence[str]) -> Iterator[str]:
+    """Lines: the decision, why its arm, the other arms, the edges, the context, what came of it."""
+    created = datetime.fromtimestamp(record.created_unix, UTC)
+    yield f"decision {record.decision_id} for request {record.request_id}"
+    yield f"  taken {created:%Y-%m-%d %H:%M:%S} UTC; prefers {record.preference}"
+    chance = f"drawn with probability {record.propensity:.3f}"
+    yield f"arm {record.arm} of family {record.family}, {chance}:"
+    yield f"  {record.reason}"
+    yield from _arms(record)
+    yield from _edges(record)
+    yield "what was known (0 to 1):"
+    yield "  " + ", ".join(
+        f"{name} {value:.2f}" for name, value in zip(features, record.context, strict=False)
+    )
+    yield from _ending(record)
+
+
+def _arms(record: DecisionRecord) -> Iterator[str]:
+    if not record.scores:
+        yield "the other arms and the edges are no longer kept, the decision is too old"
+        return
+    feasible = [score for score in record.scores if score.feasible]
+    yield "arms by upper bound (estimated reward + uncertainty):"
+    for score in sorted(feasible, key=lambda item: -item.bound):
+        mark = "*" if score.arm == record.arm else " "
+        yield (f"{mark} {score.arm}  {score.bound:.3f} = {score.estimate:.3f} + {score.bonus:.3f}")
+    yield from _infeasible(record.scores)
+
+
+def _infeasible(scores: Sequence[ArmScore]) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for score in scores:
+        if not score.feasible:
+            reasons.setdefault(score.reason, []).append(score.arm)
+    if reasons:
+        yield "arms that were not possible:"
+    for reason, arms in reasons.items():
+        yield f"  {', '.join(arms)}: {reason}"
+
+
+def _edges(record: DecisionRecord) -> Iterator[str]:
+    if not record.scores:
+        return
+    if record.edges:
+        yield "edges, best first:"
+    elif record.arm.startswith("device:"):
+        yield "edges: none needed, the arm runs on the device alone"
+    for rank, edge in enumerate(record.edges, 1):
+        yield f"  {rank}. {edge.node_id} at {edge.address}: {edge.reason}"
+    if record.rejected:
+        yield "edges that could not take part:"
+    for edge in record.rejected:
+        yield f"  {edge.node_id} at {edge.address}: {edge.reason}"
+
+
+def _ending(record: DecisionRecord) -> Iterator[str]:
+    if record.state == "pending":
+        yield "no report yet"
+    elif record.state == "expired":
+        yield f"never reported in time: reward {record.reward or 0.0:.3f}"
+    if record.outcome is not None:
+        yield f"reported: {_outcome(record.outcome)}; reward {record.reward or 0.0:.3f}"
+
+
+def _outcome(outcome: Outcome) -> str:
+    if not outcome.ok:
+        return f"failed ({outcome.error or 'no status given'})"
+    quality = "not scored" if outcome.quality is None else f"{outcome.quality:.3f}"
+    ran = f", ran as {outcome.arm}" if outcome.arm else ""
+    return f"{outcome.total_seconds:.2f} s, quality {quality}{ran}"

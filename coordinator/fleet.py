@@ -1,0 +1,232 @@
+"""The edges that have joined: their leases, their loads, and which of them suits a request best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from common.errors import Overloaded
+from common.plan import EdgeChoice
+from coordinator.values import NodeLoad, NodeState, NodeView, Registration
+
+MAX_NODES = 1_000
+#: A lost edge stays visible to the operator for so many leases.
+FORGET_AFTER_LEASES = 20
+#: Requests that an edge is taken to hold if it does not say.
+ASSUMED_CAPACITY = 4
+#: A round trip that weighs as much as an edge with every place taken, seconds.
+RTT_SCALE = 0.2
+CPU_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What an edge must offer, and the device's round trips in seconds.
+
+    An empty fingerprint or member fits every edge. ``default_rtt`` stands for edges that the device
+    has not measured.
+    """
+
+    family: str
+    fingerprint: str = ""
+    member: str = ""
+    rtts: Mapping[str, float] = field(default_factory=dict)
+    default_rtt: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankedEdge:
+    """An edge that fits; a lower cost is a better rank.
+
+    rtt: round trip in seconds. busy: share of its places or its machine in use. waiting: requests
+    ahead in its queue.
+    """
+
+    node_id: str
+    address: str
+    reason: str
+    cost: float
+    rtt: float
+    busy: float
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Edges that fit, best first, and those that do not, each with the reason."""
+
+    ranked: tuple[RankedEdge, ...]
+    rejected: tuple[EdgeChoice, ...]
+
+    @property
+    def best(self) -> RankedEdge | None:
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def choices(self) -> tuple[EdgeChoice, ...]:
+        return tuple(EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in self.ranked)
+
+    @property
+    def complaint(self) -> str:
+        """Why no edge fits, in one line."""
+        reasons = [f"{edge.node_id}: {edge.reason}" for edge in self.rejected[:3]]
+        more = f" and {len(self.rejected) - 3} more" if len(self.rejected) > 3 else ""
+        return "; ".join(reasons) + more if reasons else "no edge is registered"
+
+
+@dataclass(slots=True)
+class _Node:
+    registration: Registration
+    load: NodeLoad
+    last_seen: float
+    draining: bool = False
+    #: Decisions sent here that the edge's last heartbeat cannot know about yet.
+    assigned: set[str] = field(default_factory=set)
+
+    @property
+    def occupancy(self) -> float:
+        """Requests held or on their way, as a share of the places."""
+        held = self.load.active + self.load.queued + len(self.assigned)
+        return held / (self.load.capacity or ASSUMED_CAPACITY)
+
+    @property
+    def full(self) -> bool:
+        held = self.load.active + self.load.queued
+        return 0 < self.load.capacity <= held
+
+
+class Fleet:
+    """Registered edges, held by leases on a monotonic clock.
+
+    An edge that misses its lease is lost: it gets no work and must register again.
+    """
+
+    def __init__(self, lease_seconds: float, clock: Callable[[], float]) -> None:
+        self.lease_seconds = lease_seconds
+        self._clock = clock
+        self._nodes: dict[str, _Node] = {}
+
+    def register(self, registration: Registration) -> None:
+        """Join, or join again under the same id. Raises Overloaded past MAX_NODES edges."""
+        if registration.node_id not in self._nodes and len(self._nodes) >= MAX_NODES:
+            raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
+        node = _Node(registration, registration.load, self._clock())
+        self._nodes[registration.node_id] = node
+
+    def heartbeat(self, node_id: str, load: NodeLoad, draining: bool) -> bool:
+        """Renew the lease. False: unknown or lost, so the edge must register again."""
+        node = self._nodes.get(node_id)
+        if node is None or self._state(node) == "lost":
+            return False
+        node.load, node.draining, node.last_seen = load, draining, self._clock()
+        node.assigned.clear()
+        return True
+
+    def deregister(self, node_id: str) -> None:
+        """Leave; an unknown id has left already."""
+        self._nodes.pop(node_id, None)
+
+    def assign(self, node_id: str, decision_id: str) -> None:
+        """Count a decision against an edge until its next heartbeat or `release`."""
+        if node_id in self._nodes:
+            self._nodes[node_id].assigned.add(decision_id)
+
+    def release(self, node_id: str, decision_id: str) -> None:
+        """The request of that decision has ended."""
+        if node_id in self._nodes:
+            self._nodes[node_id].assigned.discard(decision_id)
+
+    def sweep(self) -> None:
+        """Forget edges that were lost long ago."""
+        oldest = self._clock() - FORGET_AFTER_LEASES * self.lease_seconds
+        for node_id in [key for key, node in self._nodes.items() if node.last_seen < oldest]:
+            del self._nodes[node_id]
+
+    def nodes(self) -> list[NodeView]:
+        """Every known edge, by id."""
+        now = self._clock()
+        return [
+            NodeView(node.registration, node.load, self._state(node), now - node.last_seen)
+            for _, node in sorted(self._nodes.items())
+        ]
+
+    def members(self, family: str) -> tuple[str, ...]:
+        """Members that any known edge of the family holds, whatever its state, sorted."""
+        return tuple(
+            sorted(
+                {
+                    member
+                    for node in self._nodes.values()
+                    if node.registration.family == family
+                    for member in node.registration.members
+                }
+            )
+        )
+
+    def rank(self, need: Need) -> Ranking:
+        """Edges that meet the need by load and round trip, ties by id, and why others do not."""
+        ranked: list[RankedEdge] = []
+        rejected: list[EdgeChoice] = []
+        for node_id, node in sorted(self._nodes.items()):
+            reason = self._rejection(node, need)
+            if reason:
+                rejected.append(EdgeChoice(node_id, node.registration.address, reason))
+            else:
+                ranked.append(_appraise(node, need))
+        ranked.sort(key=lambda edge: edge.cost)
+        return Ranking(tuple(ranked), tuple(rejected))
+
+    def _state(self, node: _Node) -> NodeState:
+        if self._clock() - node.last_seen > self.lease_seconds:
+            return "lost"
+        return "draining" if node.draining else "alive"
+
+    def _rejection(self, node: _Node, need: Need) -> str:
+        """Why the edge does not meet the need; empty if it does."""
+        return _misfit(node.registration, need) or self._unavailable(node)
+
+    def _unavailable(self, node: _Node) -> str:
+        load = node.load
+        match self._state(node):
+            case "lost":
+                return f"lost: no heartbeat for {self._clock() - node.last_seen:.0f} s"
+            case "draining":
+                return "draining: takes no new work"
+        if node.full:
+            return f"full: {load.active} active and {load.queued} queued of {load.capacity}"
+        return ""
+
+
+def _misfit(about: Registration, need: Need) -> str:
+    if about.family != need.family:
+        return f"serves family {about.family}"
+    if need.member and need.member not in about.members:
+        return f"does not hold {need.member}"
+    if need.fingerprint and about.fingerprint != need.fingerprint:
+        return "has another fingerprint: its latents do not fit the device's"
+    return ""
+
+
+def _appraise(node: _Node, need: Need) -> RankedEdge:
+    about, load = node.registration, node.load
+    measured = about.node_id in need.rtts
+    rtt = need.rtts.get(about.node_id, need.default_rtt)
+    return RankedEdge(
+        node_id=about.node_id,
+        address=about.address,
+        reason=_describe(node, rtt, measured),
+        cost=node.occupancy + CPU_WEIGHT * load.cpu + rtt / RTT_SCALE,
+        rtt=rtt,
+        busy=max(load.cpu, load.active / (load.capacity or ASSUMED_CAPACITY)),
+        waiting=load.queued + len(node.assigned),
+    )
+
+
+def _describe(node: _Node, rtt: float, measured: bool) -> str:
+    load = node.load
+    places = f" of {load.capacity}" if load.capacity else ""
+    source = "" if measured else ", not measured: that to the coordinator"
+    return (
+        f"{load.active} active, {load.queued} queued, {len(node.assigned)} on the way{places};"
+        f" cpu {load.cpu:.0%}; round trip {1000 * rtt:.1f} ms{source}"
+    )

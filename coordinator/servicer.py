@@ -1,0 +1,100 @@
+"""The coordinator's two services: conversions and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from baton.v1 import coordinator_pb2 as pb
+from baton.v1 import coordinator_pb2_grpc as pb_grpc
+from common.errors import InvalidRequest
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.convert import check_protocol
+from coordinator import wire
+from coordinator.bandit.context import FEATURES
+from coordinator.checks import check_id
+from coordinator.decider import Decider
+from coordinator.fleet import Fleet
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 1_000
+
+
+class CoordinatorServicer(pb_grpc.CoordinatorServicer):
+    """For edges and devices."""
+
+    def __init__(self, fleet: Fleet, decider: Decider) -> None:
+        self._fleet = fleet
+        self._decider = decider
+
+    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
+        check_protocol(request.protocol_version, "the edge")
+        self._fleet.register(wire.registration_from_proto(request))
+        return pb.RegisterResponse(
+            protocol_version=PROTOCOL_VERSION, lease_seconds=self._fleet.lease_seconds
+        )
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
+        node_id = check_id(request.node_id, "node_id")
+        load = wire.load_from_proto(request.load)
+        return pb.HeartbeatResponse(known=self._fleet.heartbeat(node_id, load, request.draining))
+
+    async def Deregister(
+        self, request: pb.DeregisterRequest, context: Any
+    ) -> pb.DeregisterResponse:
+        self._fleet.deregister(check_id(request.node_id, "node_id"))
+        return pb.DeregisterResponse()
+
+    async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
+        check_protocol(request.protocol_version, "the device")
+        record = await self._decider.decide(wire.query_from_proto(request))
+        return pb.DecideResponse(
+            protocol_version=PROTOCOL_VERSION,
+            decision_id=record.decision_id,
+            arm=record.arm,
+            edges=[wire.edge_to_proto(edge) for edge in record.edges],
+            reason=record.reason,
+        )
+
+    async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:
+        decision_id = check_id(request.decision_id, "decision_id")
+        outcome = wire.outcome_from_proto(request)
+        return pb.ReportResponse(applied=await self._decider.report(decision_id, outcome))
+
+
+class AdminServicer(pb_grpc.AdminServicer):
+    """For the operator."""
+
+    def __init__(self, fleet: Fleet, decider: Decider) -> None:
+        self._fleet = fleet
+        self._decider = decider
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
+        return pb.ListNodesResponse(
+            nodes=[wire.node_to_proto(node) for node in self._fleet.nodes()]
+        )
+
+    async def ListArms(self, request: pb.ListArmsRequest, context: Any) -> pb.ListArmsResponse:
+        return pb.ListArmsResponse(
+            arms=[wire.stats_to_proto(stats) for stats in self._decider.arms()]
+        )
+
+    async def ListDecisions(
+        self, request: pb.ListDecisionsRequest, context: Any
+    ) -> pb.ListDecisionsResponse:
+        """Without scores and contexts, which would not fit into a message; Explain has them."""
+        if request.limit > MAX_LIMIT:
+            raise InvalidRequest(f"limit must be at most {MAX_LIMIT}, got {request.limit}")
+        records = await self._decider.recent(request.limit or DEFAULT_LIMIT)
+        decisions = [wire.record_to_proto(record) for record in records]
+        for decision in decisions:
+            decision.ClearField("scores")
+            decision.ClearField("context")
+        return pb.ListDecisionsResponse(decisions=decisions)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
+        record = await self._decider.find(check_id(request.id, "id"))
+        return pb.ExplainResponse(
+            decision=wire.record_to_proto(record),
+            features=FEATURES,
+            rejected=[wire.edge_to_proto(edge) for edge in record.rejected],
+        )

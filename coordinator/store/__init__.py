@@ -1,0 +1,1 @@
+"""Where decisions and rewards are kept, so that what was acknowledged survives a crash."""

@@ -1,0 +1,62 @@
+"""A store that forgets: for simulations and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from coordinator.store.base import NewDecision, Resolution, RewardRow, Write
+from coordinator.values import DecisionRecord
+
+
+class MemoryStore:
+    """Decisions and rewards in dictionaries."""
+
+    def __init__(self) -> None:
+        self._decisions: dict[str, DecisionRecord] = {}
+        self._resolved: list[str] = []
+
+    def write(self, items: Sequence[Write]) -> list[bool]:
+        return [
+            self._save(item.record) if isinstance(item, NewDecision) else self._resolve(item)
+            for item in items
+        ]
+
+    def find(self, key: str) -> DecisionRecord | None:
+        if key in self._decisions:
+            return self._decisions[key]
+        matches = [item for item in self._decisions.values() if item.request_id == key]
+        return matches[-1] if matches else None
+
+    def recent(self, limit: int) -> list[DecisionRecord]:
+        return list(reversed(self._decisions.values()))[:limit]
+
+    def pending(self) -> list[DecisionRecord]:
+        return [item for item in self._decisions.values() if item.state == "pending"]
+
+    def rewards(self) -> Iterator[RewardRow]:
+        for decision_id in self._resolved:
+            item = self._decisions[decision_id]
+            context = np.array(item.context, dtype=np.float64)
+            yield RewardRow(item.family, item.arm, context, item.reward or 0.0)
+
+    def close(self) -> None:
+        pass
+
+    def _save(self, record: DecisionRecord) -> bool:
+        if record.decision_id in self._decisions:
+            return False
+        self._decisions[record.decision_id] = record
+        return True
+
+    def _resolve(self, item: Resolution) -> bool:
+        record = self._decisions.get(item.decision_id)
+        if record is None or record.state != "pending":
+            return False
+        self._decisions[item.decision_id] = replace(
+            record, state=item.state, reward=item.reward, outcome=item.outcome
+        )
+        self._resolved.append(item.decision_id)
+        return True

@@ -1,0 +1,270 @@
+"""The store on disk: SQLite in WAL mode, every commit synced before it is acknowledged.
+
+One coordinator owns the file while it runs: the lock is exclusive, so that a second one is refused
+instead of learning beside it. The file never holds a prompt: no column could take one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest, Unreachable
+from common.plan import EdgeChoice
+from coordinator.store.base import NewDecision, Resolution, RewardRow, Write
+from coordinator.values import ArmScore, DecisionRecord, Outcome
+
+# One entry per schema version; user_version counts those that were applied.
+_MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE decisions (
+        seq INTEGER PRIMARY KEY,
+        decision_id TEXT NOT NULL UNIQUE,
+        request_id TEXT NOT NULL,
+        created_unix REAL NOT NULL,
+        family TEXT NOT NULL,
+        preference TEXT NOT NULL,
+        arm TEXT NOT NULL,
+        propensity REAL NOT NULL,
+        explored INTEGER NOT NULL,
+        context BLOB NOT NULL -- float64, little endian
+    ) STRICT;
+    CREATE INDEX decisions_by_request ON decisions (request_id, seq);
+    CREATE TABLE details ( -- apart, so that old ones give whole pages back
+        seq INTEGER PRIMARY KEY REFERENCES decisions (seq),
+        detail TEXT NOT NULL -- JSON: scores, edges, rejected edges, reason
+    ) STRICT;
+    CREATE TABLE rewards (
+        seq INTEGER PRIMARY KEY,
+        decision_id TEXT NOT NULL UNIQUE REFERENCES decisions (decision_id),
+        state TEXT NOT NULL CHECK (state IN ('rewarded', 'expired')),
+        reward REAL NOT NULL,
+        resolved_unix REAL NOT NULL,
+        outcome TEXT -- JSON: the report, if there was one
+    ) STRICT;
+    """,
+)
+#: Decisions whose scores and edges are kept; older ones keep what learning needs, a tenth in size.
+KEEP_DETAILS = 10_000
+_CONTEXT_TYPE = np.dtype("<f8")
+_BUSY_SECONDS = 2.0
+
+_SELECT = """
+    SELECT d.*, t.detail, r.state, r.reward, r.outcome
+    FROM decisions d LEFT JOIN details t ON t.seq = d.seq
+    LEFT JOIN rewards r ON r.decision_id = d.decision_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    scores: tuple[ArmScore, ...]
+    edges: tuple[EdgeChoice, ...]
+    rejected: tuple[EdgeChoice, ...]
+    reason: str
+
+
+_DETAIL = TypeAdapter(_Detail)
+_OUTCOME = TypeAdapter(Outcome)
+_NO_DETAIL = _Detail((), (), (), "")
+
+
+class SqliteStore:
+    """Decisions and rewards in the file ``path``, which is made if it is not there.
+
+    Only the newest ``keep_details`` decisions keep their scores, edges and reason.
+
+    Raises InvalidRequest (no such place), Unreachable (another coordinator holds it), Incompatible
+    (written by a newer version) or ExecutionFailed (damaged).
+    """
+
+    def __init__(self, path: Path, keep_details: int = KEEP_DETAILS) -> None:
+        self._path = path
+        self._keep_details = keep_details
+        with _translated(path):
+            _make_folder(path)
+            # Opened on one thread and used on another, but never on two at once.
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._connection.row_factory = sqlite3.Row
+        try:
+            with _translated(path):
+                self._prepare()
+        except BatonError:
+            self._connection.close()
+            raise
+
+    def write(self, items: Sequence[Write]) -> list[bool]:
+        with _translated(self._path), self._transaction():
+            return [
+                self._insert(item.record) if isinstance(item, NewDecision) else self._resolve(item)
+                for item in items
+            ]
+
+    def find(self, key: str) -> DecisionRecord | None:
+        found = self._select("WHERE d.decision_id = ?", key) or self._select(
+            "WHERE d.request_id = ? ORDER BY d.seq DESC LIMIT 1", key
+        )
+        return found[0] if found else None
+
+    def recent(self, limit: int) -> list[DecisionRecord]:
+        return self._select("ORDER BY d.seq DESC LIMIT ?", limit)
+
+    def pending(self) -> list[DecisionRecord]:
+        return self._select("WHERE r.seq IS NULL ORDER BY d.seq")
+
+    def rewards(self) -> Iterator[RewardRow]:
+        query = """
+            SELECT d.family, d.arm, d.context, r.reward
+            FROM rewards r JOIN decisions d ON d.decision_id = r.decision_id ORDER BY r.seq
+        """
+        with _translated(self._path):
+            for family, arm, context, reward in self._connection.execute(query):
+                yield RewardRow(family, arm, np.frombuffer(context, _CONTEXT_TYPE), reward)
+
+    def close(self) -> None:
+        with _translated(self._path):
+            self._connection.close()
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA foreign_keys = ON")
+        (verdict,) = execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _damaged(self._path, verdict)
+        (version,) = execute("PRAGMA user_version").fetchone()
+        if version > len(_MIGRATIONS):
+            raise Incompatible(
+                f"database {self._path} has schema version {version}, this coordinator knows"
+                f" {len(_MIGRATIONS)}: update Baton or choose another file with --db"
+            )
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            # One transaction: a crash leaves the old schema or the new one.
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
+            )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # A full disk may have rolled back already.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _insert(self, record: DecisionRecord) -> bool:
+        cursor = self._connection.execute(
+            "INSERT INTO decisions (decision_id, request_id, created_unix, family, preference, arm,"
+            " propensity, explored, context) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (decision_id) DO NOTHING",
+            (
+                record.decision_id,
+                record.request_id,
+                record.created_unix,
+                record.family,
+                record.preference,
+                record.arm,
+                record.propensity,
+                int(record.explored),
+                np.array(record.context, _CONTEXT_TYPE).tobytes(),
+            ),
+        )
+        if cursor.rowcount != 1:
+            return False
+        self._insert_detail(cursor.lastrowid or 0, record)
+        return True
+
+    def _insert_detail(self, seq: int, record: DecisionRecord) -> None:
+        detail = _Detail(record.scores, record.edges, record.rejected, record.reason)
+        execute = self._connection.execute
+        execute("INSERT INTO details VALUES (?, ?)", (seq, _DETAIL.dump_json(detail).decode()))
+        # Decisions are never deleted, so seq has no gaps.
+        execute("DELETE FROM details WHERE seq <= ?", (seq - self._keep_details,))
+
+    def _resolve(self, item: Resolution) -> bool:
+        outcome = None if item.outcome is None else _OUTCOME.dump_json(item.outcome).decode()
+        cursor = self._connection.execute(
+            "INSERT INTO rewards (decision_id, state, reward, resolved_unix, outcome)"
+            " SELECT decision_id, ?, ?, ?, ? FROM decisions WHERE decision_id = ?"
+            " ON CONFLICT (decision_id) DO NOTHING",
+            (item.state, item.reward, item.resolved_unix, outcome, item.decision_id),
+        )
+        return cursor.rowcount == 1
+
+    def _select(self, where: str, *values: object) -> list[DecisionRecord]:
+        with _translated(self._path):
+            return [_record(row) for row in self._connection.execute(_SELECT + where, values)]
+
+
+def _record(row: sqlite3.Row) -> DecisionRecord:
+    detail = _DETAIL.validate_json(row["detail"]) if row["detail"] else _NO_DETAIL
+    return DecisionRecord(
+        decision_id=row["decision_id"],
+        request_id=row["request_id"],
+        created_unix=row["created_unix"],
+        family=row["family"],
+        preference=row["preference"],
+        arm=row["arm"],
+        propensity=row["propensity"],
+        explored=bool(row["explored"]),
+        context=tuple(np.frombuffer(row["context"], _CONTEXT_TYPE).tolist()),
+        scores=detail.scores,
+        edges=detail.edges,
+        rejected=detail.rejected,
+        reason=detail.reason,
+        state=row["state"] or "pending",
+        reward=row["reward"],
+        outcome=None if row["outcome"] is None else _OUTCOME.validate_json(row["outcome"]),
+    )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot make the folder of database {path}: {error.strerror}; choose one with --db"
+        ) from error
+
+
+def _damaged(path: Path, detail: str) -> ExecutionFailed:
+    line = " ".join(detail.split())
+    return ExecutionFailed(
+        f"database {path} is damaged ({line}): restore a copy or move it away, then start again"
+    )
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as Baton's, each one line."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _translate(path, error) from error
+
+
+def _translate(path: Path, error: sqlite3.DatabaseError) -> BatonError:
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return Unreachable(
+            f"database {path} is in use by another process: stop it or choose another with --db"
+        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return _damaged(path, str(error))
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return InvalidRequest(f"cannot use database {path}: {error}; choose another with --db")
+    return ExecutionFailed(f"database {path} failed: {error}; the last change was not kept")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.plan import EdgeChoice
+from coordinator.explain import explain
+from coordinator.values import ArmScore, DecisionRecord, Outcome
+
+RECORD = DecisionRecord(
+    decision_id="d1",
+    request_id="r1",
+    created_unix=0.0,
+    family="scenes",
+    preference="balanced",
+    arm="relay:large>small@0.4",
+    propensity=0.97,
+    explored=False,
+    context=(1.0, 0.25),
+    scores=(
+        ArmScore("device:small", True, 0.5, 0.1),
+        ArmScore("relay:large>small@0.4", True, 0.6, 0.2),
+        ArmScore("edge:huge", False, reason="no edge can run huge"),
+        ArmScore("device:huge", False, reason="the device does not hold huge"),
+    ),
+    edges=(EdgeChoice("e1", "h:1", "idle"), EdgeChoice("e2", "h:2", "busy")),
+    rejected=(EdgeChoice("e3", "h:3", "draining"),),
+    reason="highest upper bound",
+)
+
+
+def told(record: DecisionRecord) -> str:
+    return "\n".join(explain(record, ("bias", "words")))
+
+
+def test_it_tells_why_the_arm_and_the_edges_were_chosen_and_others_not() -> None:
+    assert told(RECORD).splitlines() == [
+        "decision d1 for request r1",
+        "  taken 1970-01-01 00:00:00 UTC; prefers balanced",
+        "arm relay:large>small@0.4 of family scenes, drawn with probability 0.970:",
+        "  highest upper bound",
+        "arms by upper bound (estimated reward + uncertainty):",
+        "* relay:large>small@0.4  0.800 = 0.600 + 0.200",
+        "  device:small  0.600 = 0.500 + 0.100",
+        "arms that were not possible:",
+        "  edge:huge: no edge can run huge",
+        "  device:huge: the device does not hold huge",
+        "edges, best first:",
+        "  1. e1 at h:1: idle",
+        "  2. e2 at h:2: busy",
+        "edges that could not take part:",
+        "  e3 at h:3: draining",
+        "what was known (0 to 1):",
+        "  bias 1.00, words 0.25",
+        "no report yet",
+    ]
+
+
+def test_it_tells_what_came_of_it() -> None:
+    good = Outcome(ok=True, arm="device:small", total_seconds=1.5, quality=0.75)
+    failed = Outcome(ok=False, error="UNAVAILABLE")
+    ends = {
+        "reported: 1.50 s, quality 0.750, ran as device:small; reward 0.700": replace(
+            RECORD, state="rewarded", reward=0.7, outcome=good
+        ),
+        "reported: failed (UNAVAILABLE); reward 0.000": replace(
+            RECORD, state="rewarded", reward=0.0, outcome=failed
+        ),
+        "never reported in time: reward 0.000": replace(RECORD, state="expired", reward=0.0),
+    }
+    for line, record in ends.items():
+        assert told(record).splitlines()[-1] == line
+
+
+def test_a_device_arm_needs_no_edge() -> None:
+    alone = replace(RECORD, arm="device:small", edges=(), rejected=())
+    assert "edges: none needed, the arm runs on the device alone" in told(alone)
+
+
+def test_an_old_decision_says_what_is_no_longer_known() -> None:
+    old = told(replace(RECORD, scores=(), edges=(), rejected=(), reason=""))
+    assert "no longer kept" in old
+    assert "edges:" not in old
