@@ -262,7 +262,7 @@ def check_guidance(scale: float) -> float:
 
 def check_sampler(name: str) -> SamplerName:
     if name not in SAMPLERS:
-        raise UnknownName(f"unknown sampler {name!r}; known: {', '.join(SAMPLERS)}")
+        raise UnknownName(f"unknown sampler {name[:32]!r}; known: {', '.join(SAMPLERS)}")
     return name
 
 

@@ -135,6 +135,7 @@ class EdgeSession:
         elif kind == "image":
             self._part.picture = _picture(event.image)
             self._record(event.image)
+            self._on_progress(self._request.task.plan.steps)
 
     def _keep(self, envelope: bytes, message: edge_pb2.Checkpoint | edge_pb2.Handoff) -> None:
         decoded = decode_state(envelope, self._request.fingerprint)

@@ -120,7 +120,7 @@ class Client:
             finally:
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
         return _run_blocking(all_of_them)
 

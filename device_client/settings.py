@@ -25,9 +25,9 @@ class DeviceSettings(BaseModel):
     #: Threads of the model; 0 leaves torch's default.
     threads: int = Field(default=0, ge=0, le=512)
     #: Seconds that an edge may take for its part.
-    edge_timeout: float = Field(default=300.0, gt=0)
+    edge_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     #: Seconds for the coordinator's answer; after that the device decides alone.
-    coordinator_timeout: float = Field(default=2.0, gt=0)
+    coordinator_timeout: float = Field(default=2.0, gt=0, allow_inf_nan=False)
 
     @property
     def member_list(self) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from baton.v1 import edge_pb2, edge_pb2_grpc
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
-from common.rpc.channel import bind, make_server
+from common.rpc.channel import bind, check_address, make_server
 from common.rpc.serving import Health, check_exposure, until_signal
 from edge_server.engine.engine import Engine, Limits
 from edge_server.membership import Identity, Membership
@@ -75,6 +75,8 @@ class Node:
 
     async def stop(self) -> None:
         """End at once: what still runs is refused as Draining."""
+        if self._joining is not None:
+            self._joining.cancel()
         await asyncio.to_thread(self._engine.stop)
         await self._server.stop(1.0)
 
@@ -100,6 +102,8 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     a port in use.
     """
     check_exposure(settings.host, settings.insecure)
+    if settings.coordinator:
+        check_address(settings.coordinator)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     loaded = family or load_family(settings.family, settings.member_list)

@@ -49,7 +49,7 @@ class Entry:
                 checkpoint = self.checkpoint
                 yield checkpoint
             if isinstance(self.outcome, BatonError):
-                raise self.outcome
+                raise self.outcome.with_traceback(None)
             if self.outcome is not None:
                 yield self.outcome
                 return
@@ -121,6 +121,7 @@ class Registry:
         self._idle.clear()
         loop = asyncio.get_running_loop()
         self._engine.submit(Job(work, emit=self._emitter(loop, key, entry)))
+        self._let_linger(entry)
         return entry, False
 
     async def follow(self, entry: Entry) -> AsyncGenerator[Event, None]:
@@ -135,10 +136,14 @@ class Registry:
         finally:
             entry.listeners -= 1
             if entry.listeners == 0 and entry.outcome is None:
-                loop = asyncio.get_running_loop()
-                entry.lingering = loop.call_later(
-                    self._linger, self._engine.cancel, entry.work.request_id
-                )
+                self._let_linger(entry)
+
+    def _let_linger(self, entry: Entry) -> None:
+        """End it, and it alone, unless a listener comes in time."""
+        work, loop = entry.work, asyncio.get_running_loop()
+        entry.lingering = loop.call_later(
+            self._linger, self._engine.cancel, work.request_id, work.first_step
+        )
 
     def cancel(self, request_id: str) -> bool:
         """Ask for a request's end at its next step; False if there is nothing to end."""

@@ -103,11 +103,18 @@ def resume_run(
         )
     if not state.level.same_noise(schedule.levels[state.step]):
         raise Incompatible(f"the latent's noise level is not that of step {state.step}")
-    past = None
-    if state.history:
-        newest = state.history[-1]
-        past = Past(newest.level, torch.from_numpy(newest.x0.copy()))
-    return Run(plan, schedule, conditioning, torch.from_numpy(state.x.copy()), state.step, past)
+    level = schedule.levels[state.step]
+    x = rescale(torch.from_numpy(state.x.copy()), state.level, level)
+    return Run(plan, schedule, conditioning, x, state.step, _past_of(state, schedule))
+
+
+def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
+    if not state.history:
+        return None
+    newest = state.history[-1]
+    if state.step == 0 or not newest.level.same_noise(schedule.levels[state.step - 1]):
+        raise Incompatible(f"the latent's history is not that of step {state.step}")
+    return Past(newest.level, torch.from_numpy(newest.x0.copy()))
 
 
 @torch.inference_mode()
@@ -143,7 +150,11 @@ def _guide(branches: Tensor, scale: float) -> Tensor:
 
 
 def _advance_run(run: Run, out: Tensor) -> None:
-    x, past = advance(run.x, out, run.schedule, run.step, run.past)
+    try:
+        x, past = advance(run.x, out, run.schedule, run.step, run.past)
+    except (ValueError, ArithmeticError) as error:  # its neighbours have their own levels and past
+        run.error = ExecutionFailed(f"the sampler failed at step {run.step}: {error}")
+        return
     if not torch.isfinite(x).all():
         run.error = ExecutionFailed(f"the latent stopped being finite at step {run.step}")
         return

@@ -49,7 +49,10 @@ def make_schedule(sampler: SamplerName, steps: int, config: Mapping[str, Any]) -
     """
     check_steps(steps)
     build = {"ddim": _ddim, "euler": _euler, "dpmpp_2m": _dpmpp_2m}[sampler]
-    timesteps, levels, initial_scale = build(steps, dict(config))
+    try:
+        timesteps, levels, initial_scale = build(steps, dict(config))
+    except ValueError as error:
+        raise Incompatible(f"{sampler} cannot make {steps} steps of this family") from error
     if len(set(timesteps)) != steps or len(levels) != steps + 1:
         raise Incompatible(f"{sampler} cannot make {steps} distinct steps of this family")
     prediction = config.get("prediction_type", "epsilon")

@@ -56,10 +56,10 @@ class Family:
             member: places.load(UNet2DConditionModel, manifest.members[member])
             for member in (manifest.check_member(member) for member in members)
         }
-        text_folder = places.of(manifest.text_encoder)
+        text_folders = places.of(manifest.text_encoder), places.of(manifest.tokenizer)
         self.fingerprint = folder_fingerprint(vae_folder, scheduler_folder)
         self.member_fingerprints = {
-            member: folder_fingerprint(places.of(manifest.members[member]), text_folder)
+            member: folder_fingerprint(places.of(manifest.members[member]), *text_folders)
             for member in self.unets
         }
         self._schedule = lru_cache(maxsize=64)(self._make_schedule)
@@ -162,10 +162,13 @@ class _Places:
             if cls is CLIPTokenizer:
                 return cls.from_pretrained(folder)
             options = _TRANSFORMERS if cls is CLIPTextModel else _DIFFUSERS
-            module = cls.from_pretrained(folder, use_safetensors=True, **options)
+            module, info = cls.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **options
+            )
         except Exception as error:  # from_pretrained raises whatever its file formats raise
-            reason = str(error).strip().splitlines()[0][:200]
-            raise WeightsError(f"cannot load {folder}: {reason}") from error
+            raise WeightsError(f"cannot load {folder}: {_first_line(error)}") from error
+        if missing := sorted(info["missing_keys"]):
+            raise WeightsError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them")
         return module.eval().requires_grad_(False)
 
     def _check_digests(self, folder: Path) -> None:
@@ -184,10 +187,13 @@ class _Places:
 def _read_scheduler(folder: Path) -> dict[str, Any]:
     path = folder / "scheduler_config.json"
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"cannot read {path}: {error}") from error
-    return dict(config)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _download(repo: str, subfolder: str) -> Path:
@@ -197,6 +203,5 @@ def _download(repo: str, subfolder: str) -> Path:
     try:
         root = snapshot_download(repo, allow_patterns=[f"{subfolder}/*" if subfolder else "*"])
     except Exception as error:  # the hub client raises many kinds, offline ones included
-        reason = str(error).strip().splitlines()[0][:200]
-        raise WeightsError(f"cannot fetch {repo}: {reason}") from error
+        raise WeightsError(f"cannot fetch {repo}: {_first_line(error)}") from error
     return Path(root) / subfolder

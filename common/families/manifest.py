@@ -6,6 +6,7 @@ part is a folder in diffusers' layout, below the manifest's own folder or in a h
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -93,8 +94,9 @@ def find_family(name: str) -> Path:
         return BUILT_IN[name]
     folder = Path(name)
     folder = folder.parent if folder.name == MANIFEST_NAME else folder
-    if (folder / MANIFEST_NAME).is_file():
-        return folder
+    with contextlib.suppress(OSError):  # a name too long for a file
+        if (folder / MANIFEST_NAME).is_file():
+            return folder
     raise UnknownName(
         f"unknown family {name!r}; built in: {', '.join(BUILT_IN)}, or give a folder"
         f" with a {MANIFEST_NAME}"
@@ -105,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises WeightsError if it is missing or cannot be read."""
     path = folder / MANIFEST_NAME
     try:
-        return Manifest.model_validate_json(path.read_text())
+        return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,10 +25,12 @@ ENVELOPE_VERSION = 1
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 MAX_LATENT_VALUES = 2 * 1024 * 1024
 MAX_HISTORY = 4
+MAX_TEXT = 256
 
 _MAGIC = b"BTN1"
 _DIGEST_BYTES = 32
 _INT8_BLOCK = 64
+_MAX_LISTS = 3 + MAX_HISTORY  # shape, level, history and its entries
 _FIELDS = {
     "version", "codec", "shape", "payload", "request_id", "step", "steps", "sampler", "level",
     "history", "rng", "fingerprint",
@@ -107,7 +111,12 @@ def _open(data: bytes) -> dict[str, Any]:
         raise CorruptEnvelope("the envelope was altered or cut short: its digest does not match")
     try:
         fields = msgpack.unpackb(
-            body, max_array_len=16, max_map_len=16, max_ext_len=0, strict_map_key=True
+            body,
+            max_array_len=16,
+            max_map_len=16,
+            max_ext_len=0,
+            strict_map_key=True,
+            list_hook=_list_counter(),
         )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise CorruptEnvelope(f"the envelope's body is no msgpack: {error}") from error
@@ -129,13 +138,37 @@ def _read(fields: dict[str, Any]) -> Envelope:
         level=_level(*fields["level"]),
         step=_integer(fields["step"]),
         steps=_integer(fields["steps"]),
-        sampler=str(fields["sampler"]),
+        sampler=_text(fields["sampler"]),
         history=tuple(
             HistoryEntry(_level(a, b), _unpack(payload, shape, codec)) for a, b, payload in history
         ),
-        rng=bytes(fields["rng"]),
+        rng=_bytes(fields["rng"]),
     )
-    return Envelope(state, str(fields["request_id"]), str(fields["fingerprint"]), codec)
+    return Envelope(state, _text(fields["request_id"]), _text(fields["fingerprint"]), codec)
+
+
+def _list_counter() -> Callable[[list[object]], list[object]]:
+    """Refuses more lists than an envelope has: each costs far more memory than bytes."""
+    count = itertools.count(1)
+
+    def hook(items: list[object]) -> list[object]:
+        if next(count) > _MAX_LISTS:
+            raise ValueError("too many lists")
+        return items
+
+    return hook
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise CorruptEnvelope(f"expected a short text, got {type(value).__name__}")
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise CorruptEnvelope(f"expected bytes, got {type(value).__name__}")
+    return value
 
 
 def _level(a: object, b: object) -> NoiseLevel:
@@ -176,8 +209,7 @@ def _pack(array: Array, codec: Codec) -> bytes:
 
 
 def _unpack(payload: object, shape: tuple[int, int, int], codec: Codec) -> Array:
-    if not isinstance(payload, bytes):
-        raise CorruptEnvelope("a payload is bytes")
+    payload = _bytes(payload)
     count = math.prod(shape)
     blocks = -(-count // _INT8_BLOCK)
     expected = {Codec.FP32: 4 * count, Codec.FP16: 2 * count, Codec.INT8: 4 * blocks + count}[codec]
@@ -188,7 +220,8 @@ def _unpack(payload: object, shape: tuple[int, int, int], codec: Codec) -> Array
     if codec is Codec.INT8:
         scales = np.frombuffer(payload, "<f4", blocks)
         values = np.frombuffer(payload, np.int8, offset=4 * blocks).astype(np.float32)
-        values = values * np.repeat(scales, _INT8_BLOCK)[:count]
+        with np.errstate(over="ignore", invalid="ignore"):  # LatentState refuses what is not finite
+            values = values * np.repeat(scales, _INT8_BLOCK)[:count]
     else:
         values = np.frombuffer(payload, "<f4" if codec is Codec.FP32 else "<f2")
     return values.astype(np.float32).reshape(shape)

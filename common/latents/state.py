@@ -29,7 +29,9 @@ class NoiseLevel:
 
     def same_noise(self, other: NoiseLevel, rtol: float = 1e-5) -> bool:
         """Whether ``b / a`` agrees, without dividing (a is 0 at pure noise)."""
-        return math.isclose(self.b * other.a, other.b * self.a, rel_tol=rtol, abs_tol=1e-9)
+        size = math.hypot(self.a, self.b) * math.hypot(other.a, other.b)
+        one, two = self.b * other.a, other.b * self.a
+        return math.isclose(one, two, rel_tol=rtol, abs_tol=1e-9 * size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -74,7 +74,7 @@ def bind(server: grpc.aio.Server, host: str, port: int) -> int:
 def check_address(address: str) -> str:
     """Raises InvalidRequest unless the address reads ``host:port``."""
     host, separator, port = address.rpartition(":")
-    if not (host and separator and port.isdecimal() and 0 < int(port) < 65536):
+    if not (host and separator and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise InvalidRequest(f"{address!r} is not an address; expected HOST:PORT")
     return address
 

@@ -9,6 +9,7 @@ from baton.v1 import plan_pb2
 from common.errors import Incompatible, InvalidRequest
 from common.plan import (
     FULL_STEP,
+    MAX_SEGMENTS,
     MAX_STEPS,
     ExecutedStep,
     Location,
@@ -47,6 +48,8 @@ def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
 
 def plan_from_proto(message: plan_pb2.Plan) -> Plan:
     """Raises InvalidRequest for a plan outside the limits."""
+    if len(message.segments) > MAX_SEGMENTS:
+        raise InvalidRequest(f"a plan has 1 to {MAX_SEGMENTS} segments")
     return Plan(
         family=message.family,
         sampler=check_sampler(message.sampler),

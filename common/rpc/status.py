@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -20,6 +21,7 @@ from common.errors import BatonError, ExecutionFailed, Overloaded, Unreachable
 
 _log = logging.getLogger(__name__)
 _DOMAIN = "baton"
+_MAX_MESSAGE_CHARS = 500
 _CLASSES: dict[str, type[BatonError]] = {
     name: item
     for name, item in vars(errors).items()
@@ -44,7 +46,9 @@ def to_status(error: BatonError) -> Any:
         delay.FromMilliseconds(int(error.retry_after * 1000))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     code: grpc.StatusCode = getattr(grpc.StatusCode, error.status)
-    message = status_pb2.Status(code=code.value[0], message=str(error), details=details)
+    # twice in the metadata, of which a peer takes 8 kB; more breaks the whole connection
+    text = str(error)[:_MAX_MESSAGE_CHARS]
+    message = status_pb2.Status(code=code.value[0], message=text, details=details)
     return rpc_status.to_status(message)
 
 
@@ -63,6 +67,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     status = error.code().name
     cls = _CLASSES.get(reason) or _BY_STATUS.get(status, ExecutionFailed)
     message = error.details() or status
+    if cls is Overloaded and not reason and "larger than max" in message:
+        cls = errors.InvalidRequest
     if cls is Unreachable and not reason:
         cause = message.rpartition(": ")[2]
         message = f"no answer from {peer} ({cause}); is it running and is the address right?"
@@ -74,7 +80,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            return list(status_pb2.Status.FromString(value).details)
+            with contextlib.suppress(DecodeError):  # written by someone else
+                return list(status_pb2.Status.FromString(value).details)
     return []
 
 

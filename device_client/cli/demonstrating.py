@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.cli import print_json
@@ -126,17 +128,29 @@ def _announced_address(process: subprocess.Popen[str], log: TextIO) -> str:
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table("prompt", "arm", "seconds", "edge steps", "device steps", "bytes", "verified")
+    table = Table("prompt and arm", "seconds", "edge", "device", "bytes", "verified", box=SIMPLE)
+    for column in table.columns[1:5]:
+        column.justify = "right"
     for index, result in enumerate(results):
-        if index and index % len(ARMS) == 0:
-            table.add_section()
+        if index % len(ARMS) == 0:
+            table.add_row(f"[bold]{escape(result.task.prompt)}[/bold]")
         table.add_row(
-            result.task.prompt if index % len(ARMS) == 0 else "",
-            result.arm,
+            f"  {result.arm}",
             f"{result.seconds.total:.2f}",
             str(result.steps_at("edge")),
             str(result.steps_at("device")),
             f"{result.traffic.sent + result.traffic.received:,}",
-            generating.verdict(result),
+            _verified(result),
         )
+    table.caption = "edge, device: steps run there"
     return table
+
+
+def _verified(result: Result) -> str:
+    """Yes, or how many of the prompt's facts hold."""
+    if result.quality is None:
+        return "not verifiable"
+    facts = result.quality.facts
+    if result.quality.strict:
+        return "yes ✓"
+    return f"no ({sum(facts.values())} of {len(facts)} facts)"

@@ -55,9 +55,9 @@ class Engine:
         """Take a job; its outcome arrives through ``job.emit``. Thread-safe."""
         self._inbox.put(lambda: self._waiting.append(job))
 
-    def cancel(self, request_id: str) -> None:
-        """End a request at its next step, if it is still here. Thread-safe."""
-        self._inbox.put(lambda: self._cancel(request_id))
+    def cancel(self, request_id: str, first_step: int | None = None) -> None:
+        """End a request (or its part from ``first_step``) at its next step. Thread-safe."""
+        self._inbox.put(lambda: self._cancel(request_id, first_step))
 
     def stop(self) -> None:
         """End the thread; what is still here ends with Draining."""
@@ -83,11 +83,12 @@ class Engine:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _cancel(self, request_id: str) -> None:
+    def _cancel(self, request_id: str, first_step: int | None) -> None:
         for jobs in (self._active, self._waiting):
             for job in [job for job in jobs if job.work.request_id == request_id]:
-                jobs.remove(job)
-                job.emit(Cancelled(f"request {request_id} was cancelled"))
+                if first_step in (None, job.work.first_step):
+                    jobs.remove(job)
+                    job.emit(Cancelled(f"request {request_id} was cancelled"))
 
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._limits.active:

@@ -10,19 +10,22 @@ import typer
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from common.families.loader import load_family
 from common.families.manifest import BUILT_IN
 from common.families.scenes.members import MEMBERS, build_text_encoder
 from common.families.scenes.text import build_tokenizer
 from common.families.scenes.training.card import write_card
 from common.families.scenes.training.denoiser import (
     DenoiserRecipe,
+    denoiser_state,
     load_dataset,
     train_denoiser,
 )
 from common.families.scenes.training.export import export_member, export_shared, write_manifest
 from common.families.scenes.training.vae import VaeRecipe, train_vae
+from common.quiet import quiet_libraries
 
-DEFAULT_STEPS = {"large": 8000, "medium": 5000, "small": 8000}
+DEFAULT_STEPS = {"large": 7200, "medium": 4000, "small": 7000}
 _GUIDANCE = 3.0
 
 app = typer.Typer(add_completion=False)
@@ -48,6 +51,23 @@ def train(
             _load_text_encoder(run_dir, text_encoder)
         recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name])
         train_denoiser(run_dir, name, text_encoder, data, recipe)
+
+
+@app.command()
+def restore(
+    run_dir: Annotated[Path, typer.Option(help="Empty folder to fill.")] = Path("runs/scenes"),
+    folder: Annotated[Path, typer.Option(help="Family to start from.")] = BUILT_IN["scenes"],
+) -> None:
+    """Lay a written family out as checkpoints at step 0, to train on from it."""
+    if any(run_dir.glob("*.pt")):
+        raise typer.BadParameter(f"{run_dir} holds checkpoints already")
+    family = load_family(str(folder))
+    family.vae.save_pretrained(run_dir / "vae")
+    family.tokenizer.save_pretrained(run_dir / "tokenizer")
+    for name in family.members:
+        unet = family.unets[name].requires_grad_(True)
+        recipe = DenoiserRecipe(steps=1)
+        denoiser_state(run_dir, name, unet, family.text_encoder, recipe).save(0)
 
 
 @app.command()
@@ -104,4 +124,5 @@ def _load_text_encoder(run_dir: Path, text_encoder: CLIPTextModel) -> None:
 
 
 if __name__ == "__main__":
+    quiet_libraries()
     app()

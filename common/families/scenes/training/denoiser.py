@@ -90,20 +90,21 @@ def train_denoiser(
     text_encoder: CLIPTextModel,
     data: LatentDataset,
     recipe: DenoiserRecipe,
+    stop_after: int | None = None,
 ) -> UNet2DConditionModel:
-    """Train (or go on training) a member; ``large`` trains the text encoder along."""
+    """Train (or go on training) a member; ``large`` trains the text encoder along.
+
+    ``stop_after``: the step to break off at, leaving the rest of the recipe to another run.
+    """
     torch.manual_seed(recipe.seed)
     unet = build_unet(member)
-    modules: dict[str, nn.Module] = {"unet": unet}
-    if member == "large":
-        modules["text_encoder"] = text_encoder
-    text_encoder.requires_grad_(member == "large")
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    state = TrainState(run_dir / f"{member}.pt", modules, optimizer, recipe.ema_decay)
+    state = denoiser_state(run_dir, member, unet, text_encoder, recipe)
+    optimizer = state.optimizer
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     alpha_bar = build_scheduler().alphas_cumprod
     start = state.resume()
-    for step in state.progress(start, recipe.steps, member):
+    stop = recipe.steps if stop_after is None else stop_after
+    for step in state.progress(start, stop, member):
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = cosine_lr(recipe.lr, step, recipe.steps, warmup=300)
@@ -116,9 +117,26 @@ def train_denoiser(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         state.after_step(step, {"loss": loss.item()})
-    state.save(recipe.steps)
+    state.save(stop)
     state.load_ema()
     return unet
+
+
+def denoiser_state(
+    run_dir: Path,
+    member: str,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    recipe: DenoiserRecipe,
+) -> TrainState:
+    """What a member's checkpoint holds: its denoiser and, for ``large``, the text encoder."""
+    modules: dict[str, nn.Module] = {"unet": unet}
+    if member == "large":
+        modules["text_encoder"] = text_encoder
+    text_encoder.requires_grad_(member == "large")
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return TrainState(run_dir / f"{member}.pt", modules, optimizer, recipe.ema_decay)
 
 
 def _loss(

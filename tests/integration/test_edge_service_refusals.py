@@ -1,0 +1,298 @@
+"""Requests that an edge must refuse; it serves as before afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+import msgpack
+import numpy as np
+import pytest
+
+from baton.v1 import edge_pb2, plan_pb2
+from baton.v1.edge_pb2_grpc import EdgeStub
+from common.errors import BatonError, CorruptEnvelope, Incompatible, InvalidRequest, UnknownName
+from common.families.loader import Family, load_family
+from common.latents import Codec, HistoryEntry, LatentState, NoiseLevel, encode_state
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.channel import channel_to
+from common.rpc.convert import executed_from_proto, plan_from_proto, plan_to_proto
+from common.rpc.status import from_rpc_error
+from tests.support.engines import Gate
+from tests.support.envelopes import fields_of, peak_memory, seal
+from tests.support.nodes import Edge, drawn_here, edge, until
+from tests.support.tasks import PROMPTS, plan, run_alone, task
+
+STEPS = 4
+MEGABYTES = 1 << 20
+
+
+@pytest.fixture
+async def node(family: Family) -> AsyncIterator[Edge]:
+    async with edge(family) as running:
+        yield running
+
+
+@pytest.fixture
+async def stub(node: Edge) -> AsyncIterator[Any]:
+    async with channel_to(node.address) as channel:
+        yield EdgeStub(channel)
+
+
+def ask(request_id: str = "good", **fields: Any) -> edge_pb2.DenoiseRequest:
+    values = {
+        "protocol_version": PROTOCOL_VERSION,
+        "request_id": request_id,
+        "prompt": PROMPTS[0],
+        "plan": plan_to_proto(plan("edge:large", STEPS)),
+        "size": 16,
+        "codec": "fp32",
+    }
+    return edge_pb2.DenoiseRequest(**(values | fields))
+
+
+def planned(segments: list[plan_pb2.Segment] | None = None, **fields: Any) -> plan_pb2.Plan:
+    """A good plan with some fields replaced."""
+    message = plan_to_proto(plan("edge:large", STEPS))
+    for name, value in fields.items():
+        setattr(message, name, value)
+    if segments is not None:
+        del message.segments[:]
+        message.segments.extend(segments)
+    return message
+
+
+def piece(member: str = "large", stop: int = STEPS, **fields: Any) -> plan_pb2.Segment:
+    values = {"start": 0, "location": plan_pb2.LOCATION_EDGE} | fields
+    return plan_pb2.Segment(member=member, stop=stop, **values)
+
+
+def until_step(steps: int) -> plan_pb2.Plan:
+    return planned([piece(stop=steps)], steps=steps)
+
+
+async def drawn(stub: Any, request: edge_pb2.DenoiseRequest) -> edge_pb2.Image:
+    last = edge_pb2.DenoiseEvent()
+    async for event in stub.Denoise(request, timeout=30):
+        last = event
+    return last.image
+
+
+async def refusal(stub: Any, request: edge_pb2.DenoiseRequest) -> BatonError:
+    """The error of a request that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await drawn(stub, request)
+    return from_rpc_error(caught.value, "the edge")
+
+
+async def check_serves(stub: Any, family: Family) -> None:
+    picture = drawn_here(family, task(plan("edge:large", STEPS)))
+    assert (await drawn(stub, ask("afterwards"))).rgb == picture.tobytes()
+
+
+_DEVICE = plan_pb2.LOCATION_DEVICE
+_DIRECTIVES = [plan_pb2.StepDirective(guided=True)]
+
+REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
+    "no protocol version": ({"protocol_version": 0}, Incompatible),
+    "protocol version 99": ({"protocol_version": 99}, Incompatible),
+    "no request id": ({"request_id": ""}, InvalidRequest),
+    "a request id with a space": ({"request_id": "a b"}, InvalidRequest),
+    "a request id with a line break": ({"request_id": "a\n"}, InvalidRequest),
+    "a request id that is too long": ({"request_id": "x" * 129}, InvalidRequest),
+    "no plan": ({"plan": plan_pb2.Plan()}, UnknownName),
+    "0 steps": ({"plan": until_step(0)}, InvalidRequest),
+    "201 steps": ({"plan": until_step(201)}, InvalidRequest),
+    "10^9 steps": ({"plan": until_step(10**9)}, InvalidRequest),
+    "an unknown family": ({"plan": planned(family="other")}, InvalidRequest),
+    "an unknown sampler": ({"plan": planned(sampler="magic")}, UnknownName),
+    "guidance that is no number": ({"plan": planned(guidance_scale=float("nan"))}, InvalidRequest),
+    "negative guidance": ({"plan": planned(guidance_scale=-1.0)}, InvalidRequest),
+    "endless guidance": ({"plan": planned(guidance_scale=float("inf"))}, InvalidRequest),
+    "an unknown member": ({"plan": planned([piece("giant")])}, UnknownName),
+    "a member without a name": ({"plan": planned([piece("")])}, InvalidRequest),
+    "a plan that starts on the device": (
+        {"plan": planned([piece("small", 2, location=_DEVICE), piece(start=2)])},
+        InvalidRequest,
+    ),
+    "a plan that stays on the device": (
+        {"plan": planned([piece("small", location=_DEVICE)])},
+        InvalidRequest,
+    ),
+    "a place that does not exist": ({"plan": planned([piece(location=7)])}, InvalidRequest),
+    "a gap in the plan": ({"plan": planned([piece(stop=1), piece(start=2)])}, InvalidRequest),
+    "a plan that ends too early": ({"plan": planned([piece(stop=3)])}, InvalidRequest),
+    "a segment that ends before it starts": (
+        {"plan": planned([piece(start=4, stop=0)])},
+        InvalidRequest,
+    ),
+    "too few directives": ({"plan": planned([piece(directives=_DIRECTIVES)])}, InvalidRequest),
+    "too many directives": (
+        {"plan": planned([piece(directives=_DIRECTIVES * 100_000)])},
+        InvalidRequest,
+    ),
+    "too many segments": ({"plan": planned([piece()] * 10_000)}, InvalidRequest),
+    "size 0": ({"size": 0}, InvalidRequest),
+    "size 7": ({"size": 7}, InvalidRequest),
+    "size 65536": ({"size": 65536}, InvalidRequest),
+    "an empty prompt": ({"prompt": ""}, InvalidRequest),
+    "a blank prompt": ({"prompt": " \n"}, InvalidRequest),
+    "a prompt of 10 MB": ({"prompt": "x" * (10 * MEGABYTES)}, InvalidRequest),
+    "a negative prompt of 10 MB": ({"negative_prompt": "x" * (10 * MEGABYTES)}, InvalidRequest),
+    "an unknown codec": ({"codec": "jpeg"}, InvalidRequest),
+    "a seed that torch cannot take": ({"seed": 2**64 - 1}, InvalidRequest),
+    "too few checkpoints to count": ({"checkpoint_every": 2**32 - 1}, InvalidRequest),
+    "another latent space": ({"fingerprint": "f" * 32}, Incompatible),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_a_bad_request_is_refused_and_the_next_one_is_served(
+    what: str, node: Edge, stub: Any, family: Family
+) -> None:
+    fields, expected = REFUSED[what]
+    error = await refusal(stub, ask(**({"request_id": "bad"} | fields)))
+    assert type(error) is expected
+    assert "\n" not in str(error)
+    assert len(str(error)) < 400
+    assert node.registry.unfinished == 0
+    await check_serves(stub, family)
+
+
+def test_a_plan_is_refused_before_it_takes_much_more_room_than_its_message() -> None:
+    """A message of 16 MB could hold a million segments."""
+    message = planned([piece(stop=200)] * 10_000, steps=200)
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest):
+            plan_from_proto(message)
+
+    assert peak_memory(refuse) < 1 * MEGABYTES
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+async def test_the_seeds_at_the_ends_are_drawn(stub: Any, family: Family, seed: int) -> None:
+    image = await drawn(stub, ask(seed=seed))
+    assert image.rgb == drawn_here(family, task(plan("edge:large", STEPS), seed=seed)).tobytes()
+
+
+async def test_a_member_that_is_not_loaded_is_told(family_folder: Any) -> None:
+    async with (
+        edge(load_family(str(family_folder), ["small"])) as lesser,
+        channel_to(lesser.address) as channel,
+    ):
+        error = await refusal(EdgeStub(channel), ask())
+    assert isinstance(error, Incompatible)
+    assert "large" in str(error)
+
+
+class Paused:
+    """A request paused after two of its steps, and what might come instead of it."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.state = run_alone(family, task(plan("edge:large", STEPS)), 2).state()
+        self.dpmpp = run_alone(family, task(plan("edge:large", STEPS, "dpmpp_2m")), 2).state()
+
+    def envelope(
+        self, state: LatentState | None = None, request_id: str = "good", fingerprint: str = ""
+    ) -> bytes:
+        space = fingerprint or self.family.fingerprint
+        return encode_state(state or self.state, request_id, space, Codec.FP32)
+
+    def forged(self, **fields: object) -> bytes:
+        return seal(msgpack.packb(fields_of(self.envelope()) | fields))
+
+    def with_value(self, value: float) -> bytes:
+        x = self.state.x.copy()
+        x.flat[0] = value
+        return self.forged(payload=x.astype("<f4").tobytes())
+
+
+@pytest.fixture
+def paused(family: Family) -> Paused:
+    return Paused(family)
+
+
+RESUMED: dict[str, tuple[Callable[[Paused], bytes], type[BatonError]]] = {
+    "not an envelope": (lambda p: b"x", CorruptEnvelope),
+    "half an envelope": (lambda p: p.envelope()[:99], CorruptEnvelope),
+    "all but a byte": (lambda p: p.envelope()[:-1], CorruptEnvelope),
+    "a flipped bit": (lambda p: p.envelope()[:-1] + b"\x80", CorruptEnvelope),
+    "NaN": (lambda p: p.with_value(np.nan), CorruptEnvelope),
+    "infinity": (lambda p: p.with_value(-np.inf), CorruptEnvelope),
+    "a shape of more values than there are": (
+        lambda p: p.forged(shape=[4, 100, 100]),
+        CorruptEnvelope,
+    ),
+    "a gigantic shape": (lambda p: p.forged(shape=[4, 2**31, 2**31]), CorruptEnvelope),
+    "a step after the last": (lambda p: p.forged(step=STEPS + 1), CorruptEnvelope),
+    "another latent space": (lambda p: p.envelope(fingerprint="f" * 32), Incompatible),
+    "another request's": (lambda p: p.envelope(request_id="other"), InvalidRequest),
+    "a finished one": (lambda p: p.envelope(replace(p.state, step=STEPS)), InvalidRequest),
+    "another size": (
+        lambda p: p.envelope(replace(p.state, x=np.zeros((4, 8, 8), np.float32))),
+        InvalidRequest,
+    ),
+    "another sampler": (lambda p: p.envelope(p.dpmpp), Incompatible),
+    "another number of steps": (lambda p: p.envelope(replace(p.state, steps=9)), Incompatible),
+    "another noise level": (
+        lambda p: p.envelope(replace(p.state, level=NoiseLevel(0.1, 0.9))),
+        Incompatible,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RESUMED)
+async def test_a_latent_that_does_not_belong_is_refused(
+    what: str, stub: Any, family: Family, paused: Paused
+) -> None:
+    make, expected = RESUMED[what]
+    error = await refusal(stub, ask(resume=make(paused)))
+    assert type(error) is expected
+    await check_serves(stub, family)
+
+
+async def test_a_latent_is_not_resumed_where_the_device_goes_on(stub: Any, paused: Paused) -> None:
+    relayed = plan_to_proto(plan("relay:large>small@0.5", STEPS))
+    assert isinstance(
+        await refusal(stub, ask(plan=relayed, resume=paused.envelope())), InvalidRequest
+    )
+
+
+async def test_the_right_latent_is_resumed(stub: Any, family: Family, paused: Paused) -> None:
+    image = await drawn(stub, ask(resume=paused.envelope()))
+    assert image.rgb == drawn_here(family, task(plan("edge:large", STEPS))).tobytes()
+    assert [step.step for step in executed_from_proto(image.executed)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "past", [NoiseLevel(0.0, 1.0), NoiseLevel(1.0, 0.0), None], ids=["noise", "clean", "same"]
+)
+async def test_a_poisoned_history_hurts_no_neighbour(
+    family: Family, paused: Paused, past: NoiseLevel | None
+) -> None:
+    """A history that the sampler cannot use fails in the middle of a batch."""
+    state = paused.dpmpp
+    entry = HistoryEntry(past or state.level, state.history[0].x0)
+    poison = paused.envelope(replace(state, history=(entry,)), "poison")
+    made = plan_to_proto(plan("edge:large", STEPS, "dpmpp_2m"))
+    gate = Gate()
+    async with edge(family, gate) as node, channel_to(node.address) as channel:
+        stub = EdgeStub(channel)
+        neighbour = asyncio.ensure_future(drawn(stub, ask("neighbour", plan=made)))
+        await asyncio.to_thread(gate.wait_for_call, 1)
+        bad = asyncio.ensure_future(drawn(stub, ask("poison", plan=made, resume=poison)))
+        await until(lambda: node.registry.unfinished == 2)
+        gate.lift()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await bad
+        image = await neighbour
+    executed = executed_from_proto(image.executed)
+    assert [step.step for step in executed] == list(range(STEPS))
+    expected = drawn_here(family, task(plan("edge:large", STEPS, "dpmpp_2m")))
+    found = np.frombuffer(image.rgb, np.uint8).reshape(expected.shape)
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1

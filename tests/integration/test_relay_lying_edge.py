@@ -1,0 +1,187 @@
+"""Edges that answer nonsense: never a wrong picture, never an error of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import msgpack
+import numpy as np
+import pytest
+
+from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
+from common.errors import BatonError
+from common.families.loader import Family
+from common.latents import Codec, LatentState, encode_state
+from common.rpc import PROTOCOL_VERSION
+from tests.support.envelopes import fields_of, seal
+from tests.support.families import SIZE
+from tests.support.nodes import closed_port, device, drawn_here
+from tests.support.servers import serving
+from tests.support.tasks import PROMPTS, plan, run_alone, task
+
+PROMPT = PROMPTS[2]
+STEPS, CUT = 4, 2
+
+
+class Scripted(edge_pb2_grpc.EdgeServicer):
+    """Answers every Denoise with what ``script`` makes of it."""
+
+    def __init__(
+        self, script: Callable[[edge_pb2.DenoiseRequest], Sequence[edge_pb2.DenoiseEvent]]
+    ) -> None:
+        self._script = script
+
+    async def Denoise(
+        self, request: edge_pb2.DenoiseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[edge_pb2.DenoiseEvent, None]:
+        for event in self._script(request):
+            yield event
+
+    async def Cancel(
+        self, request: edge_pb2.CancelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> edge_pb2.CancelResponse:
+        return edge_pb2.CancelResponse()
+
+
+def accepted(version: int = PROTOCOL_VERSION) -> edge_pb2.DenoiseEvent:
+    return edge_pb2.DenoiseEvent(accepted=edge_pb2.Accepted(protocol_version=version))
+
+
+def progress(step: int) -> edge_pb2.DenoiseEvent:
+    return edge_pb2.DenoiseEvent(progress=edge_pb2.Progress(step=step, steps=STEPS))
+
+
+def stretch(start: int = 0, stop: int = CUT, **fields: Any) -> plan_pb2.ExecutedStretch:
+    values = {"member": "large", "location": plan_pb2.LOCATION_EDGE, "node_id": "liar"} | fields
+    return plan_pb2.ExecutedStretch(start=start, stop=stop, **values)
+
+
+def handoff(
+    envelope: bytes, executed: Sequence[plan_pb2.ExecutedStretch] = ()
+) -> edge_pb2.DenoiseEvent:
+    told = edge_pb2.Handoff(envelope=envelope, executed=executed or [stretch()])
+    return edge_pb2.DenoiseEvent(handoff=told)
+
+
+def image(width: int = SIZE, height: int = SIZE, size: int | None = None) -> edge_pb2.DenoiseEvent:
+    rgb = b"\x80" * (3 * width * height if size is None else size)
+    told = edge_pb2.Image(rgb=rgb, width=width, height=height, executed=[stretch(stop=STEPS)])
+    return edge_pb2.DenoiseEvent(image=told)
+
+
+def with_nan(envelope: bytes) -> bytes:
+    fields = fields_of(envelope)
+    payload = np.frombuffer(fields["payload"], "<f4").copy()
+    payload[0] = np.nan
+    return seal(msgpack.packb(fields | {"payload": payload.tobytes()}))
+
+
+class Liar:
+    """A good handoff of the request, and its falsifications."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._states: dict[int, LatentState] = {}
+
+    def state(self, step: int = CUT) -> LatentState:
+        if step not in self._states:
+            of = task(plan("edge:large", STEPS), PROMPT)
+            self._states[step] = run_alone(self._family, of, step).state()
+        return self._states[step]
+
+    def envelope(
+        self,
+        request: edge_pb2.DenoiseRequest,
+        state: LatentState | None = None,
+        request_id: str = "",
+        fingerprint: str = "",
+    ) -> bytes:
+        return encode_state(
+            state or self.state(),
+            request_id or request.request_id,
+            fingerprint or self._family.fingerprint,
+            Codec.FP32,
+        )
+
+
+Script = Callable[[Liar, edge_pb2.DenoiseRequest], list[edge_pb2.DenoiseEvent]]
+
+LIES: dict[str, Script] = {
+    "nothing at all": lambda liar, ask: [],
+    "no result": lambda liar, ask: [accepted(), progress(1)],
+    "an empty event": lambda liar, ask: [accepted(), edge_pb2.DenoiseEvent()],
+    "another protocol": lambda liar, ask: [accepted(99), handoff(liar.envelope(ask))],
+    "step 0 done": lambda liar, ask: [accepted(), progress(0)],
+    "more steps than there are": lambda liar, ask: [accepted(), progress(STEPS + 1)],
+    "an altered latent": lambda liar, ask: [handoff(liar.envelope(ask)[:-1] + b"\xff")],
+    "half a latent": lambda liar, ask: [handoff(liar.envelope(ask)[:99])],
+    "no latent": lambda liar, ask: [handoff(b"")],
+    "NaN": lambda liar, ask: [handoff(with_nan(liar.envelope(ask)))],
+    "another request's latent": lambda liar, ask: [handoff(liar.envelope(ask, request_id="x"))],
+    "another latent space": lambda liar, ask: [handoff(liar.envelope(ask, fingerprint="x"))],
+    "another sampler's latent": lambda liar, ask: [
+        handoff(liar.envelope(ask, replace(liar.state(), sampler="euler")))
+    ],
+    "another number of steps": lambda liar, ask: [
+        handoff(liar.envelope(ask, replace(liar.state(), steps=STEPS + 1)))
+    ],
+    "a latent of another size": lambda liar, ask: [
+        handoff(liar.envelope(ask, replace(liar.state(), x=np.zeros((4, 8, 8), np.float32))))
+    ],
+    "a latent handed over too early": lambda liar, ask: [
+        handoff(liar.envelope(ask, liar.state(1)), [stretch(stop=1)])
+    ],
+    "a latent handed over too late": lambda liar, ask: [
+        handoff(liar.envelope(ask, liar.state(3)), [stretch(stop=3)])
+    ],
+    "steps that it did not run": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(5, 9)])],
+    "no steps": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(1, 1)])],
+    "too many steps": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(0, 10**9)])],
+    "steps nowhere": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(location=0)])],
+    "a picture cut short": lambda liar, ask: [image(size=10)],
+    "an empty picture": lambda liar, ask: [image(0, 0)],
+    "a picture of another size": lambda liar, ask: [image(2 * SIZE, SIZE)],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_whatever_an_edge_claims_the_picture_is_right(
+    lie: str, family: Family, family_folder: Path
+) -> None:
+    liar, script = Liar(family), LIES[lie]
+    async with serving(Scripted(lambda request: script(liar, request))) as address:
+        with device(family_folder, edges=address) as client:
+            result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
+    alone = task(plan("device:small", STEPS), PROMPT)
+    np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
+    assert [step.location for step in result.executed] == ["device"] * STEPS
+    assert result.notes[0].startswith(f"edge {address} lost at step 0: ")
+
+
+@pytest.mark.parametrize("lie", [lie for lie in LIES if lie != "another protocol"])
+async def test_whatever_an_edge_claims_a_device_without_a_member_gets_a_baton_error(
+    lie: str, family: Family, family_folder: Path
+) -> None:
+    liar, script = Liar(family), LIES[lie]
+    async with serving(Scripted(lambda request: script(liar, request))) as address:
+        with (
+            device(family_folder, members="", edges=address) as client,
+            pytest.raises(BatonError),
+        ):
+            await client.generate(PROMPT, arm="edge:large", steps=STEPS)
+
+
+async def test_the_truth_is_believed(family: Family, family_folder: Path) -> None:
+    liar = Liar(family)
+    truth = Scripted(lambda request: [accepted(), progress(1), handoff(liar.envelope(request))])
+    async with serving(truth) as address:
+        with device(family_folder, edges=f"{address},{closed_port()}") as client:
+            result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
+    split = task(plan("relay:large>small@0.5", STEPS), PROMPT)
+    np.testing.assert_array_equal(result.picture, drawn_here(family, split))
+    assert [step.node_id for step in result.executed] == ["liar"] * CUT + ["device"] * CUT
+    assert result.notes == ()

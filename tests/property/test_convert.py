@@ -1,0 +1,80 @@
+"""What goes over the wire comes back the same, and nothing else comes in."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baton.v1 import plan_pb2
+from common.errors import InvalidRequest
+from common.plan import LOCATIONS, MAX_STEPS, ExecutedStep, Location, Plan
+from common.rpc.convert import (
+    executed_from_proto,
+    executed_to_proto,
+    plan_from_proto,
+    plan_to_proto,
+)
+from tests.support.strategies import names, plans
+
+counts = st.integers(0, 2**32 - 1)
+segments = st.builds(
+    plan_pb2.Segment,
+    member=st.sampled_from(["", "large", "x" * 65]),
+    location=st.integers(0, 3),
+    start=st.integers(0, 5) | counts,
+    stop=st.integers(0, 5) | counts,
+    directives=st.lists(st.builds(plan_pb2.StepDirective, guided=st.booleans()), max_size=5),
+)
+messages = st.builds(
+    plan_pb2.Plan,
+    family=st.text(max_size=5),
+    sampler=st.sampled_from(["ddim", "euler", "dpmpp_2m", "", "DDIM"]),
+    steps=st.integers(0, 5) | counts,
+    guidance_scale=st.floats(),
+    segments=st.lists(segments, max_size=4),
+)
+#: Few values, so that neighbours are often alike.
+executed = st.lists(
+    st.builds(
+        ExecutedStep,
+        step=st.integers(0, 3) | st.integers(0, MAX_STEPS - 1),
+        member=st.sampled_from(["large", "small"]) | names,
+        location=st.sampled_from(LOCATIONS),
+        node_id=st.sampled_from(["", "edge-1"]),
+        guided=st.booleans(),
+        rows=st.sampled_from([1, 2]) | counts,
+        threads=st.sampled_from([1]) | counts,
+    ),
+    max_size=8,
+)
+
+
+@given(plans())
+def test_a_plan_comes_back_from_the_wire_as_it_was(plan: Plan) -> None:
+    wire = plan_to_proto(plan).SerializeToString()
+    assert plan_from_proto(plan_pb2.Plan.FromString(wire)) == plan
+
+
+@given(executed)
+def test_executed_steps_come_back_from_the_wire_as_they_were(steps: list[ExecutedStep]) -> None:
+    wire = [stretch.SerializeToString() for stretch in executed_to_proto(steps)]
+    assert executed_from_proto(map(plan_pb2.ExecutedStretch.FromString, wire)) == steps
+
+
+@given(st.sampled_from(LOCATIONS), st.integers(1, MAX_STEPS), st.integers(0, MAX_STEPS))
+def test_steps_that_ran_alike_are_one_message(location: Location, count: int, cut: int) -> None:
+    steps = [
+        ExecutedStep(step, "large" if step < cut else "small", location, "node", True, 2, 1)
+        for step in range(count)
+    ]
+    assert len(executed_to_proto(steps)) == (2 if 0 < cut < count else 1)
+
+
+@given(messages)
+def test_any_message_is_a_whole_plan_or_refused(message: plan_pb2.Plan) -> None:
+    try:
+        plan = plan_from_proto(message)
+    except InvalidRequest:
+        return
+    covered = [s for segment in plan.segments for s in range(segment.start, segment.stop)]
+    assert covered == list(range(message.steps))

@@ -1,0 +1,163 @@
+"""A started engine, what its jobs tell, and families whose model calls a test can watch."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from common.diffusion.executor import Denoiser
+from common.errors import BatonError
+from common.families.loader import Family
+from edge_server.engine.engine import Engine, Limits
+from edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Event,
+    HandedOff,
+    Job,
+    Outcome,
+    Progressed,
+    Work,
+)
+
+NODE = "edge-test"
+_PATIENCE = 60.0  # seconds until a test that waits gives up
+
+BeforeCall = Callable[[str, Tensor], None]
+
+
+class WatchedFamily(Family):
+    """The same family, but ``before`` sees every model call: (member, latents [B, C, H, W])."""
+
+    def __init__(self, family: Family, before: BeforeCall) -> None:
+        self.__dict__.update(family.__dict__)
+        self._before = before
+
+    def denoiser(self, member: str) -> Denoiser:
+        inner = super().denoiser(member)
+
+        def denoise(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+            self._before(member, x)
+            return inner(x, timesteps, context)
+
+        return denoise
+
+
+class Counter:
+    """Counts model calls and their rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, member: str, x: Tensor) -> None:
+        self.rows.append(len(x))
+
+    @property
+    def calls(self) -> int:
+        return len(self.rows)
+
+
+class Gate:
+    """Holds every model call until a test lets it through."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._permits = 0
+        self._lifted = False
+        self.arrived = 0
+
+    def __call__(self, member: str, x: Tensor) -> None:
+        with self._changed:
+            self.arrived += 1
+            self._changed.notify_all()
+            open_ = self._changed.wait_for(lambda: self._lifted or self._permits, _PATIENCE)
+            if not open_:
+                raise TimeoutError("the test never opened the gate")
+            self._permits -= not self._lifted
+
+    def allow(self, calls: int) -> None:
+        """Let so many more calls through."""
+        with self._changed:
+            self._permits += calls
+            self._changed.notify_all()
+
+    def lift(self) -> None:
+        """Hold nothing any more."""
+        with self._changed:
+            self._lifted = True
+            self._changed.notify_all()
+
+    def wait_for_call(self, number: int) -> None:
+        """Wait until so many calls have come, let through or not."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.arrived >= number, _PATIENCE):
+                raise TimeoutError(f"only {self.arrived} of {number} model calls came")
+
+
+class Listener:
+    """Takes what one job emits."""
+
+    def __init__(self, on_event: Callable[[Event], None] | None = None) -> None:
+        self.events: list[Event] = []
+        self._on_event = on_event
+        self._ended = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if self._on_event is not None:
+            self._on_event(event)
+        if not isinstance(event, Progressed | Checkpointed):
+            self._ended.set()
+
+    def outcome(self) -> Outcome:
+        """Wait for the job's end; it must be the only one."""
+        if not self._ended.wait(_PATIENCE):
+            raise TimeoutError(f"no outcome after {len(self.events)} events")
+        last = self.events[-1]
+        assert isinstance(last, HandedOff | Drawn | BatonError)
+        return last
+
+    def handoff(self) -> HandedOff:
+        outcome = self.outcome()
+        if isinstance(outcome, BatonError):
+            raise outcome
+        assert isinstance(outcome, HandedOff)
+        return outcome
+
+    @property
+    def progress(self) -> list[Progressed]:
+        return [event for event in self.events if isinstance(event, Progressed)]
+
+    @property
+    def checkpoints(self) -> list[Checkpointed]:
+        return [event for event in self.events if isinstance(event, Checkpointed)]
+
+
+@contextlib.contextmanager
+def started_engine(family: Family, active: int = 16, rows: int = 16) -> Iterator[Engine]:
+    engine = Engine(family, NODE, Limits(active, rows))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def run_together(
+    family: Family, works: Sequence[Work], active: int = 16, rows: int = 16
+) -> list[Listener]:
+    """Run all of it in an engine that found it waiting when it started, to the last outcome."""
+    engine = Engine(family, NODE, Limits(active, rows))
+    listeners = [Listener() for _ in works]
+    for item, listener in zip(works, listeners, strict=True):
+        engine.submit(Job(item, emit=listener))
+    engine.start()
+    try:
+        for listener in listeners:
+            listener.outcome()
+    finally:
+        engine.stop()
+    return listeners

@@ -1,0 +1,50 @@
+"""diffusers itself, as the reference for what a whole run should give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
+from torch import Tensor
+
+from common.families.loader import Family
+from common.plan import Task
+
+_SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+}
+
+
+def plain_pipeline(family: Family, member: str) -> StableDiffusionPipeline:
+    pipeline = family.pipeline(member)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def drawn_by_diffusers(
+    family: Family, member: str, task: Task, config: Mapping[str, Any] | None = None
+) -> Tensor:
+    """The final latent [C, H, W] of the plain pipeline, with the sampler of the task's plan."""
+    pipeline = plain_pipeline(family, member)
+    scheduler = _SCHEDULERS[task.plan.sampler]
+    pipeline.scheduler = scheduler.from_config(dict(config or family.scheduler_config))
+    latents: Tensor = pipeline(
+        prompt=task.prompt,
+        negative_prompt=task.negative or None,
+        height=task.size,
+        width=task.size,
+        num_inference_steps=task.plan.steps,
+        guidance_scale=task.plan.guidance_scale,
+        generator=torch.Generator().manual_seed(task.seed),
+        output_type="latent",
+    ).images
+    return latents[0]

@@ -1,0 +1,224 @@
+"""Loading a family, whole or damaged, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from common.errors import InvalidRequest, UnknownName, WeightsError
+from common.families.loader import Family, load_family
+from common.families.manifest import MANIFEST_NAME
+from tests.support.families import copy_family, edit_json, flip_bit
+from tests.support.reference import plain_pipeline
+
+UNET = "large/unet/diffusion_pytorch_model.safetensors"
+VAE = "shared/vae/diffusion_pytorch_model.safetensors"
+TEXT = "shared/text_encoder/model.safetensors"
+SCHEDULER = "shared/scheduler/scheduler_config.json"
+
+
+@pytest.fixture
+def copy(family_folder: Path, tmp_path: Path) -> Path:
+    return copy_family(family_folder, tmp_path / "family")
+
+
+@pytest.fixture
+def unchecked(family_folder: Path, tmp_path: Path) -> Path:
+    """Without digests, as a family from elsewhere may be."""
+    return copy_family(family_folder, tmp_path / "family", digests=False)
+
+
+def refused(folder: Path, *named: str) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_family(str(folder))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    for name in named:
+        assert name in message
+    return message
+
+
+@pytest.mark.parametrize("name", [UNET, VAE, TEXT])
+def test_a_flipped_bit_in_a_weight_is_refused_and_the_file_named(copy: Path, name: str) -> None:
+    flip_bit(copy / name)
+    assert "damaged" in refused(copy, name)
+
+
+@pytest.mark.parametrize("name", [UNET, VAE, TEXT])
+def test_a_missing_weight_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    assert "missing" in refused(copy, name)
+
+
+@pytest.mark.parametrize("name", [UNET, TEXT])
+def test_a_missing_weight_file_without_a_digest_names_its_folder(
+    unchecked: Path, name: str
+) -> None:
+    (unchecked / name).unlink()
+    refused(unchecked, str((unchecked / name).parent))
+
+
+@pytest.mark.parametrize("part", ["large/unet", "shared/vae", "shared/tokenizer"])
+def test_a_missing_folder_is_named(copy: Path, part: str) -> None:
+    (copy / part).rename(copy / "elsewhere")
+    assert "missing" in refused(copy, part)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:100], lambda d: d[:-1], lambda d: b"", lambda d: b"\xff" * 64]
+)
+@pytest.mark.parametrize("name", [UNET, TEXT])
+def test_a_weight_file_that_is_none_names_its_folder(
+    unchecked: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = unchecked / name
+    path.write_bytes(damage(path.read_bytes()))
+    refused(unchecked, str(path.parent))
+
+
+@pytest.mark.parametrize("name", [UNET, VAE, TEXT])
+def test_weights_that_lack_a_tensor_are_refused_not_made_up(unchecked: Path, name: str) -> None:
+    tensors = load_file(unchecked / name)
+    del tensors[max(tensors)]
+    save_file(tensors, unchecked / name, metadata={"format": "pt"})
+    refused(unchecked, str((unchecked / name).parent))
+
+
+@pytest.mark.parametrize("name", [UNET, VAE, TEXT])
+def test_weights_of_another_shape_are_refused(unchecked: Path, name: str) -> None:
+    tensors = load_file(unchecked / name)
+    tensors[max(tensors)] = torch.zeros(3)
+    save_file(tensors, unchecked / name, metadata={"format": "pt"})
+    refused(unchecked, str((unchecked / name).parent))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "5", '{"_class_name": 3}'])
+@pytest.mark.parametrize("part", ["large/unet/config.json", "shared/text_encoder/config.json"])
+def test_a_damaged_configuration_names_its_folder(copy: Path, part: str, content: str) -> None:
+    (copy / part).write_text(content)
+    refused(copy, str((copy / part).parent))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "5"])
+def test_a_damaged_scheduler_is_named(copy: Path, content: str) -> None:
+    (copy / SCHEDULER).write_text(content)
+    refused(copy, SCHEDULER)
+
+
+def test_a_damaged_tokenizer_is_named(copy: Path) -> None:
+    for path in (copy / "shared/tokenizer").iterdir():
+        path.write_text("{")
+    refused(copy, "shared/tokenizer")
+
+
+def test_a_repository_that_cannot_be_is_refused_in_one_line(copy: Path) -> None:
+    edit_json(copy / MANIFEST_NAME, lambda m: m.update(vae={"repo": "no/such/repo!"}))
+    refused(copy, "no/such/repo!")
+
+
+def test_only_the_members_asked_for_are_loaded(copy: Path) -> None:
+    flip_bit(copy / UNET)
+    family = load_family(str(copy), ["small"])
+    assert family.members == ("small",)
+    assert set(family.member_fingerprints) == {"small"}
+    with pytest.raises(WeightsError, match="large"):
+        family.denoiser("large")
+    with pytest.raises(WeightsError, match="large"):
+        family.pipeline("large")
+
+
+def test_members_are_listed_from_the_largest(copy: Path) -> None:
+    assert load_family(str(copy), ["small", "large"]).members == ("large", "small")
+
+
+def test_an_unknown_member_is_refused_at_loading_and_at_use(
+    family_folder: Path, family: Family
+) -> None:
+    with pytest.raises(UnknownName, match=r"'huge'.*large, small"):
+        load_family(str(family_folder), ["huge"])
+    with pytest.raises(UnknownName, match="huge"):
+        family.denoiser("huge")
+
+
+def test_fingerprints_agree_across_loads_and_tell_changed_weights(
+    family: Family, unchecked: Path
+) -> None:
+    same = load_family(str(unchecked))
+    assert same.fingerprint == family.fingerprint
+    assert same.member_fingerprints == family.member_fingerprints
+    flip_bit(unchecked / UNET)
+    other = load_family(str(unchecked))
+    assert other.fingerprint == family.fingerprint
+    assert other.member_fingerprints["large"] != family.member_fingerprints["large"]
+    assert other.member_fingerprints["small"] == family.member_fingerprints["small"]
+    flip_bit(unchecked / VAE)
+    assert load_family(str(unchecked), []).fingerprint != family.fingerprint
+
+
+@pytest.mark.parametrize("name", [TEXT, "shared/tokenizer/tokenizer_config.json"])
+def test_a_members_fingerprint_covers_how_prompts_become_conditioning(
+    family: Family, unchecked: Path, name: str
+) -> None:
+    if name == TEXT:
+        flip_bit(unchecked / name)
+    else:
+        edit_json(unchecked / name, lambda c: c.update(model_max_length=12))
+    other = load_family(str(unchecked), ["small"])
+    assert other.fingerprint == family.fingerprint
+    assert other.member_fingerprints["small"] != family.member_fingerprints["small"]
+
+
+@pytest.mark.parametrize("size", [0, 7, 24, 65536])
+def test_a_latent_of_an_impossible_size_is_refused(family: Family, size: int) -> None:
+    with pytest.raises(InvalidRequest, match=str(size)):
+        family.latent_shape(size)
+
+
+def test_a_latent_is_a_quarter_of_the_picture(family: Family) -> None:
+    assert family.latent_shape(16) == (4, 4, 4)
+    assert family.latent_shape(48) == (4, 12, 12)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "a red cat", "zzz " * 500, "größer ≠ 猫 🐈", "\0\n\t", "<|endoftext|>"]
+)
+def test_any_prompt_becomes_one_context_of_fixed_length(family: Family, prompt: str) -> None:
+    conditioning = family.encode_text(prompt, "blurry")
+    assert conditioning.positive.shape == conditioning.negative.shape == (24, 128)
+    assert torch.isfinite(conditioning.positive).all()
+    swapped = family.encode_text("blurry", prompt)
+    torch.testing.assert_close(swapped.negative, conditioning.positive, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_is_encoded_as_the_plain_pipeline_does(family: Family) -> None:
+    positive, negative = plain_pipeline(family, "large").encode_prompt(
+        "a red cat", "cpu", 1, True, negative_prompt="blurry"
+    )
+    ours = family.encode_text("a red cat", "blurry")
+    torch.testing.assert_close(ours.positive, positive[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.negative, negative[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoded_picture_is_that_of_the_plain_pipeline(family: Family) -> None:
+    x = torch.randn((4, 4, 8), generator=torch.Generator().manual_seed(0))
+    picture = family.decode(x)
+    assert (picture.shape, picture.dtype) == ((16, 32, 3), np.uint8)
+    assert picture.flags.c_contiguous
+    pipeline = plain_pipeline(family, "small")
+    with torch.inference_mode():
+        decoded = family.vae.decode(x[None] / family.vae.config.scaling_factor).sample
+    (reference,) = pipeline.image_processor.postprocess(decoded, output_type="np")
+    assert np.abs(picture / 255 - reference).max() <= 0.5001 / 255
+
+
+def test_a_schedule_is_made_once(family: Family) -> None:
+    assert family.schedule("ddim", 10) is family.schedule("ddim", 10)
+    for steps in (0, 10**9):
+        with pytest.raises(InvalidRequest):
+            family.schedule("ddim", steps)

@@ -1,0 +1,132 @@
+"""The training command at toy size: it resumes exactly, and what it exports can be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from common.families.loader import load_family
+from common.families.scenes.members import build_text_encoder
+from common.families.scenes.text import build_tokenizer
+from common.families.scenes.training.__main__ import restore
+from common.families.scenes.training.denoiser import (
+    DenoiserRecipe,
+    LatentDataset,
+    load_dataset,
+    tokenize,
+    train_denoiser,
+)
+from common.families.scenes.training.export import export_member, export_shared, write_manifest
+from common.families.scenes.training.vae import VaeRecipe, build_vae, psnr, train_vae
+from common.families.scenes.training.vae import batch_of_pictures as pictures_for
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def data(tokenizer: CLIPTokenizer, tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
+    torch.manual_seed(0)
+    vae = build_vae().eval().requires_grad_(False)
+    return load_dataset(tmp_path_factory.mktemp("data") / "data.pt", vae, tokenizer, 12)
+
+
+def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    torch.manual_seed(1)
+    return build_text_encoder(tokenizer)
+
+
+def weights_of(run_dir: Path, member: str) -> dict[str, torch.Tensor]:
+    saved = torch.load(run_dir / f"{member}.pt", weights_only=True)
+    return {
+        f"{kind}/{part}/{key}": value
+        for kind in ("modules", "ema")
+        for part, state in saved[kind].items()
+        for key, value in state.items()
+    }
+
+
+def test_training_in_two_goes_equals_training_in_one(
+    tokenizer: CLIPTokenizer, data: LatentDataset, tmp_path: Path
+) -> None:
+    recipe = DenoiserRecipe(steps=4, batch=2)
+    train_denoiser(tmp_path / "one", "small", text_encoder(tokenizer), data, recipe)
+    train_denoiser(tmp_path / "two", "small", text_encoder(tokenizer), data, recipe, stop_after=2)
+    train_denoiser(tmp_path / "two", "small", text_encoder(tokenizer), data, recipe)
+    one, two = weights_of(tmp_path / "one", "small"), weights_of(tmp_path / "two", "small")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_large_trains_the_text_encoder_and_the_others_leave_it_alone(
+    tokenizer: CLIPTokenizer, data: LatentDataset, tmp_path: Path
+) -> None:
+    recipe = DenoiserRecipe(steps=1, batch=2)
+    untouched = text_encoder(tokenizer).state_dict()
+    for member, learns in (("large", True), ("small", False)):
+        encoder = text_encoder(tokenizer)
+        train_denoiser(tmp_path, member, encoder, data, recipe)
+        moved = any(
+            not torch.equal(value, untouched[key]) for key, value in encoder.state_dict().items()
+        )
+        assert moved is learns
+
+
+def test_a_data_set_holds_each_scene_with_its_prompt_and_can_drop_prompts(
+    tokenizer: CLIPTokenizer, data: LatentDataset
+) -> None:
+    assert data.latents.shape == (12, 4, 8, 8)
+    latents, tokens = data.batch(torch.tensor([0, 1]), torch.tensor([True, False]))
+    assert latents.dtype == torch.float32
+    assert torch.equal(tokens[0], tokenize(tokenizer, [""])[0])
+    assert torch.equal(tokens[1], data.tokens[1])
+
+
+def test_an_exported_family_loads_and_gives_a_plain_pipeline(
+    tokenizer: CLIPTokenizer, data: LatentDataset, tmp_path: Path
+) -> None:
+    encoder = text_encoder(tokenizer)
+    unet = train_denoiser(tmp_path, "small", encoder, data, DenoiserRecipe(steps=1, batch=2))
+    out = tmp_path / "family"
+    export_shared(out, build_vae(), encoder, tokenizer)
+    export_member(out, "small", unet.state_dict())
+    write_manifest(out, guidance=3.0)
+    family = load_family(str(out))
+    assert family.members == ("small",)
+    pipe = family.pipeline("small")
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a red cat", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (32, 32, 3)
+
+
+def test_the_autoencoder_learns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pictures = pictures_for(np.random.default_rng(0), 8)
+    before = psnr(build_vae(), pictures)
+    vae = train_vae(tmp_path, VaeRecipe(steps=30, batch=8))
+    assert psnr(vae, pictures) > before + 3
+    assert vae.config.scaling_factor != build_vae().config.scaling_factor
+
+
+def test_a_written_family_can_be_trained_on(
+    tokenizer: CLIPTokenizer, data: LatentDataset, tmp_path: Path
+) -> None:
+    encoder = text_encoder(tokenizer)
+    unet = train_denoiser(tmp_path, "small", encoder, data, DenoiserRecipe(steps=1, batch=2))
+    family, runs = tmp_path / "family", tmp_path / "again"
+    export_shared(family, build_vae(), encoder, tokenizer)
+    export_member(family, "small", unet.state_dict())
+    write_manifest(family, guidance=3.0)
+    restore(runs, family)
+    saved = torch.load(runs / "small.pt", weights_only=True)
+    assert saved["step"] == 0
+    for kind in ("modules", "ema"):
+        for key, value in saved[kind]["unet"].items():
+            assert torch.equal(value, unet.state_dict()[key].half().float())
+    train_denoiser(runs, "small", encoder, data, DenoiserRecipe(steps=1, batch=2))

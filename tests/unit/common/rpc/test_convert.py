@@ -1,0 +1,120 @@
+"""Hostile and odd messages on their way into the domain."""
+
+from __future__ import annotations
+
+import pytest
+
+from baton.v1 import plan_pb2
+from common.errors import Incompatible, InvalidRequest, UnknownName
+from common.plan import MAX_STEPS, Arm
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.convert import (
+    check_protocol,
+    executed_from_proto,
+    location_from_proto,
+    plan_from_proto,
+    plan_to_proto,
+)
+from tests.support.envelopes import peak_memory
+
+EDGE = plan_pb2.LOCATION_EDGE
+
+
+def message(*segments: plan_pb2.Segment, **changes: object) -> plan_pb2.Plan:
+    good = {"family": "tiny", "sampler": "ddim", "steps": 4, "guidance_scale": 2.0}
+    segments = segments or (plan_pb2.Segment(member="large", location=EDGE, start=0, stop=4),)
+    return plan_pb2.Plan(**(good | changes), segments=segments)  # type: ignore[arg-type]
+
+
+def test_a_plan_in_full_travels_without_directives() -> None:
+    wire = plan_to_proto(Arm.parse("relay:large>small@0.5").expand("tiny", "ddim", 10, 3.0))
+    assert [len(segment.directives) for segment in wire.segments] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": 2**32 - 1},
+        {"steps": 5},
+        {"guidance_scale": float("nan")},
+        {"guidance_scale": 1e308},
+    ],
+)
+def test_a_plan_outside_the_limits_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        plan_from_proto(message(**changes))
+
+
+def test_an_empty_plan_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        plan_from_proto(plan_pb2.Plan())
+
+
+def test_an_unknown_sampler_is_an_unknown_name_in_a_short_line() -> None:
+    with pytest.raises(UnknownName) as caught:
+        plan_from_proto(message(sampler="x" * 1_000_000))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("number", [0, 3, -1, 2**31 - 1])
+def test_an_unknown_place_is_refused(number: int) -> None:
+    with pytest.raises(InvalidRequest, match="location"):
+        location_from_proto(number)  # type: ignore[arg-type]
+    segment = plan_pb2.Segment(member="large", start=0, stop=4)
+    segment.location = number  # type: ignore[assignment]
+    with pytest.raises(InvalidRequest, match="location"):
+        plan_from_proto(message(segment))
+    with pytest.raises(InvalidRequest, match="location"):
+        executed_from_proto([plan_pb2.ExecutedStretch(stop=1, location=number)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 0), (3, 2), (0, MAX_STEPS + 1), (0, 2**32 - 1)])
+def test_executed_steps_outside_the_limits_are_refused_unallocated(start: int, stop: int) -> None:
+    stretch = plan_pb2.ExecutedStretch(start=start, stop=stop, location=EDGE)
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest):
+            executed_from_proto([stretch])
+
+    assert peak_memory(refuse) < 100_000
+
+
+def test_a_stretch_to_the_end_of_the_integers_is_refused_unallocated() -> None:
+    segment = plan_pb2.Segment(member="large", location=EDGE, start=0, stop=2**32 - 1)
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest):
+            plan_from_proto(message(segment, steps=2**32 - 1))
+
+    assert peak_memory(refuse) < 200_000
+
+
+def test_more_directives_than_steps_are_refused() -> None:
+    many = [plan_pb2.StepDirective(guided=True)] * (MAX_STEPS + 1)
+    for count in (3, 5, MAX_STEPS + 1):
+        segment = plan_pb2.Segment(
+            member="large", location=EDGE, start=0, stop=4, directives=many[:count]
+        )
+        with pytest.raises(InvalidRequest, match="directives"):
+            plan_from_proto(message(segment))
+
+
+def test_a_plan_of_very_many_segments_is_refused_within_little_memory() -> None:
+    segment = plan_pb2.Segment(member="m", location=EDGE, start=0, stop=MAX_STEPS)
+    wire = message(*[segment] * 5_000)
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest, match="segments"):
+            plan_from_proto(wire)
+
+    assert peak_memory(refuse) < 1_000_000
+
+
+@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, 2**32 - 1])
+def test_a_peer_of_another_protocol_is_incompatible_and_both_versions_are_named(
+    version: int,
+) -> None:
+    check_protocol(PROTOCOL_VERSION, "edge-1")
+    with pytest.raises(Incompatible, match=rf"edge-1 .*{version}, this side {PROTOCOL_VERSION}"):
+        check_protocol(version, "edge-1")

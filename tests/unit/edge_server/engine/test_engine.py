@@ -1,0 +1,397 @@
+"""The engine: every request as if it were alone, and ends exactly once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import BatonError, Cancelled, Draining, ExecutionFailed, Incompatible
+from common.errors import InvalidRequest as Invalid
+from common.families.loader import Family
+from common.latents import Codec, HistoryEntry, LatentState, decode_state
+from common.plan import Plan, Segment, Task
+from edge_server.engine.engine import Engine, Limits
+from edge_server.engine.job import Checkpointed, Drawn, Event, HandedOff, Job, Progressed
+from tests.support.engines import (
+    NODE,
+    Counter,
+    Gate,
+    Listener,
+    WatchedFamily,
+    run_together,
+    started_engine,
+)
+from tests.support.families import NAME
+from tests.support.tasks import PROMPTS, plan, run_alone, task, work
+
+Z = [True, False]
+MIXED: list[tuple[Plan, dict[str, object]]] = [
+    (plan("relay:large>small@0.5", 12, "ddim", 3.0), {}),
+    (plan("relay:large>small@0.4", 10, "euler", 7.5), {"negative": "a red cat", "seed": 1}),
+    (plan("relay:large>small@0.6", 15, "dpmpp_2m", 1.5), {"prompt": PROMPTS[2], "seed": 2}),
+    (plan("relay:small>large@0.5", 8, "ddim", 2.0), {"prompt": PROMPTS[3], "seed": 3}),
+    (plan("relay:small>large@0.7", 10, "dpmpp_2m", 5.0, Z * 5), {"seed": 4}),
+    (plan("relay:large>small@0.5", 14, "euler", 1.0), {"prompt": PROMPTS[4], "seed": 5}),
+    (plan("relay:large>small@0.5", 6, "ddim", 3.0), {"size": 32, "seed": 6}),
+    (plan("relay:large>small@0.8", 5, "dpmpp_2m", 3.0, [False] * 5), {"size": 32, "seed": 7}),
+    (plan("relay:large>small@0.3", 3, "euler", 4.0), {"prompt": PROMPTS[1], "seed": 8}),
+    (plan("relay:small>large@0.1", 10, "ddim", 30.0), {"seed": 9}),
+]
+
+
+def mixed_tasks() -> list[Task]:
+    return [task(of, **changes) for of, changes in MIXED]  # type: ignore[arg-type]
+
+
+def latent(outcome: HandedOff) -> LatentState:
+    return decode_state(outcome.envelope).state
+
+
+def assert_as_alone(family: Family, of: Task, listener: Listener) -> None:
+    """The handoff is the solo run's, and the record tells all steps that led to it."""
+    outcome, stop = listener.handoff(), of.plan.stretch_end(0)
+    state, alone = latent(outcome), run_alone(family, of, stop)
+    assert (state.step, state.level) == (stop, alone.schedule.levels[stop])
+    expected = alone.x.numpy()
+    assert np.linalg.norm(state.x - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert [step.step for step in outcome.executed] == list(range(stop))
+    for step in outcome.executed:
+        assert step.member == of.plan.segment_at(step.step).member
+        asked = of.plan.directive_at(step.step).guided
+        assert step.guided == (asked and of.plan.guidance_scale > 1)
+        assert (step.location, step.node_id) == ("edge", NODE)
+        assert step.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("active", "rows"), [(16, 64), (4, 5), (1, 2), (10, 3)])
+def test_mixed_requests_each_end_as_if_alone_whatever_the_limits(
+    family: Family, active: int, rows: int
+) -> None:
+    counter = Counter()
+    works = [work(f"r{i}", of) for i, of in enumerate(mixed_tasks())]
+    listeners = run_together(WatchedFamily(family, counter), works, active, rows)
+    for of, listener in zip(mixed_tasks(), listeners, strict=True):
+        assert_as_alone(family, of, listener)
+        seen = [(p.step, p.steps) for p in listener.progress]
+        assert seen == [(step, of.plan.steps) for step in range(1, of.plan.stretch_end(0))]
+    assert max(counter.rows) <= rows
+    ran = [step for listener in listeners for step in listener.handoff().executed]
+    assert sum(counter.rows) == sum(2 if step.guided else 1 for step in ran)
+    assert max(step.rows for step in ran) == max(counter.rows)
+
+
+def test_requests_that_arrive_while_others_run_join_them(family: Family) -> None:
+    gate, counter = Gate(), Counter()
+
+    def watch(member: str, x: Tensor) -> None:
+        counter(member, x)
+        gate(member, x)
+
+    of = task(plan("relay:large>small@0.5", 8))
+    first, second = Listener(), Listener()
+    with started_engine(WatchedFamily(family, watch)) as engine:
+        engine.submit(Job(work("first", of), emit=first))
+        gate.wait_for_call(1)
+        engine.submit(Job(work("second", of), emit=second))
+        gate.lift()
+        for listener in (first, second):
+            assert_as_alone(family, of, listener)
+    assert counter.rows == [2, 4, 4, 4, 2]
+
+
+def test_a_place_is_freed_at_the_handoff(family: Family) -> None:
+    order: list[str] = []
+    jobs = []
+    for name, arm in (("short", "relay:large>small@0.25"), ("long", "relay:large>small@0.75")):
+        for number in "12":
+            label = name + number
+            listener = Listener(lambda event, label=label: _note(event, order, label))
+            jobs.append((work(label, task(plan(arm, 8))), listener))
+    with started_engine(family, active=2) as engine:
+        for item, listener in jobs:
+            engine.submit(Job(item, emit=listener))
+        for _, listener in jobs:
+            listener.outcome()
+    assert order == ["short1", "short2", "long1", "long2"]
+
+
+def _note(event: Event, order: list[str], label: str) -> None:
+    if isinstance(event, HandedOff):
+        order.append(label)
+
+
+def test_a_plan_that_ends_on_the_edge_ends_in_a_picture(family: Family) -> None:
+    tasks = [task(plan("edge:large", 5, sampler), seed=i) for i, sampler in
+             enumerate(("ddim", "euler", "dpmpp_2m"))]  # fmt: skip
+    listeners = run_together(family, [work(f"r{i}", of) for i, of in enumerate(tasks)])
+    for of, listener in zip(tasks, listeners, strict=True):
+        outcome = listener.outcome()
+        assert isinstance(outcome, Drawn)
+        expected = family.decode(run_alone(family, of, 5).x)
+        assert outcome.picture.shape == (16, 16, 3)
+        assert np.abs(outcome.picture.astype(int) - expected).max() <= 1
+        assert [step.step for step in outcome.executed] == list(range(5))
+        assert min(outcome.times.model, outcome.times.decode) > 0
+
+
+def several_stretches() -> Plan:
+    return Plan(
+        NAME,
+        "dpmpp_2m",
+        8,
+        3.0,
+        (
+            Segment.full("large", "edge", 0, 2),
+            Segment.full("small", "edge", 2, 3),
+            Segment.full("small", "device", 3, 6),
+            Segment.full("large", "edge", 6, 8),
+        ),
+    )
+
+
+def test_a_handoff_falls_where_the_plan_leaves_the_edge(family: Family) -> None:
+    of = task(several_stretches())
+    (listener,) = run_together(family, [work("r", of)])
+    assert_as_alone(family, of, listener)
+    assert [step.member for step in listener.handoff().executed] == ["large", "large", "small"]
+
+
+def test_a_plan_may_come_back_to_the_edge(family: Family) -> None:
+    of = task(several_stretches())
+    state = run_alone(family, of, 6).state()
+    (listener,) = run_together(family, [work("r", of, resume=state)])
+    outcome = listener.outcome()
+    assert isinstance(outcome, Drawn)
+    assert [step.step for step in outcome.executed] == [6, 7]
+    np.testing.assert_array_equal(outcome.picture, family.decode(run_alone(family, of, 8).x))
+
+
+@pytest.mark.parametrize(
+    ("every", "first", "expected"),
+    [(0, 0, []), (1, 0, [1, 2, 3, 4, 5, 6]), (3, 0, [3, 6]), (2, 3, [5]), (7, 0, []), (200, 0, [])],
+)
+def test_a_checkpoint_comes_after_every_so_many_steps_of_this_node(
+    family: Family, every: int, first: int, expected: list[int]
+) -> None:
+    of = task(plan("relay:large>small@0.7", 10, "dpmpp_2m"))
+    state = run_alone(family, of, first).state() if first else None
+    item = work("r", of, checkpoint_every=every, resume=state)
+    (listener,) = run_together(family, [item])
+    assert listener.handoff().executed[-1].step == 6
+    assert [decode_state(c.envelope).state.step for c in listener.checkpoints] == expected
+    for checkpoint, step in zip(listener.checkpoints, expected, strict=True):
+        assert [e.step for e in checkpoint.executed] == list(range(first, step))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
+def test_going_on_from_any_checkpoint_gives_the_unbroken_handoff(
+    family: Family, sampler: str
+) -> None:
+    of = task(plan("relay:large>small@0.5", 12, sampler))  # type: ignore[arg-type]
+    (listener,) = run_together(family, [work("r", of, checkpoint_every=1)])
+    for checkpoint in listener.checkpoints:
+        envelope = decode_state(checkpoint.envelope, family.fingerprint)
+        assert envelope.request_id == "r"
+        (again,) = run_together(family, [work("r", of, resume=envelope.state)])
+        assert again.handoff().envelope == listener.handoff().envelope
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_the_handoff_travels_in_the_codec_that_was_asked_for(family: Family, codec: Codec) -> None:
+    (listener,) = run_together(family, [work("r", task(), codec=codec)])
+    envelope = decode_state(listener.handoff().envelope, family.fingerprint)
+    assert (envelope.codec, envelope.request_id) == (codec, "r")
+
+
+def test_a_cancelled_request_ends_at_its_next_step_and_its_neighbours_go_on(
+    family: Family,
+) -> None:
+    tasks = [task(plan("relay:large>small@0.5", 12), seed=i) for i in range(3)]
+
+    def cancel_at_two(event: Event) -> None:
+        if event == Progressed(2, 12, 6):
+            engine.cancel("r1")
+
+    listeners = [Listener(), Listener(cancel_at_two), Listener()]
+    engine = Engine(family, NODE, Limits())
+    for i, (of, listener) in enumerate(zip(tasks, listeners, strict=True)):
+        engine.submit(Job(work(f"r{i}", of), emit=listener))
+    engine.start()
+    try:
+        assert isinstance(listeners[1].outcome(), Cancelled)
+        assert [p.step for p in listeners[1].progress] == [1, 2]
+        for i in (0, 2):
+            assert_as_alone(family, tasks[i], listeners[i])
+            rows = [step.rows for step in listeners[i].handoff().executed]
+            assert rows == [6, 6, 4, 4, 4, 4]
+    finally:
+        engine.stop()
+
+
+def test_a_waiting_request_can_be_cancelled_and_an_unknown_one_is_no_matter(
+    family: Family,
+) -> None:
+    gate = Gate()
+    running, waiting = Listener(), Listener()
+    with started_engine(WatchedFamily(family, gate), active=1) as engine:
+        engine.submit(Job(work("running"), emit=running))
+        engine.submit(Job(work("waiting"), emit=waiting))
+        gate.wait_for_call(1)
+        engine.cancel("nobody")
+        engine.cancel("waiting")
+        gate.lift()
+        assert isinstance(waiting.outcome(), Cancelled)
+        assert_as_alone(family, task(), running)
+    assert len(waiting.events) == 1
+
+
+def beside(family: Family, *bad: object, count: int = 2) -> list[Listener]:
+    """Run some work between good requests, which must not notice."""
+    good = [task(plan("relay:large>small@0.5", 8, "dpmpp_2m"), seed=i) for i in range(count)]
+    works = [work("first", good[0]), *bad, work("last", good[1])]
+    first, *others, last = run_together(family, works)  # type: ignore[arg-type]
+    assert_as_alone(family, good[0], first)
+    assert_as_alone(family, good[1], last)
+    return others
+
+
+def test_a_member_whose_model_raises_fails_its_own_requests_only(
+    family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_small(member: str, x: Tensor) -> None:
+        if member == "small":
+            raise ValueError("secret detail")
+
+    broken = task(plan("relay:small>large@0.5", 6))
+    outcomes = beside(WatchedFamily(family, break_small), work("b1", broken), work("b2", broken))
+    for listener in outcomes:
+        error = listener.outcome()
+        assert isinstance(error, ExecutionFailed)
+        assert "secret" not in str(error)
+    assert "secret detail" in caplog.text
+
+
+def huge_state(family: Family, of: Task, step: int = 2) -> LatentState:
+    state = run_alone(family, of, step).state()
+    return replace(state, x=state.x + np.float32(1e6), history=())
+
+
+def test_a_row_that_makes_the_whole_call_raise_fails_alone(
+    family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse_huge(member: str, x: Tensor) -> None:
+        if x.abs().max() > 1e5:
+            raise RuntimeError("out of range")
+
+    of = task(plan("relay:large>small@0.5", 8))
+    bad = work("bad", of, resume=huge_state(family, of))
+    (listener,) = beside(WatchedFamily(family, refuse_huge), bad)
+    assert isinstance(listener.outcome(), ExecutionFailed)
+    assert "one by one" in caplog.text
+
+
+def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
+    of = task(plan("relay:large>small@0.5", 8))
+    state = huge_state(family, of)
+    bad = work("bad", of, resume=replace(state, x=np.full_like(state.x, 3e38)))
+    (listener,) = beside(family, bad)
+    error = listener.outcome()
+    assert isinstance(error, ExecutionFailed)
+    assert "finite" in str(error)
+
+
+def test_a_latent_that_its_codec_cannot_hold_fails_alone(family: Family) -> None:
+    of = task(plan("relay:large>small@0.5", 8))
+    bad = work("bad", of, codec=Codec.FP16, resume=huge_state(family, of, 3))
+    (listener,) = beside(family, bad)
+    error = listener.outcome()
+    assert isinstance(error, Invalid)
+    assert "fp32" in str(error)
+
+
+def test_requests_that_cannot_begin_fail_alone_and_say_why(family: Family) -> None:
+    of = task(plan("relay:large>small@0.5", 8))
+    state = run_alone(family, of, 2).state()
+    unsized = work("size", replace(of, size=7))
+    foreign = work("steps", task(plan("relay:large>small@0.5", 9)), resume=state)
+    shrunk = work("shape", of, resume=replace(state, x=state.x[:3].copy()))
+    outcomes = [listener.outcome() for listener in beside(family, unsized, foreign, shrunk)]
+    assert [type(outcome) for outcome in outcomes] == [Invalid, Incompatible, ExecutionFailed]
+
+
+def test_history_that_stops_the_sampler_fails_alone_even_beside_a_last_step(
+    family: Family,
+) -> None:
+    of = task(plan("relay:large>small@0.5", 8, "dpmpp_2m"))
+    state = run_alone(family, of, 3).state()
+    entry = HistoryEntry(state.level, state.history[0].x0)
+    bad = work("bad", of, resume=replace(state, history=(entry,)))
+    last_step = work("last step", of, resume=state)
+    first, poisoned, second = run_together(family, [last_step, bad, last_step])
+    assert isinstance(poisoned.outcome(), BatonError)
+    for listener in (first, second):
+        assert [step.step for step in listener.handoff().executed] == [3]
+        expected = run_alone(family, of, 4).x.numpy()
+        np.testing.assert_allclose(latent(listener.handoff()).x, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_stopping_ends_what_runs_and_what_waits_as_draining(family: Family) -> None:
+    gate = Gate()
+    listeners = [Listener() for _ in range(3)]
+    engine = Engine(WatchedFamily(family, gate), NODE, Limits(active=1))
+    long = task(plan("edge:small", 200, guidance=1.0))
+    for i, listener in enumerate(listeners):
+        engine.submit(Job(work(f"r{i}", long), emit=listener))
+    engine.start()
+    gate.wait_for_call(1)
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    while stopping.is_alive():
+        gate.allow(1)
+        stopping.join(0.01)
+    assert [type(listener.outcome()) for listener in listeners] == [Draining] * 3
+
+
+def test_every_request_ends_exactly_once_whatever_is_cancelled_when(family: Family) -> None:
+    rng = np.random.default_rng(4)
+    listeners: dict[str, Listener] = {}
+    tasks: dict[str, Task] = {}
+    victims = {f"r{i}" for i in rng.choice(24, size=8, replace=False)}
+    with started_engine(family, active=5, rows=7) as engine:
+        for i in range(24):
+            name, steps = f"r{i}", int(rng.integers(2, 9))
+            guided = [bool(flag) for flag in rng.integers(2, size=steps)]
+            sampler = ("ddim", "euler", "dpmpp_2m")[rng.integers(3)]
+            of = plan("relay:small>large@0.5", steps, sampler, guided=guided)  # type: ignore[arg-type]
+            tasks[name] = task(of, PROMPTS[i % 5], seed=i)
+            at = int(rng.integers(1, 4))
+
+            def on_event(event: Event, name: str = name, at: int = at) -> None:
+                if name in victims and isinstance(event, Progressed) and event.step == at:
+                    engine.cancel(name)
+
+            listeners[name] = Listener(on_event)
+            engine.submit(Job(work(name, tasks[name]), emit=listeners[name]))
+        outcomes = {name: listener.outcome() for name, listener in listeners.items()}
+    for name, listener in listeners.items():
+        endings = [e for e in listener.events if not isinstance(e, Progressed | Checkpointed)]
+        assert endings == [outcomes[name]]
+        if isinstance(outcomes[name], Cancelled):
+            assert name in victims
+        else:
+            assert_as_alone(family, tasks[name], listener)
+
+
+def test_two_engines_in_one_process_do_not_meet(family: Family) -> None:
+    tasks = [task(plan("relay:large>small@0.5", 8), seed=i) for i in range(2)]
+    listeners = [Listener(), Listener()]
+    with started_engine(family) as one, started_engine(family) as two:
+        one.submit(Job(work("same id", tasks[0]), emit=listeners[0]))
+        two.submit(Job(work("same id", tasks[1]), emit=listeners[1]))
+        for of, listener in zip(tasks, listeners, strict=True):
+            assert_as_alone(family, of, listener)

@@ -1,0 +1,309 @@
+"""Requests by id: run once, followed by many, kept for a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from common.errors import Cancelled, Draining, ExecutionFailed, InvalidRequest, Overloaded
+from common.families.loader import Family
+from common.latents import Codec
+from edge_server.engine.job import Checkpointed, Drawn, Event, HandedOff, Outcome, Progressed, Work
+from edge_server.registry import Entry, Registry
+from tests.support.engines import Gate, WatchedFamily, started_engine
+from tests.support.tasks import PROMPTS, plan, run_alone, task, work
+
+FOREVER = 3600.0
+LONG = task(plan("edge:small", 200, guidance=1.0))
+
+
+@dataclass
+class Edge:
+    """A registry over an engine whose model calls wait at a gate."""
+
+    registry: Registry
+    gate: Gate
+
+    def admit(self, item: Work) -> Entry:
+        return self.registry.admit(item)[0]
+
+    async def outcome(self, entry: Entry) -> Outcome:
+        return (await self.events(entry))[-1]  # type: ignore[return-value]
+
+    async def events(self, entry: Entry) -> list[Event]:
+        return [event async for event in self.registry.follow(entry)]
+
+    async def step_until_ended(self, entry: Entry) -> None:
+        """Let one model call through every millisecond, so that timers fall between them."""
+        while entry.outcome is None:
+            self.gate.allow(1)
+            await asyncio.sleep(0.001)
+
+
+@contextlib.contextmanager
+def edge_of(
+    family: Family, capacity: int = 10, result_ttl: float = FOREVER, linger: float = FOREVER
+) -> Iterator[Edge]:
+    gate = Gate()
+    with started_engine(WatchedFamily(family, gate)) as engine:
+        try:
+            yield Edge(Registry(engine, capacity, result_ttl, linger), gate)
+        finally:
+            gate.lift()
+
+
+@pytest.fixture
+async def edge(family: Family) -> AsyncIterator[Edge]:
+    with edge_of(family) as made:
+        yield made
+
+
+async def until_told(edge: Edge, entry: Entry) -> None:
+    """One listener comes, hears of one step, and leaves."""
+    async with contextlib.aclosing(edge.registry.follow(entry)) as events:
+        edge.gate.allow(1)
+        await anext(events)
+
+
+async def test_the_same_request_sent_twice_runs_once_and_ends_alike_for_both(edge: Edge) -> None:
+    item = work("r", task(plan("relay:large>small@0.5", 8)))
+    first, known = edge.registry.admit(item)
+    second, known_again = edge.registry.admit(replace(item))
+    assert (known, known_again) == (False, True)
+    edge.gate.lift()
+    outcomes = await asyncio.gather(edge.outcome(first), edge.outcome(second))
+    assert isinstance(outcomes[0], HandedOff)
+    assert outcomes[0] == outcomes[1]
+    assert edge.gate.arrived == 4
+    assert edge.registry.counts.completed == 1
+
+
+async def test_a_listener_that_comes_midway_or_after_the_end_gets_the_same_outcome(
+    edge: Edge,
+) -> None:
+    item = work("r", task(plan("edge:large", 6)), checkpoint_every=2)
+    entry = edge.admit(item)
+    early = asyncio.ensure_future(edge.events(entry))
+    edge.gate.allow(3)
+    await asyncio.to_thread(edge.gate.wait_for_call, 4)
+    middle = asyncio.ensure_future(edge.events(edge.admit(item)))
+    edge.gate.lift()
+    drawn = (await early)[-1]
+    late = await edge.events(edge.admit(item))
+    assert isinstance(drawn, Drawn)
+    assert (await middle)[-1] is drawn
+    assert late[-1] is drawn
+    assert [type(event) for event in late] == [Progressed, Checkpointed, Drawn]
+    assert edge.gate.arrived == 6
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        work("r", task(prompt=PROMPTS[1])),
+        work("r", task(negative="blue")),
+        work("r", task(seed=1)),
+        work("r", task(size=32)),
+        work("r", task(plan(steps=7))),
+        work("r", task(plan(guidance=3.1))),
+        work("r", task(plan(guided=[False] * 6))),
+        work("r", codec=Codec.INT8),
+        work("r", checkpoint_every=1),
+    ],
+    ids=["prompt", "negative", "seed", "size", "steps", "guidance", "guided", "codec", "cadence"],
+)
+async def test_the_same_id_for_something_else_is_refused_running_or_done(
+    edge: Edge, other: Work
+) -> None:
+    entry = edge.admit(work("r"))
+    with pytest.raises(InvalidRequest, match="r was used before"):
+        edge.admit(other)
+    edge.gate.lift()
+    await edge.outcome(entry)
+    with pytest.raises(InvalidRequest, match="choose a new one"):
+        edge.admit(other)
+
+
+async def test_a_full_edge_refuses_and_says_when_to_try_again(family: Family) -> None:
+    with edge_of(family, capacity=2) as edge:
+        entries = [edge.admit(work(name)) for name in ("a", "b")]
+        with pytest.raises(Overloaded, match="2 places") as caught:
+            edge.admit(work("c"))
+        assert caught.value.retry_after > 0
+        assert edge.admit(work("a")) is entries[0]
+        assert edge.registry.unfinished == 2
+        edge.gate.lift()
+        await edge.outcome(entries[0])
+        edge.admit(work("c"))
+
+
+async def test_a_draining_edge_takes_nothing_new_and_finishes_what_it_has(edge: Edge) -> None:
+    entry = edge.admit(work("r"))
+    edge.registry.draining = True
+    with pytest.raises(Draining):
+        edge.admit(work("other"))
+    assert edge.admit(work("r")) is entry
+    assert not await edge.registry.wait_idle(0.01)
+    edge.gate.lift()
+    assert await edge.registry.wait_idle(60)
+    assert isinstance(await edge.outcome(entry), HandedOff)
+
+
+async def test_an_edge_without_requests_is_idle(edge: Edge) -> None:
+    assert await edge.registry.wait_idle(60)
+    entry = edge.admit(work("r"))
+    edge.gate.lift()
+    await edge.outcome(entry)
+    assert await edge.registry.wait_idle(60)
+    assert edge.registry.unfinished == 0
+
+
+async def test_a_slow_listener_hears_the_newest_step_only(edge: Edge) -> None:
+    item = work("r", task(plan("edge:small", 60)), checkpoint_every=1)
+    entry = edge.admit(item)
+    async with contextlib.aclosing(edge.registry.follow(entry)) as slow:
+        edge.gate.allow(1)
+        assert await anext(slow) == Progressed(1, 60, 2)
+        edge.gate.lift()
+        assert await edge.registry.wait_idle(60)
+        rest = [event async for event in slow]
+    assert len(rest) <= 3
+    assert isinstance(rest[-1], Drawn)
+    assert {event.step for event in rest if isinstance(event, Progressed)} <= {59}
+    checkpoints = [event for event in rest if isinstance(event, Checkpointed)]
+    assert [len(checkpoint.executed) for checkpoint in checkpoints] == [59]
+
+
+async def test_a_listener_hears_of_steps_in_order_and_the_outcome_last(edge: Edge) -> None:
+    entry = edge.admit(work("r", task(plan("edge:small", 12)), checkpoint_every=3))
+    listening = asyncio.ensure_future(edge.events(entry))
+    await edge.step_until_ended(entry)
+    events = await listening
+    steps = [event.step for event in events if isinstance(event, Progressed)]
+    assert steps == sorted(set(steps))
+    told = [type(event) for event in events]
+    assert told.count(Drawn) == 1
+    assert told[-1] is Drawn
+
+
+async def test_a_request_that_all_listeners_left_ends_after_lingering(family: Family) -> None:
+    with edge_of(family, linger=0.02) as edge:
+        entry = edge.admit(work("r", LONG))
+        await until_told(edge, entry)
+        assert entry.outcome is None
+        await edge.step_until_ended(entry)
+        assert isinstance(entry.outcome, Cancelled)
+        assert edge.registry.counts.cancelled == 1
+
+
+async def test_a_request_that_nobody_ever_followed_ends_after_lingering(family: Family) -> None:
+    with edge_of(family, linger=0.02) as edge:
+        entry = edge.admit(work("r", LONG))
+        await edge.step_until_ended(entry)
+        assert isinstance(entry.outcome, Cancelled)
+
+
+async def test_a_listener_that_comes_back_in_time_keeps_the_request_alive(family: Family) -> None:
+    with edge_of(family, linger=0.02) as edge:
+        entry = edge.admit(work("r", LONG))
+        await until_told(edge, entry)
+        again = asyncio.ensure_future(edge.events(entry))
+        await asyncio.sleep(0)
+        await edge.step_until_ended(entry)
+        assert isinstance((await again)[-1], Drawn)
+
+
+async def test_one_of_two_listeners_leaving_ends_nothing(family: Family) -> None:
+    with edge_of(family, linger=0.0) as edge:
+        entry = edge.admit(work("r", LONG))
+        staying = asyncio.ensure_future(edge.events(entry))
+        await until_told(edge, entry)
+        await edge.step_until_ended(entry)
+        assert isinstance((await staying)[-1], Drawn)
+
+
+async def test_leaving_one_part_of_a_request_does_not_end_another_that_is_followed(
+    family: Family,
+) -> None:
+    """A device whose connection broke goes on from its checkpoint, here, under the same id."""
+    with edge_of(family, linger=0.02) as edge:
+        left = edge.admit(work("r", LONG))
+        await until_told(edge, left)
+        checkpoint = run_alone(family, LONG, 3).state()
+        resumed = edge.admit(work("r", LONG, resume=checkpoint))
+        following = asyncio.ensure_future(edge.events(resumed))
+        await edge.step_until_ended(resumed)
+        assert isinstance((await following)[-1], Drawn)
+
+
+async def test_a_result_is_kept_for_its_time_and_then_forgotten(family: Family) -> None:
+    with edge_of(family, result_ttl=0.05) as edge:
+        edge.gate.lift()
+        entry = edge.admit(work("r"))
+        await edge.outcome(entry)
+        again, known = edge.registry.admit(work("r"))
+        assert known
+        assert again is entry
+        await asyncio.sleep(0.1)  # a timer that was set earlier to less has run by then
+        fresh, known = edge.registry.admit(work("r"))
+        assert not known
+        assert isinstance(await edge.outcome(fresh), HandedOff)
+        assert edge.registry.counts.completed == 2
+
+
+async def test_cancelling_ends_a_request_for_every_listener(edge: Edge) -> None:
+    entry, other = edge.admit(work("r", LONG)), edge.admit(work("other"))
+    listeners = [asyncio.ensure_future(edge.events(entry)) for _ in range(2)]
+    await until_told(edge, entry)
+    assert edge.registry.cancel("r")
+    edge.gate.lift()
+    for listener in listeners:
+        with pytest.raises(Cancelled, match="r was cancelled"):
+            await listener
+    assert isinstance(await edge.outcome(other), HandedOff)
+    counts = edge.registry.counts
+    assert (counts.completed, counts.failed, counts.cancelled) == (1, 0, 1)
+
+
+async def test_there_is_nothing_to_cancel_in_what_is_unknown_or_over(edge: Edge) -> None:
+    assert not edge.registry.cancel("r")
+    edge.gate.lift()
+    entry = edge.admit(work("r"))
+    outcome = await edge.outcome(entry)
+    assert not edge.registry.cancel("r")
+    assert entry.outcome is outcome
+
+
+async def test_a_failure_is_raised_to_every_listener_and_kept(edge: Edge) -> None:
+    bad = work("r", replace(task(), size=7))
+    entry = edge.admit(bad)
+    for _ in range(3):
+        with pytest.raises(InvalidRequest, match="size"):
+            await edge.events(edge.admit(bad))
+    assert entry.outcome is not None
+    assert edge.registry.counts.failed == 1
+
+
+async def test_listeners_that_hear_the_same_failure_do_not_lengthen_it(edge: Edge) -> None:
+    bad = work("r", replace(task(), size=7))
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(InvalidRequest) as caught:
+            await edge.events(edge.admit(bad))
+        lengths.append(len(caught.traceback))
+    assert len(set(lengths)) == 1
+
+
+async def test_many_requests_at_once_each_end_once(edge: Edge) -> None:
+    names = [f"r{i}" for i in range(10)]
+    entries = [edge.admit(work(name, task(seed=i))) for i, name in enumerate(names)]
+    edge.gate.lift()
+    outcomes = await asyncio.gather(*(edge.outcome(entry) for entry in entries for _ in range(3)))
+    assert all(isinstance(outcome, HandedOff) for outcome in outcomes)
+    assert not any(isinstance(outcome, ExecutionFailed) for outcome in outcomes)
+    assert edge.registry.counts.completed == 10
+    assert edge.registry.unfinished == 0

@@ -1,0 +1,175 @@
+"""What the edge accepts from the wire, and what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from baton.v1 import edge_pb2, plan_pb2
+from common.errors import (
+    BatonError,
+    CorruptEnvelope,
+    Draining,
+    Incompatible,
+    InvalidRequest,
+    UnknownName,
+    WeightsError,
+)
+from common.families.loader import Family, load_family
+from common.latents import Codec, LatentState, decode_state, encode_state
+from common.plan import ExecutedStep, Plan, Segment
+from common.rpc import PROTOCOL_VERSION
+from common.rpc.convert import executed_from_proto, plan_to_proto
+from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Progressed, Times
+from edge_server.wire import accepted, event_to_proto, work_from_proto
+from tests.support.families import NAME
+from tests.support.tasks import plan, run_alone, task, work
+
+RELAY = plan("relay:large>small@0.5", 6)
+
+
+def request(**changes: object) -> edge_pb2.DenoiseRequest:
+    fields: dict[str, object] = {
+        "protocol_version": PROTOCOL_VERSION,
+        "request_id": "r-1",
+        "prompt": "a red cat",
+        "plan": plan_to_proto(RELAY),
+        "seed": 7,
+        "size": 16,
+    }
+    return edge_pb2.DenoiseRequest(**(fields | changes))  # type: ignore[arg-type]
+
+
+def resumed(
+    family: Family, state: LatentState, name: str = "r-1", **changes: object
+) -> edge_pb2.DenoiseRequest:
+    resume = encode_state(state, name, family.fingerprint, Codec.FP32)
+    return request(resume=resume, **changes)
+
+
+def test_a_good_request_becomes_work(family: Family) -> None:
+    item = work_from_proto(request(codec="int8", checkpoint_every=5, negative_prompt="x"), family)
+    assert (item.request_id, item.codec, item.checkpoint_every) == ("r-1", Codec.INT8, 5)
+    assert (item.task.plan, item.task.seed, item.task.negative) == (RELAY, 7, "x")
+    assert (item.first_step, item.stop, item.resume) == (0, 3, None)
+    assert work_from_proto(request(fingerprint=family.fingerprint), family).codec is Codec.FP16
+
+
+def test_work_does_not_show_the_prompt(family: Family) -> None:
+    item = work_from_proto(request(prompt="my wish", negative_prompt="my fear"), family)
+    assert "my" not in repr(item)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"protocol_version": 99}, Incompatible),
+        ({"fingerprint": "0" * 32}, Incompatible),
+        ({"request_id": ""}, InvalidRequest),
+        ({"request_id": "x" * 129}, InvalidRequest),
+        ({"request_id": "a b"}, InvalidRequest),
+        ({"request_id": "a\n"}, InvalidRequest),
+        ({"request_id": "ä"}, InvalidRequest),
+        ({"prompt": ""}, InvalidRequest),
+        ({"prompt": "x" * 10_000_000}, InvalidRequest),
+        ({"negative_prompt": "x" * 10_000}, InvalidRequest),
+        ({"seed": 2**64 - 1}, InvalidRequest),
+        ({"size": 0}, InvalidRequest),
+        ({"size": 7}, InvalidRequest),
+        ({"size": 65536}, InvalidRequest),
+        ({"codec": "zip"}, InvalidRequest),
+        ({"codec": "x" * 1_000_000}, InvalidRequest),
+        ({"checkpoint_every": 2**32 - 1}, InvalidRequest),
+        ({"plan": plan_pb2.Plan()}, InvalidRequest),
+        ({"plan": plan_to_proto(plan("device:small"))}, InvalidRequest),
+        ({"plan": plan_to_proto(plan("edge:huge"))}, UnknownName),
+        ({"resume": b"nonsense"}, CorruptEnvelope),
+        ({"resume": bytes(100_000)}, CorruptEnvelope),
+    ],
+)
+def test_a_bad_request_is_refused_in_a_short_line_without_its_prompt(
+    family: Family, changes: dict[str, object], error: type[BatonError]
+) -> None:
+    with pytest.raises(error) as caught:
+        work_from_proto(request(**changes), family)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+    assert "red cat" not in str(caught.value)
+
+
+def test_a_plan_for_another_family_is_refused(family: Family) -> None:
+    foreign = Plan("other", "ddim", 2, 1.0, (Segment.full("large", "edge", 0, 2),))
+    with pytest.raises(InvalidRequest, match=rf"serves family {NAME}"):
+        work_from_proto(request(plan=plan_to_proto(foreign)), family)
+
+
+def test_only_the_members_of_the_edges_own_stretch_need_to_be_loaded(
+    family_folder: object,
+) -> None:
+    half = load_family(str(family_folder), ["large"])
+    assert work_from_proto(request(), half).stop == 3
+    reverse = plan_to_proto(plan("relay:small>large@0.5"))
+    with pytest.raises(WeightsError, match="small"):
+        work_from_proto(request(plan=reverse), half)
+
+
+def test_a_request_may_go_on_from_its_own_latent(family: Family) -> None:
+    state = run_alone(family, task(RELAY), 2).state()
+    item = work_from_proto(resumed(family, state), family)
+    assert (item.first_step, item.stop) == (2, 3)
+    assert item.resume is not None
+    np.testing.assert_array_equal(item.resume.x, state.x)
+
+
+def test_a_latent_that_is_not_the_requests_is_refused(family: Family) -> None:
+    state = run_alone(family, task(RELAY), 2).state()
+    with pytest.raises(InvalidRequest, match="another request"):
+        work_from_proto(resumed(family, state, name="r-2"), family)
+    with pytest.raises(InvalidRequest, match="another size"):
+        work_from_proto(resumed(family, state, size=32), family)
+    foreign = request(resume=encode_state(state, "r-1", "0" * 32, Codec.FP32))
+    with pytest.raises(Incompatible, match="latent space"):
+        work_from_proto(foreign, family)
+
+
+@pytest.mark.parametrize(("step", "said"), [(3, "does not run on an edge"), (6, "nothing is left")])
+def test_a_latent_past_the_edges_part_is_refused(family: Family, step: int, said: str) -> None:
+    state = run_alone(family, task(RELAY), step).state()
+    with pytest.raises(InvalidRequest, match=said):
+        work_from_proto(resumed(family, state), family)
+
+
+EXECUTED = tuple(ExecutedStep(i, "large", "edge", "edge-1", i < 2, 4, 1) for i in range(3))
+TIMES = Times(0.5, 1.5, 0.25)
+
+
+def test_events_say_what_happened() -> None:
+    progress = event_to_proto(Progressed(2, 6, 4)).progress
+    assert (progress.step, progress.steps, progress.rows) == (2, 6, 4)
+    checkpoint = event_to_proto(Checkpointed(b"envelope", EXECUTED)).checkpoint
+    handoff = event_to_proto(HandedOff(b"envelope", EXECUTED, TIMES)).handoff
+    for message in (checkpoint, handoff):
+        assert message.envelope == b"envelope"
+        assert tuple(executed_from_proto(message.executed)) == EXECUTED
+    times = handoff.times
+    assert (times.queued_seconds, times.model_seconds, times.decode_seconds) == (0.5, 1.5, 0.25)
+
+
+def test_a_picture_travels_as_raw_rows() -> None:
+    picture = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
+    image = event_to_proto(Drawn(picture, EXECUTED, TIMES)).image
+    assert (image.width, image.height) == (5, 2)
+    np.testing.assert_array_equal(np.frombuffer(image.rgb, np.uint8).reshape(2, 5, 3), picture)
+
+
+def test_an_error_is_no_event() -> None:
+    with pytest.raises(TypeError, match="Draining"):
+        event_to_proto(Draining("no"))
+
+
+def test_acceptance_names_node_latent_space_and_first_step(family: Family) -> None:
+    state = run_alone(family, task(RELAY), 2).state()
+    told = accepted(work("r", resume=state), family, "edge-1", attached=True).accepted
+    assert (told.node_id, told.fingerprint, told.first_step) == ("edge-1", family.fingerprint, 2)
+    assert told.attached
+    assert decode_state(encode_state(state, "r", told.fingerprint, Codec.FP32)).state.step == 2
