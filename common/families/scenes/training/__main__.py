@@ -36,6 +36,7 @@ def train(
     run_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = Path("runs/scenes"),
     member: Annotated[list[str] | None, typer.Option(help="Only these members.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps per member.")] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DenoiserRecipe.lr,
     scenes: Annotated[int, typer.Option(help="Scenes in the data set.")] = 80_000,
     vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder.")] = 3500,
 ) -> None:
@@ -49,7 +50,7 @@ def train(
     for name in member or MEMBERS:
         if name != "large":
             _load_text_encoder(run_dir, text_encoder)
-        recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name])
+        recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name], lr=lr)
         train_denoiser(run_dir, name, text_encoder, data, recipe)
 
 
@@ -59,7 +60,7 @@ def restore(
     folder: Annotated[Path, typer.Option(help="Family to start from.")] = BUILT_IN["scenes"],
 ) -> None:
     """Lay a written family out as checkpoints at step 0, to train on from it."""
-    if any(run_dir.glob("*.pt")):
+    if any((run_dir / f"{name}.pt").exists() for name in MEMBERS):
         raise typer.BadParameter(f"{run_dir} holds checkpoints already")
     family = load_family(str(folder))
     family.vae.save_pretrained(run_dir / "vae")

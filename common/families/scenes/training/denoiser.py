@@ -1,8 +1,9 @@
 """Training of the family's denoisers.
 
-v-prediction (Salimans and Ho 2022) with min-SNR weights, gamma = 5 (Hang et al. 2023), 10% empty
-prompts for classifier-free guidance. The text encoder learns with ``large`` and is frozen for the
-other members, so that all of them are conditioned alike.
+v-prediction (Salimans and Ho 2022), 10% empty prompts for classifier-free guidance. In terms of x0
+the error weighs min(SNR, gamma) + 1 with gamma = 5: min-SNR (Hang et al. 2023) at the clean end, but
+not vanishing at the noisy end, where the prompt decides what will be drawn. The text encoder learns
+with ``large`` and is frozen for the other members, so that all of them are conditioned alike.
 """
 
 from __future__ import annotations
@@ -156,6 +157,6 @@ def _loss(
     predicted = unet(a * latents + b * noise, t, context).sample
     error = (predicted - (a * noise - b * latents)).square().mean(dim=(1, 2, 3))
     snr = alpha_bar[t] / (1 - alpha_bar[t])
-    weight = snr.clamp(max=recipe.min_snr_gamma) / (snr + 1)
+    weight = (snr.clamp(max=recipe.min_snr_gamma) + 1) / (snr + 1)  # v error = (SNR + 1) x0 error
     loss: Tensor = (weight * error).sum() / weight.sum()
     return loss
