@@ -1,9 +1,9 @@
 """Training of the family's denoisers.
 
 v-prediction (Salimans and Ho 2022), 10% empty prompts for classifier-free guidance. In terms of x0
-the error weighs min(SNR, gamma) + 1 with gamma = 5: min-SNR (Hang et al. 2023) at the clean end, but
-not vanishing at the noisy end, where the prompt decides what will be drawn. The text encoder learns
-with ``large`` and is frozen for the other members, so that all of them are conditioned alike.
+the error weighs min(SNR, gamma) + 1 with gamma = 5: min-SNR (Hang et al. 2023) at the clean end,
+but not vanishing at the noisy end, where the prompt decides what will be drawn. The text encoder
+learns with ``large`` and is frozen for the other members, so that all are conditioned alike.
 """
 
 from __future__ import annotations
