@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from common.errors import InvalidRequest
 
 M = TypeVar("M", bound=BaseModel)
+_TABLES = {"device", "edge", "coordinator"}
 
 
 def config_file() -> Path:
@@ -42,11 +43,16 @@ def load_settings(
     ):
         values.update(found)
         origins.update(dict.fromkeys(found, source))
+    return checked(model, values, origins), origins
+
+
+def checked(model: type[M], values: Mapping[str, object], origins: Mapping[str, str]) -> M:
+    """The settings. Raises InvalidRequest, naming the field and its origin."""
     try:
-        return model.model_validate(values), origins
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or section
+        field = ".".join(str(part) for part in first["loc"]) or model.__name__
         origin = origins.get(field, "flag")
         raise InvalidRequest(f"setting {field!r} (from {origin}): {first['msg']}") from error
 
@@ -59,6 +65,8 @@ def _from_file(section: str) -> dict[str, object]:
         tables = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot read settings from {path}: {error}") from error
+    if unknown := sorted(tables.keys() - _TABLES):
+        raise InvalidRequest(f"{path}: unknown table or key {unknown[0]!r}")
     table = tables.get(section, {})
     if not isinstance(table, dict):
         raise InvalidRequest(f"{path}: [{section}] is not a table")

@@ -143,8 +143,7 @@ class Task:
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
         check_prompt(self.negative, "negative prompt")
-        if not 0 <= self.seed < 2**63:
-            raise InvalidRequest(f"a seed is from 0 to 2^63 - 1, got {self.seed}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +259,12 @@ def check_guidance(scale: float) -> float:
     return scale
 
 
+def check_seed(seed: int) -> int:
+    if not 0 <= seed < 2**63:
+        raise InvalidRequest(f"a seed is from 0 to 2^63 - 1, got {seed}")
+    return seed
+
+
 def check_sampler(name: str) -> SamplerName:
     if name not in SAMPLERS:
         raise UnknownName(f"unknown sampler {name[:32]!r}; known: {', '.join(SAMPLERS)}")
@@ -267,6 +272,10 @@ def check_sampler(name: str) -> SamplerName:
 
 
 def check_prompt(prompt: str, what: str = "prompt") -> str:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the {what} is not valid text; write it in UTF-8") from error
     if what == "prompt" and not prompt.strip():
         raise InvalidRequest("the prompt is empty; say what the picture should show")
     if len(prompt) > MAX_PROMPT_CHARS:

@@ -77,6 +77,8 @@ def static_decision(
     """
     if wish is not None:
         arm, reason = names.resolve(wish), "asked for"
+    elif edges and not names.device_members:
+        arm, reason = names.resolve("edge"), "this device holds no member"
     elif not edges or preference == "speed":
         arm = names.resolve("device")
         reason = "fastest" if edges else "no coordinator and no edge are known"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.errors import CorruptEnvelope, ExecutionFailed
+from common.errors import CorruptEnvelope, ExecutionFailed, InvalidRequest
 from common.latents import Codec, LatentState, decode_state
 from common.plan import ExecutedStep, Task
 from common.rpc import PROTOCOL_VERSION
@@ -56,6 +56,7 @@ class EdgeRequest:
     request_id: str
     task: Task
     fingerprint: str
+    shape: tuple[int, int, int]
     codec: Codec
     checkpoint_every: int
     timeout: float
@@ -91,6 +92,7 @@ class EdgeSession:
         self._part = part
         self._on_progress = on_progress
         self._executed_before = list(part.executed)
+        self._first_step = part.resume_step
         self.newest = b""
 
     async def run(self, resume: bytes) -> None:
@@ -113,6 +115,8 @@ class EdgeSession:
                         check_protocol(event.accepted.protocol_version, self._address)
                         self._part.rtt_seconds[self._address] = time.monotonic() - begun
                     self._take(event)
+            except InvalidRequest as error:  # not of the request: of the answer
+                raise ExecutionFailed(f"{self._address} answered nonsense: {error}") from error
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error, self._address) from error
             finally:
@@ -123,7 +127,10 @@ class EdgeSession:
 
     def _take(self, event: edge_pb2.DenoiseEvent) -> None:
         kind = event.WhichOneof("event")
+        plan = self._request.task.plan
         if kind == "progress":
+            if not self._first_step < event.progress.step <= plan.steps:
+                raise InvalidRequest(f"step {event.progress.step} of {plan.steps}")
             self._on_progress(event.progress.step)
         elif kind == "checkpoint":
             self._keep(event.checkpoint.envelope, event.checkpoint)
@@ -133,30 +140,45 @@ class EdgeSession:
             self._part.handoff_bytes = len(event.handoff.envelope)
             self._on_progress(self._part.resume_step)
         elif kind == "image":
-            self._part.picture = _picture(event.image)
-            self._record(event.image)
-            self._on_progress(self._request.task.plan.steps)
+            picture, executed = self._picture(event.image), self._ran(event.image, plan.steps)
+            self._part.picture, self._part.executed = picture, executed
+            self._on_progress(plan.steps)
 
     def _keep(self, envelope: bytes, message: edge_pb2.Checkpoint | edge_pb2.Handoff) -> None:
         decoded = decode_state(envelope, self._request.fingerprint)
+        state, plan = decoded.state, self._request.task.plan
         if decoded.request_id != self._request.request_id:
             raise CorruptEnvelope("the edge sent another request's latent")
-        self._part.state = decoded.state
+        if (state.sampler, state.steps, state.x.shape) != (
+            plan.sampler,
+            plan.steps,
+            self._request.shape,
+        ):
+            raise CorruptEnvelope("the edge sent a latent of another plan")
+        end = plan.stretch_end(self._first_step)
+        if state.step > end or (state.step == end) != isinstance(message, edge_pb2.Handoff):
+            raise CorruptEnvelope(f"the edge sent the latent of step {state.step}, not of {end}")
+        executed = self._ran(message, state.step)
+        self._part.state, self._part.executed = state, executed
         self.newest = envelope
-        self._record(message)
 
-    def _record(self, message: edge_pb2.Checkpoint | edge_pb2.Handoff | edge_pb2.Image) -> None:
+    def _ran(
+        self, message: edge_pb2.Checkpoint | edge_pb2.Handoff | edge_pb2.Image, stop: int
+    ) -> list[ExecutedStep]:
+        """All steps until ``stop``; the edge must have run those since it began."""
         here = executed_from_proto(message.executed)
-        self._part.executed = [*self._executed_before, *here]
+        if [step.step for step in here] != list(range(self._first_step, stop)):
+            raise CorruptEnvelope("the edge's steps are not those of its latent")
+        return [*self._executed_before, *here]
+
+    def _picture(self, image: edge_pb2.Image) -> npt.NDArray[np.uint8]:
+        size = self._request.task.size
+        if (image.width, image.height, len(image.rgb)) != (size, size, 3 * size * size):
+            raise CorruptEnvelope("the edge's picture is incomplete or of another size")
+        return np.frombuffer(image.rgb, np.uint8).reshape(size, size, 3)
 
     async def _cancel(self, stub: edge_pb2_grpc.EdgeStub) -> None:
         """Free the place at the edge; it may be gone, which is as good."""
         with suppress(grpc.aio.AioRpcError):
             request = edge_pb2.CancelRequest(request_id=self._request.request_id)
             await stub.Cancel(request, timeout=_CANCEL_TIMEOUT)
-
-
-def _picture(image: edge_pb2.Image) -> npt.NDArray[np.uint8]:
-    if len(image.rgb) != 3 * image.width * image.height:
-        raise CorruptEnvelope("the edge's picture is incomplete")
-    return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)

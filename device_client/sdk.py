@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
+from common.config import checked
+from common.errors import InvalidRequest
 from common.families.loader import load_family
-from common.plan import check_guidance, check_prompt, check_sampler, check_steps
+from common.plan import check_guidance, check_prompt, check_sampler, check_seed, check_steps
 from common.quality.verifier import find_scorer
+from device_client.decide import PREFERENCES
 from device_client.events import Event, Finished
 from device_client.result import Result
 from device_client.session import Device, PictureSession, Wish
@@ -32,7 +35,8 @@ class AsyncClient:
         settings = settings or DeviceSettings()
         if isinstance(fields.get("edges"), list | tuple):
             fields["edges"] = ",".join(fields["edges"])
-        settings = DeviceSettings.model_validate(settings.model_dump() | fields)
+        origins = dict.fromkeys(fields, "argument")
+        settings = checked(DeviceSettings, settings.model_dump() | fields, origins)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         family = load_family(settings.family, settings.member_list)
@@ -140,6 +144,10 @@ def check_wish(wish: Wish) -> Wish:
     check_prompt(wish.prompt)
     check_prompt(wish.negative, "negative prompt")
     check_sampler(wish.sampler)
+    check_seed(wish.seed)
+    if wish.preference not in PREFERENCES:
+        known = ", ".join(PREFERENCES)
+        raise InvalidRequest(f"the preference is one of {known}, got {wish.preference!r}")
     if wish.steps is not None:
         check_steps(wish.steps)
     if wish.guidance is not None:

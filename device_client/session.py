@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from baton.v1 import coordinator_pb2
 from common.errors import (
     BatonError,
+    Cancelled,
     DeadlineExceeded,
     Draining,
     Incompatible,
@@ -22,7 +24,7 @@ from common.errors import (
 )
 from common.families.loader import Family
 from common.families.local import begin, run_here
-from common.plan import Decision, ExecutedStep, SamplerName, Task
+from common.plan import Arm, Decision, ExecutedStep, SamplerName, Task
 from common.quality.verifier import Scorer
 from device_client import coordination
 from device_client.decide import ArmNames, Preference, static_decision
@@ -80,10 +82,11 @@ class PictureSession:
     async def run(self) -> Result:
         """Raises BatonError if no way led to a picture; the coordinator hears of that too."""
         begun = time.monotonic()
+        self._device.family.latent_shape(self._size)  # nobody is asked about what cannot work
         decision = await self._decide()
-        task = self._task(decision)
-        self._emit(Decided(decision, task.plan))
         try:
+            task = self._task(decision)
+            self._emit(Decided(decision, task.plan))
             result = await self._draw(decision, task, begun)
         except BatonError as error:
             await self._report_failure(decision, error, time.monotonic() - begun)
@@ -147,13 +150,16 @@ class PictureSession:
         manifest = family.manifest
         steps = manifest.default_steps if wish.steps is None else wish.steps
         guidance = manifest.default_guidance if wish.guidance is None else wish.guidance
-        size = manifest.sizes.default if wish.size is None else wish.size
-        family.latent_shape(size)
         plan = decision.arm.expand(family.name, wish.sampler, steps, guidance)
         for segment in plan.segments:
             if segment.location == "device":
                 family.denoiser(segment.member)
-        return Task(wish.prompt, wish.negative, plan, wish.seed, size)
+        return Task(wish.prompt, wish.negative, plan, wish.seed, self._size)
+
+    @property
+    def _size(self) -> int:
+        size = self._wish.size
+        return self._device.family.manifest.sizes.default if size is None else size
 
     async def _edge_part(self, decision: Decision, task: Task) -> Task:
         """Try the edges in order, each from where the last one got; then fall back to the device.
@@ -165,6 +171,7 @@ class PictureSession:
             request_id=self._request_id,
             task=task,
             fingerprint=self._device.family.fingerprint,
+            shape=self._device.family.latent_shape(task.size),
             codec=settings.codec,
             checkpoint_every=settings.checkpoint_every,
             timeout=settings.edge_timeout,
@@ -212,8 +219,11 @@ class PictureSession:
         """Finish on the model thread; returns picture, steps and the seconds that they took."""
         loop = asyncio.get_running_loop()
         family, state = self._device.family, self._part.state
+        withdrawn = threading.Event()
 
         def on_step(record: ExecutedStep) -> None:
+            if withdrawn.is_set():
+                raise Cancelled("the request was withdrawn")
             event = Stepped(record.step + 1, task.plan.steps, "device", record.member)
             loop.call_soon_threadsafe(self._emit, event)
 
@@ -223,13 +233,16 @@ class PictureSession:
             executed = run_here(family, run, task.plan.steps, ("device", "device"), on_step)
             return family.decode(run.x), executed, time.monotonic() - begun
 
-        return await loop.run_in_executor(self._device.model_thread, finish)
+        try:
+            return await loop.run_in_executor(self._device.model_thread, finish)
+        finally:
+            withdrawn.set()
 
     async def _report(self, result: Result) -> None:
         message = coordinator_pb2.ReportRequest(
             decision_id=result.decision_id,
             ok=True,
-            arm=result.arm,
+            arm=_arm_that_ran(result),
             total_seconds=result.seconds.total,
             edge_seconds=result.seconds.edge,
             device_seconds=result.seconds.device,
@@ -255,3 +268,10 @@ class PictureSession:
         settings = self._device.settings
         if settings.coordinator and not message.decision_id.startswith("static-"):
             await coordination.report(settings.coordinator, message, settings.coordinator_timeout)
+
+
+def _arm_that_ran(result: Result) -> str:
+    """The decided arm, or the device's own if no edge took part after all."""
+    if result.steps_at("edge"):
+        return result.arm
+    return Arm("device", (result.executed[-1].member,), 0.0).name

@@ -129,6 +129,7 @@ def _announced_address(process: subprocess.Popen[str], log: TextIO) -> str:
 
 def _table(results: list[Result]) -> Table:
     table = Table("prompt and arm", "seconds", "edge", "device", "bytes", "verified", box=SIMPLE)
+    table.columns[0].min_width = 2 + max(len(result.arm) for result in results)
     for column in table.columns[1:5]:
         column.justify = "right"
     for index, result in enumerate(results):

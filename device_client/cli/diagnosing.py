@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from common.cli import print_json
-from common.errors import BatonError
+from common.errors import BatonError, Incompatible
+from common.families.manifest import find_family, read_manifest
 from device_client.settings import DeviceSettings, split_list
 
 _NOT_REACHABLE = 3
@@ -85,8 +86,9 @@ def _edge(address: str, settings: DeviceSettings) -> Finding:
         from common.rpc.edge_status import edge_status
 
         found = asyncio.run(edge_status(address))
-        if found["family"] != settings.family:
-            return f"{address} serves family {found['family']}, this device has {settings.family}"
+        family = read_manifest(find_family(settings.family)).name
+        if found["family"] != family:
+            raise Incompatible(f"{address} serves family {found['family']}, this device {family}")
         milliseconds = 1000 * float(str(found["rtt_seconds"]))
         return (
             f"{found['node_id']} at {address}: {milliseconds:.1f} ms,"

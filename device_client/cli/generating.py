@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from common.cli import print_json
 from common.errors import InvalidRequest
 from common.quiet import quiet_libraries
-from device_client.decide import PREFERENCES
 
 quiet_libraries()
 
@@ -50,9 +49,6 @@ def generate(settings: DeviceSettings, request: Request, as_json: bool) -> None:
     """Draw, save and tell. Raises BatonError."""
     if not 1 <= request.count <= MAX_PICTURES:
         raise InvalidRequest(f"--n must be from 1 to {MAX_PICTURES}, got {request.count}")
-    if request.options["preference"] not in PREFERENCES:
-        known = ", ".join(PREFERENCES)
-        raise InvalidRequest(f"--prefer is one of {known}, got {request.options['preference']!r}")
     check_wish(Wish(**request.options))
     options = dict(request.options)
     with Client(settings) as client, _Display(quiet=as_json) as display:

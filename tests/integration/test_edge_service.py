@@ -57,7 +57,7 @@ class Stream:
 
 async def follow(stub: Any, request: edge_pb2.DenoiseRequest) -> Stream:
     stream = Stream()
-    async for event in stub.Denoise(request, timeout=30):
+    async for event in stub.Denoise(request, timeout=60):
         kind = event.WhichOneof("event")
         stream.kinds.append(kind)
         if kind == "accepted":
@@ -84,7 +84,7 @@ class Held:
 
     async def status(self) -> edge_pb2.GetStatusResponse:
         request = edge_pb2.GetStatusRequest(protocol_version=PROTOCOL_VERSION)
-        response: edge_pb2.GetStatusResponse = await self.stub.GetStatus(request, timeout=10)
+        response: edge_pb2.GetStatusResponse = await self.stub.GetStatus(request, timeout=60)
         return response
 
     async def counts(self) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class Held:
 
     async def cancel(self, request_id: str) -> bool:
         request = edge_pb2.CancelRequest(request_id=request_id)
-        return bool((await self.stub.Cancel(request, timeout=10)).cancelled)
+        return bool((await self.stub.Cancel(request, timeout=60)).cancelled)
 
 
 @contextlib.asynccontextmanager
@@ -198,7 +198,7 @@ async def test_an_id_cannot_be_used_for_something_else(held: Held, fields: dict[
 async def test_a_lost_connection_may_come_back_to_its_request(held: Held) -> None:
     held.gate.allow(1)
     async with channel_to(held.node.address) as channel:
-        call = EdgeStub(channel).Denoise(ask("r1", steps=6), timeout=30)
+        call = EdgeStub(channel).Denoise(ask("r1", steps=6), timeout=60)
         async for event in call:
             if event.HasField("progress"):
                 break
@@ -221,7 +221,7 @@ async def step_by_step(held: Held, done: Callable[[], object]) -> None:
 
 async def test_a_request_that_nobody_follows_ends_after_its_lingering(family: Family) -> None:
     async with holding(family, linger=0.05) as held:
-        call = held.stub.Denoise(ask("r1", steps=200), timeout=30)
+        call = held.stub.Denoise(ask("r1", steps=200), timeout=60)
         await call.read()
         await asyncio.to_thread(held.gate.wait_for_call, 1)
         call.cancel()
@@ -233,7 +233,7 @@ async def test_a_resumed_request_outlives_its_abandoned_first_run(family: Family
     """The device lost its connection, came back with a checkpoint, and is listening."""
     async with holding(family, linger=0.5) as held:
         held.gate.allow(1)
-        call = held.stub.Denoise(ask("r1", steps=200, checkpoint_every=1), timeout=30)
+        call = held.stub.Denoise(ask("r1", steps=200, checkpoint_every=1), timeout=60)
         while not (event := await call.read()).HasField("checkpoint"):
             pass
         call.cancel()
@@ -270,7 +270,7 @@ async def test_a_cancelled_request_ends_at_its_next_step_for_everybody(held: Hel
 async def test_health_is_told_for_the_node_and_its_service(held: Held) -> None:
     health = health_pb2_grpc.HealthStub(held.channel)
     for name in ("", "baton.v1.Edge"):
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -284,7 +284,7 @@ async def test_a_drain_refuses_the_new_and_ends_the_old(held: Held) -> None:
     assert raw.code() is grpc.StatusCode.UNAVAILABLE
     assert isinstance(error, Draining)
     assert (await held.status()).draining
-    answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+    answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert not draining.done()
     held.gate.lift()

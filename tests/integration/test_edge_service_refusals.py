@@ -76,7 +76,7 @@ def until_step(steps: int) -> plan_pb2.Plan:
 
 async def drawn(stub: Any, request: edge_pb2.DenoiseRequest) -> edge_pb2.Image:
     last = edge_pb2.DenoiseEvent()
-    async for event in stub.Denoise(request, timeout=30):
+    async for event in stub.Denoise(request, timeout=60):
         last = event
     return last.image
 

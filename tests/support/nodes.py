@@ -31,7 +31,7 @@ from edge_server.settings import EdgeSettings
 from tests.support.engines import BeforeCall, Gate, WatchedFamily
 from tests.support.tasks import run_alone
 
-_PATIENCE = 15.0  # seconds until a test that waits gives up
+_PATIENCE = 60.0  # seconds until a test that waits gives up
 
 
 class Cable:
