@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,7 +37,6 @@ class EdgePart:
     handoff_bytes: int = 0
     sent: int = 0
     received: int = 0
-    rtt_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -107,13 +105,11 @@ class EdgeSession:
         async with channel_to(self._address) as channel:
             stub = edge_pb2_grpc.EdgeStub(channel)
             self._part.sent += message.ByteSize()
-            begun = time.monotonic()
             try:
                 async for event in stub.Denoise(message, timeout=self._request.timeout):
                     self._part.received += event.ByteSize()
                     if event.HasField("accepted"):
                         check_protocol(event.accepted.protocol_version, self._address)
-                        self._part.rtt_seconds[self._address] = time.monotonic() - begun
                     self._take(event)
             except InvalidRequest as error:  # not of the request: of the answer
                 raise ExecutionFailed(f"{self._address} answered nonsense: {error}") from error
