@@ -15,13 +15,14 @@ from common.families.manifest import BUILT_IN
 from common.families.scenes.members import MEMBERS, build_text_encoder
 from common.families.scenes.text import build_tokenizer
 from common.families.scenes.training.card import write_card
+from common.families.scenes.training.dataset import load_dataset
 from common.families.scenes.training.denoiser import (
     DenoiserRecipe,
     denoiser_state,
-    load_dataset,
     train_denoiser,
 )
 from common.families.scenes.training.export import export_member, export_shared, write_manifest
+from common.families.scenes.training.meaning import MeaningHeads
 from common.families.scenes.training.vae import VaeRecipe, train_vae
 from common.quiet import quiet_libraries
 
@@ -37,8 +38,11 @@ def train(
     member: Annotated[list[str] | None, typer.Option(help="Only these members.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps per member.")] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DenoiserRecipe.lr,
-    scenes: Annotated[int, typer.Option(help="Scenes in the data set.")] = 80_000,
+    scenes: Annotated[int, typer.Option(help="Scenes in the data set.")] = 110_000,
     vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder.")] = 3500,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the denoiser: minutes first, then faster.")
+    ] = False,
 ) -> None:
     """Train what is not trained yet: autoencoder, data set, large with the text encoder, others."""
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ def train(
     for name in member or MEMBERS:
         if name != "large":
             _load_text_encoder(run_dir, text_encoder)
-        recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name], lr=lr)
+        recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name], lr=lr, compile=compile_)
         train_denoiser(run_dir, name, text_encoder, data, recipe)
 
 
@@ -67,8 +71,9 @@ def restore(
     family.tokenizer.save_pretrained(run_dir / "tokenizer")
     for name in family.members:
         unet = family.unets[name].requires_grad_(True)
-        recipe = DenoiserRecipe(steps=1)
-        denoiser_state(run_dir, name, unet, family.text_encoder, recipe).save(0)
+        encoder = family.text_encoder
+        heads = MeaningHeads(encoder.config.hidden_size) if name == "large" else None
+        denoiser_state(run_dir, name, unet, encoder, heads, DenoiserRecipe(steps=1)).save(0)
 
 
 @app.command()

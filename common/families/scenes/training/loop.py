@@ -40,13 +40,17 @@ class TrainState:
         self.modules = modules
         self.optimizer = optimizer
         self.ema_decay = ema_decay
-        self.ema = {
-            name: {key: value.detach().clone() for key, value in module.state_dict().items()}
-            for name, module in modules.items()
-        }
+        self.restart_ema()
         self._sums: dict[str, float] = {}
         self._count = 0
         self._saved_at = time.monotonic()
+
+    def restart_ema(self) -> None:
+        """Let the averages start from the modules as they are now."""
+        self.ema = {
+            name: {key: value.detach().clone() for key, value in module.state_dict().items()}
+            for name, module in self.modules.items()
+        }
 
     def resume(self) -> int:
         """Load the checkpoint, if there is one; returns the step to go on from."""

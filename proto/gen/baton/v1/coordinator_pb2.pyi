@@ -116,18 +116,24 @@ class RegisterResponse(_message.Message):
 
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    TICKET_KEYS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     lease_seconds: _builtins.float
     """The lease ends so long after the last heartbeat."""
+    @_builtins.property
+    def ticket_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Ed25519 public keys, 32 bytes each, whose tickets the coordinator vouches for."""
+
     def __init__(
         self,
         *,
         protocol_version: _builtins.int = ...,
         lease_seconds: _builtins.float = ...,
+        ticket_keys: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "protocol_version", b"protocol_version", "ticket_keys", b"ticket_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +294,7 @@ class DecideRequest(_message.Message):
     RTT_SECONDS_FIELD_NUMBER: _builtins.int
     PROBES_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     request_id: _builtins.str
     preference: Global___Preference.ValueType
@@ -300,6 +307,8 @@ class DecideRequest(_message.Message):
     """Round trip to the coordinator, and to edges where the device has measured it."""
     arm: _builtins.str
     """An arm that the user insists on; empty leaves the choice to the bandit."""
+    size: _builtins.int
+    """Side of the picture, pixels."""
     @_builtins.property
     def prompt(self) -> Global___PromptFeatures: ...
     @_builtins.property
@@ -323,10 +332,11 @@ class DecideRequest(_message.Message):
         rtt_seconds: _builtins.float = ...,
         probes: _abc.Iterable[Global___EdgeProbe] | None = ...,
         arm: _builtins.str = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "device_cpu", b"device_cpu", "family", b"family", "fingerprint", b"fingerprint", "members", b"members", "preference", b"preference", "probes", b"probes", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "rtt_seconds", b"rtt_seconds", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "device_cpu", b"device_cpu", "family", b"family", "fingerprint", b"fingerprint", "members", b"members", "preference", b"preference", "probes", b"probes", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "rtt_seconds", b"rtt_seconds", "size", b"size", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,11 +376,17 @@ class DecideResponse(_message.Message):
     ARM_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    STANDBY_TICKET_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     decision_id: _builtins.str
     arm: _builtins.str
     """For instance relay:large>small@0.4."""
     reason: _builtins.str
+    ticket: _builtins.str
+    """Admits this request to the ranked edges; empty if the coordinator issues none."""
+    standby_ticket: _builtins.str
+    """Admits one later request while no coordinator answers; empty likewise."""
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeCandidate]:
         """Best first; empty for a device arm."""
@@ -383,14 +399,54 @@ class DecideResponse(_message.Message):
         arm: _builtins.str = ...,
         edges: _abc.Iterable[Global___EdgeCandidate] | None = ...,
         reason: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+        standby_ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "decision_id", b"decision_id", "edges", b"edges", "protocol_version", b"protocol_version", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "decision_id", b"decision_id", "edges", b"edges", "protocol_version", b"protocol_version", "reason", b"reason", "standby_ticket", b"standby_ticket", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideResponse: _TypeAlias = DecideResponse  # noqa: Y015
+
+@_typing.final
+class EdgeAttempt(_message.Message):
+    """What one edge made of a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    address: _builtins.str
+    start: _builtins.int
+    """Steps start <= i < stop reached the device."""
+    stop: _builtins.int
+    error: _builtins.str
+    """Status name of the failure; empty if the edge did its part."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        start: _builtins.int = ...,
+        stop: _builtins.int = ...,
+        error: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "error", b"error", "node_id", b"node_id", "reason", b"reason", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeAttempt: _TypeAlias = EdgeAttempt  # noqa: Y015
 
 @_typing.final
 class ReportRequest(_message.Message):
@@ -406,6 +462,7 @@ class ReportRequest(_message.Message):
     BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     ok: _builtins.bool
     arm: _builtins.str
@@ -419,6 +476,10 @@ class ReportRequest(_message.Message):
     """0 to 1, if the device could score the picture."""
     error: _builtins.str
     """Status name of the failure, for instance UNAVAILABLE."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeAttempt]:
+        """In the order in which they were tried."""
+
     def __init__(
         self,
         *,
@@ -432,10 +493,11 @@ class ReportRequest(_message.Message):
         bytes_received: _builtins.int = ...,
         quality: _builtins.float | None = ...,
         error: _builtins.str = ...,
+        attempts: _abc.Iterable[Global___EdgeAttempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "arm", b"arm", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decision_id", b"decision_id", "device_seconds", b"device_seconds", "edge_seconds", b"edge_seconds", "error", b"error", "ok", b"ok", "quality", b"quality", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "arm", b"arm", "attempts", b"attempts", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decision_id", b"decision_id", "device_seconds", b"device_seconds", "edge_seconds", b"edge_seconds", "error", b"error", "ok", b"ok", "quality", b"quality", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
     _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
@@ -681,6 +743,7 @@ class DecisionRecord(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     request_id: _builtins.str
     created_unix: _builtins.float
@@ -693,6 +756,8 @@ class DecisionRecord(_message.Message):
     preference: _builtins.str
     reason: _builtins.str
     family: _builtins.str
+    owner: _builtins.str
+    """The authenticated device that asked; empty without authentication."""
     @_builtins.property
     def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -719,10 +784,11 @@ class DecisionRecord(_message.Message):
         reason: _builtins.str = ...,
         report: Global___ReportRequest | None = ...,
         family: _builtins.str = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "report", b"report", "reward", b"reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "arm", b"arm", "context", b"context", "created_unix", b"created_unix", "decision_id", b"decision_id", "edges", b"edges", "explored", b"explored", "family", b"family", "preference", b"preference", "propensity", b"propensity", "reason", b"reason", "report", b"report", "request_id", b"request_id", "reward", b"reward", "scores", b"scores", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "arm", b"arm", "context", b"context", "created_unix", b"created_unix", "decision_id", b"decision_id", "edges", b"edges", "explored", b"explored", "family", b"family", "owner", b"owner", "preference", b"preference", "propensity", b"propensity", "reason", b"reason", "report", b"report", "request_id", b"request_id", "reward", b"reward", "scores", b"scores", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reward: _TypeAlias = _typing.Literal["reward"]  # noqa: Y015
     _WhichOneofArgType__reward: _TypeAlias = _typing.Literal["_reward", b"_reward"]  # noqa: Y015

@@ -59,6 +59,11 @@ class CoordinatorStub:
                 request_serializer=baton_dot_v1_dot_coordinator__pb2.ReportRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_coordinator__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/baton.v1.Coordinator/Explain',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer:
@@ -96,6 +101,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why one of the caller's own requests went the way it did.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +135,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=baton_dot_v1_dot_coordinator__pb2.ReportRequest.FromString,
                     response_serializer=baton_dot_v1_dot_coordinator__pb2.ReportResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.ExplainRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +277,33 @@ class Coordinator:
             '/baton.v1.Coordinator/Report',
             baton_dot_v1_dot_coordinator__pb2.ReportRequest.SerializeToString,
             baton_dot_v1_dot_coordinator__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/Explain',
+            baton_dot_v1_dot_coordinator__pb2.ExplainRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,6 +21,8 @@ class CoordinatorStub:
     Decide: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DecideRequest, _coordinator_pb2.DecideResponse]
     """Devices: where to hand over, and how it went."""
     Report: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ReportRequest, _coordinator_pb2.ReportResponse]
+    Explain: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ExplainRequest, _coordinator_pb2.ExplainResponse]
+    """Why one of the caller's own requests went the way it did."""
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,6 +61,14 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.ReportRequest,
         context: _aio.ServicerContext[_coordinator_pb2.ReportRequest, _abc.Awaitable[_coordinator_pb2.ReportResponse]],
     ) -> _abc.Awaitable[_coordinator_pb2.ReportResponse]: ...
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _coordinator_pb2.ExplainRequest,
+        context: _aio.ServicerContext[_coordinator_pb2.ExplainRequest, _abc.Awaitable[_coordinator_pb2.ExplainResponse]],
+    ) -> _abc.Awaitable[_coordinator_pb2.ExplainResponse]:
+        """Why one of the caller's own requests went the way it did."""
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _aio.Server) -> None: ...
 

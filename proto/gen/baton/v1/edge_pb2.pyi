@@ -52,6 +52,7 @@ class DenoiseRequest(_message.Message):
     resume: _builtins.bytes
     """A latent envelope to go on from, instead of the seed's noise."""
     ticket: _builtins.str
+    """Issued by a coordinator that the edge trusts."""
     @_builtins.property
     def plan(self) -> _plan_pb2.Plan: ...
     def __init__(

@@ -10,17 +10,15 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.families.loader import load_family
+from common.families.scenes.grammar import parse_prompt
+from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
 from common.families.scenes.members import build_text_encoder
 from common.families.scenes.text import build_tokenizer
 from common.families.scenes.training.__main__ import restore
-from common.families.scenes.training.denoiser import (
-    DenoiserRecipe,
-    LatentDataset,
-    load_dataset,
-    tokenize,
-    train_denoiser,
-)
+from common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
+from common.families.scenes.training.denoiser import DenoiserRecipe, train_denoiser
 from common.families.scenes.training.export import export_member, export_shared, write_manifest
+from common.families.scenes.training.meaning import MeaningHeads, meaning, train_meaning
 from common.families.scenes.training.vae import VaeRecipe, build_vae, psnr, train_vae
 from common.families.scenes.training.vae import batch_of_pictures as pictures_for
 
@@ -67,7 +65,7 @@ def test_training_in_two_goes_equals_training_in_one(
 def test_large_trains_the_text_encoder_and_the_others_leave_it_alone(
     tokenizer: CLIPTokenizer, data: LatentDataset, tmp_path: Path
 ) -> None:
-    recipe = DenoiserRecipe(steps=1, batch=2)
+    recipe = DenoiserRecipe(steps=1, batch=2, meaning_steps=2)
     untouched = text_encoder(tokenizer).state_dict()
     for member, learns in (("large", True), ("small", False)):
         encoder = text_encoder(tokenizer)
@@ -86,6 +84,41 @@ def test_a_data_set_holds_each_scene_with_its_prompt_and_can_drop_prompts(
     assert latents.dtype == torch.float32
     assert torch.equal(tokens[0], tokenize(tokenizer, [""])[0])
     assert torch.equal(tokens[1], data.tokens[1])
+
+
+def test_a_meaning_tells_objects_apart_and_where_they_stand() -> None:
+    two = meaning(parse_prompt("a small red cat left of a fish on a fog background"))
+    icons, colors, sizes = list(ICONS), list(COLORS), list(SIZES)
+    assert two[0] == 1 + icons.index("cat")
+    assert two[1] == 1 + colors.index("red")
+    assert two[2] == 1 + sizes.index("small")
+    assert two[5:8] == [1 + icons.index("fish"), 0, 0]
+    assert (two[4], two[9]) == (1, 2)  # left of, right of
+    assert two[10] == 1 + list(BACKGROUNDS).index("fog")
+    assert meaning(parse_prompt("three fish"))[3:] == [3, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_the_text_encoder_learns_what_prompts_mean(
+    tokenizer: CLIPTokenizer, data: LatentDataset
+) -> None:
+    encoder = text_encoder(tokenizer)
+    heads = MeaningHeads(encoder.config.hidden_size)
+
+    @torch.inference_mode()
+    def loss() -> float:
+        return heads(encoder(data.tokens)[0], data.meanings)[0].item()
+
+    before = loss()
+    train_meaning(encoder, heads, data.tokens, data.meanings, steps=10, batch=8)
+    assert loss() < 0.7 * before
+
+
+def test_every_prompt_leaves_the_positions_that_are_read_to_padding(
+    tokenizer: CLIPTokenizer,
+) -> None:
+    longest = "a photo of a large orange square right of a small yellow triangle on a forest"
+    tokens = tokenize(tokenizer, [f"{longest} background"])[0]
+    assert (tokens[-5:] == tokenizer.pad_token_id).all()
 
 
 def test_an_exported_family_loads_and_gives_a_plain_pipeline(
