@@ -22,7 +22,6 @@ from common.families.scenes.training.denoiser import (
     train_denoiser,
 )
 from common.families.scenes.training.export import export_member, export_shared, write_manifest
-from common.families.scenes.training.meaning import MeaningHeads
 from common.families.scenes.training.vae import VaeRecipe, train_vae
 from common.quiet import quiet_libraries
 
@@ -71,9 +70,8 @@ def restore(
     family.tokenizer.save_pretrained(run_dir / "tokenizer")
     for name in family.members:
         unet = family.unets[name].requires_grad_(True)
-        encoder = family.text_encoder
-        heads = MeaningHeads(encoder.config.hidden_size) if name == "large" else None
-        denoiser_state(run_dir, name, unet, encoder, heads, DenoiserRecipe(steps=1)).save(0)
+        recipe = DenoiserRecipe(steps=1)
+        denoiser_state(run_dir, name, unet, family.text_encoder, recipe).save(0)
 
 
 @app.command()

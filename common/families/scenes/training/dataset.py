@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 
 from common.families.scenes import render
 from common.families.scenes.grammar import sample_prompt
+from common.families.scenes.training.layout import layout
 from common.families.scenes.training.meaning import meaning
 from common.families.scenes.training.vae import to_model_range
 
@@ -31,14 +32,16 @@ _TASK_SHARES = {
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """Scaled latents float16 [N, 4, 8, 8], token ids int64 [N, tokens] and meanings int64 [N, 11].
+    """Scenes with their prompts.
 
-    ``empty``: the token ids of the empty prompt, int64 [1, tokens].
+    latents: scaled, float16 [N, 4, 8, 8]. tokens: int64 [N, tokens]. meanings: int64 [N, 11].
+    layouts: uint8 [N, 2, 8, 8]. empty: token ids of the empty prompt, int64 [1, tokens].
     """
 
     latents: Tensor
     tokens: Tensor
     meanings: Tensor
+    layouts: Tensor
     empty: Tensor
 
     def batch(self, indices: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,16 +72,20 @@ def _write_dataset(
 ) -> None:
     rng = np.random.default_rng([seed, 1])
     tasks = rng.choice(list(_TASK_SHARES), size=count, p=list(_TASK_SHARES.values()))
-    columns: dict[str, list[Tensor]] = {"latents": [], "tokens": [], "meanings": []}
+    columns: dict[str, list[Tensor]] = {
+        name: [] for name in ("latents", "tokens", "meanings", "layouts")
+    }
     for start in range(0, count, _ENCODE_BATCH):
         prompts, specs = zip(
             *(sample_prompt(rng, task) for task in tasks[start : start + _ENCODE_BATCH]),
             strict=True,
         )
-        pictures = np.stack([render.render(render.compose(spec, rng)) for spec in specs])
+        scenes = [render.compose(spec, rng) for spec in specs]
+        pictures = np.stack([render.render(scene) for scene in scenes])
         columns["latents"].append(_encode(vae, to_model_range(pictures)).half())
         columns["tokens"].append(tokenize(tokenizer, list(prompts)))
         columns["meanings"].append(torch.tensor([meaning(spec) for spec in specs]))
+        columns["layouts"].append(torch.from_numpy(np.stack([layout(scene) for scene in scenes])))
     partial = path.with_suffix(".partial")
     torch.save({name: torch.cat(parts) for name, parts in columns.items()}, partial)
     partial.replace(path)

@@ -3,8 +3,9 @@
 v-prediction (Salimans and Ho 2022), 10% empty prompts for classifier-free guidance. In terms of x0
 the error weighs min(SNR, gamma) + 1 with gamma = 5: min-SNR (Hang et al. 2023) at the clean end,
 but not vanishing at the noisy end, where the prompt decides what will be drawn; a share of the time
-steps is drawn from there alone. The text encoder learns what prompts mean, then learns with
-``large``, and is frozen for the other members, so that all are conditioned alike.
+steps is drawn from there alone. A linear head holds the denoiser's features against the layout of
+the clean picture. The text encoder learns what prompts mean, then learns with ``large``, and is
+frozen for the other members, so that all are conditioned alike.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers import CLIPTextModel
 
 from common.families.scenes.members import build_scheduler, build_unet
 from common.families.scenes.training.dataset import LatentDataset
+from common.families.scenes.training.layout import LayoutHead
 from common.families.scenes.training.loop import TrainState, cosine_lr
 from common.families.scenes.training.meaning import MeaningHeads, train_meaning
 
@@ -38,6 +40,7 @@ class DenoiserRecipe:
     noisy_share: float = 0.5
     meaning_steps: int = 1000
     meaning_weight: float = 0.05
+    layout_weight: float = 0.2
     ema_decay: float = 0.999
     seed: int = 0
     compile: bool = False
@@ -57,10 +60,10 @@ def train_denoiser(
     """
     torch.manual_seed(recipe.seed)
     unet = build_unet(member)
-    heads = MeaningHeads(text_encoder.config.hidden_size) if member == "large" else None
-    state = denoiser_state(run_dir, member, unet, text_encoder, heads, recipe)
+    state = denoiser_state(run_dir, member, unet, text_encoder, recipe)
+    heads = state.modules.get("meaning")
     start = state.resume()
-    if heads is not None and start == 0:
+    if isinstance(heads, MeaningHeads) and start == 0:
         train_meaning(text_encoder, heads, data.tokens, data.meanings, steps=recipe.meaning_steps)
         state.restart_ema()
     optimizer = state.optimizer
@@ -68,7 +71,8 @@ def train_denoiser(
     losses = _Losses(
         unet=torch.compile(unet) if recipe.compile else unet,
         text_encoder=text_encoder,
-        heads=heads,
+        layout=state.modules["layout"],
+        meaning=heads,
         recipe=recipe,
     )
     stop = recipe.steps if stop_after is None else stop_after
@@ -92,17 +96,17 @@ def denoiser_state(
     member: str,
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
-    heads: MeaningHeads | None,
     recipe: DenoiserRecipe,
 ) -> TrainState:
     """What a member's checkpoint holds: its denoiser and, for ``large``, the text encoder.
 
-    ``heads``: the text encoder's classifiers, with ``large`` only.
+    With each of them goes its head.
     """
-    modules: dict[str, nn.Module] = {"unet": unet}
-    if heads is not None:
-        modules |= {"text_encoder": text_encoder, "heads": heads}
-    text_encoder.requires_grad_(heads is not None)
+    modules: dict[str, nn.Module] = {"unet": unet, "layout": LayoutHead(unet)}
+    if member == "large":
+        width = text_encoder.config.hidden_size
+        modules |= {"text_encoder": text_encoder, "meaning": MeaningHeads(width)}
+    text_encoder.requires_grad_(member == "large")
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return TrainState(run_dir / f"{member}.pt", modules, optimizer, recipe.ema_decay)
@@ -114,7 +118,8 @@ class _Losses:
 
     unet: Callable[..., UNet2DConditionOutput]
     text_encoder: CLIPTextModel
-    heads: MeaningHeads | None
+    layout: nn.Module
+    meaning: nn.Module | None
     recipe: DenoiserRecipe
 
     def __post_init__(self) -> None:
@@ -128,13 +133,15 @@ class _Losses:
         drop = torch.rand(batch, generator=generator) < self.recipe.empty_prompts
         latents, tokens = data.batch(rows, drop)
         context = self.text_encoder(tokens)[0]
-        denoising = self._denoising(latents, context, generator)
-        metrics = {"loss": denoising.item()}
-        if self.heads is None:
-            return denoising, metrics
-        meaning, right = self.heads(context[~drop], data.meanings[rows[~drop]])
-        metrics |= {"meaning": meaning.item(), "right": right.item()}
-        return denoising + self.recipe.meaning_weight * meaning, metrics
+        loss = self._denoising(latents, context, generator)
+        layout = self.layout(data.layouts[rows].long())
+        metrics = {"loss": loss.item(), "layout": layout.item()}
+        loss = loss + self.recipe.layout_weight * layout
+        if self.meaning is not None:
+            meaning, right = self.meaning(context[~drop], data.meanings[rows[~drop]])
+            metrics |= {"meaning": meaning.item(), "right": right.item()}
+            loss = loss + self.recipe.meaning_weight * meaning
+        return loss, metrics
 
     def _denoising(self, latents: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(latents.shape, generator=generator)

@@ -12,12 +12,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from common.families.loader import load_family
 from common.families.scenes.grammar import parse_prompt
 from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
-from common.families.scenes.members import build_text_encoder
+from common.families.scenes.members import build_text_encoder, build_unet
+from common.families.scenes.render import PlacedIcon, Scene
 from common.families.scenes.text import build_tokenizer
 from common.families.scenes.training.__main__ import restore
 from common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
 from common.families.scenes.training.denoiser import DenoiserRecipe, train_denoiser
 from common.families.scenes.training.export import export_member, export_shared, write_manifest
+from common.families.scenes.training.layout import LayoutHead, layout
 from common.families.scenes.training.meaning import MeaningHeads, meaning, train_meaning
 from common.families.scenes.training.vae import VaeRecipe, build_vae, psnr, train_vae
 from common.families.scenes.training.vae import batch_of_pictures as pictures_for
@@ -96,6 +98,33 @@ def test_a_meaning_tells_objects_apart_and_where_they_stand() -> None:
     assert (two[4], two[9]) == (1, 2)  # left of, right of
     assert two[10] == 1 + list(BACKGROUNDS).index("fog")
     assert meaning(parse_prompt("three fish"))[3:] == [3, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_layout_names_the_icon_and_the_colour_of_every_cell() -> None:
+    scene = Scene("fog", (PlacedIcon("cat", "red", "small", x=4, y=0),))
+    icons, colors = layout(scene)
+    assert icons.sum() == 9 * (1 + list(ICONS).index("cat"))
+    assert (icons[0:3, 1:4] > 0).all()
+    ground = list(BACKGROUNDS).index("fog")
+    red = len(BACKGROUNDS) + list(COLORS).index("red")
+    assert set(colors[icons > 0]) == {red}
+    assert set(colors[icons == 0]) == {ground}
+
+
+def test_a_layout_is_learnt_from_the_features_of_the_newest_batch(data: LatentDataset) -> None:
+    torch.manual_seed(0)
+    unet = build_unet("small")
+    head = LayoutHead(unet)
+    optimizer = torch.optim.AdamW([*unet.parameters(), *head.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(40):
+        unet(data.latents.float(), torch.zeros(12), torch.zeros(12, 24, 128))
+        loss = head(data.layouts.long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_the_text_encoder_learns_what_prompts_mean(
