@@ -3,9 +3,10 @@
 v-prediction (Salimans and Ho 2022), 10% empty prompts for classifier-free guidance. In terms of x0
 the error weighs min(SNR, gamma) + 1 with gamma = 5: min-SNR (Hang et al. 2023) at the clean end,
 but not vanishing at the noisy end, where the prompt decides what will be drawn; a share of the time
-steps is drawn from there alone. A linear head holds the denoiser's features against the layout of
-the clean picture. The text encoder learns what prompts mean, then learns with ``large``, and is
-frozen for the other members, so that all are conditioned alike.
+steps is drawn from there alone. The denoiser's features are held against the layout of the clean
+picture, and its cross-attention against the objects that the cells belong to. The text encoder
+learns what prompts mean, then learns with ``large``, and is frozen for the other members, so that
+all are conditioned alike.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers import CLIPTextModel
 
 from common.families.scenes.members import build_scheduler, build_unet
 from common.families.scenes.training.dataset import LatentDataset
+from common.families.scenes.training.grounding import Grounding
 from common.families.scenes.training.layout import LayoutHead
 from common.families.scenes.training.loop import TrainState, cosine_lr
 from common.families.scenes.training.meaning import MeaningHeads, train_meaning
@@ -41,6 +43,7 @@ class DenoiserRecipe:
     meaning_steps: int = 1000
     meaning_weight: float = 0.05
     layout_weight: float = 0.2
+    grounding_weight: float = 0.2
     ema_decay: float = 0.999
     seed: int = 0
     compile: bool = False
@@ -72,6 +75,7 @@ def train_denoiser(
         unet=torch.compile(unet) if recipe.compile else unet,
         text_encoder=text_encoder,
         layout=state.modules["layout"],
+        grounding=Grounding(unet),
         meaning=heads,
         recipe=recipe,
     )
@@ -119,6 +123,7 @@ class _Losses:
     unet: Callable[..., UNet2DConditionOutput]
     text_encoder: CLIPTextModel
     layout: nn.Module
+    grounding: Grounding
     meaning: nn.Module | None
     recipe: DenoiserRecipe
 
@@ -134,11 +139,14 @@ class _Losses:
         latents, tokens = data.batch(rows, drop)
         context = self.text_encoder(tokens)[0]
         loss = self._denoising(latents, context, generator)
-        layout = self.layout(data.layouts[rows].long())
-        metrics = {"loss": loss.item(), "layout": layout.item()}
+        layouts, meanings = data.layouts[rows].long(), data.meanings[rows]
+        layout = self.layout(layouts)
+        grounding = self.grounding.loss(layouts, meanings, ~drop)
+        metrics = {"loss": loss.item(), "layout": layout.item(), "grounding": grounding.item()}
         loss = loss + self.recipe.layout_weight * layout
+        loss = loss + self.recipe.grounding_weight * grounding
         if self.meaning is not None:
-            meaning, right = self.meaning(context[~drop], data.meanings[rows[~drop]])
+            meaning, right = self.meaning(context[~drop], meanings[~drop])
             metrics |= {"meaning": meaning.item(), "right": right.item()}
             loss = loss + self.recipe.meaning_weight * meaning
         return loss, metrics

@@ -20,10 +20,13 @@ from common.families.scenes.text import MAX_TOKENS
 _OBJECT = (len(ICONS) + 1, len(COLORS) + 1, len(SIZES) + 1, MAX_COUNT + 1, len(RELATIONS) + 1)
 _CLASSES: tuple[int, ...] = (*_OBJECT, *_OBJECT, len(BACKGROUNDS) + 1)
 
-#: Positions that are padding in every prompt of the grammar, and the facts read from each.
+#: Positions that are padding in every prompt of the grammar: of the states that hold the objects.
+FIRST_OBJECT_AT, SECOND_OBJECT_AT = MAX_TOKENS - 5, MAX_TOKENS - 4
+#: Where a meaning holds the icons of both.
+ICON_OF = (0, 5)
 _READ_AT = {
-    MAX_TOKENS - 5: slice(0, 5),
-    MAX_TOKENS - 4: slice(5, 10),
+    FIRST_OBJECT_AT: slice(0, 5),
+    SECOND_OBJECT_AT: slice(5, 10),
     MAX_TOKENS - 3: slice(10, 11),
 }
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

@@ -19,6 +19,7 @@ from common.families.scenes.training.__main__ import restore
 from common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
 from common.families.scenes.training.denoiser import DenoiserRecipe, train_denoiser
 from common.families.scenes.training.export import export_member, export_shared, write_manifest
+from common.families.scenes.training.grounding import Grounding
 from common.families.scenes.training.layout import LayoutHead, layout
 from common.families.scenes.training.meaning import MeaningHeads, meaning, train_meaning
 from common.families.scenes.training.vae import VaeRecipe, build_vae, psnr, train_vae
@@ -125,6 +126,31 @@ def test_a_layout_is_learnt_from_the_features_of_the_newest_batch(data: LatentDa
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_cells_learn_which_of_two_objects_they_are_drawn_from() -> None:
+    torch.manual_seed(0)
+    unet = build_unet("small")
+    grounding = Grounding(unet)
+    cat, fish = (1 + list(ICONS).index(name) for name in ("cat", "fish"))
+    layouts = torch.zeros(2, 2, 8, 8, dtype=torch.long)
+    layouts[0, 0, :, :4], layouts[0, 0, :, 4:] = cat, fish
+    layouts[1, 0, :, :4], layouts[1, 0, :, 4:] = fish, cat
+    meanings = torch.zeros(2, 11, dtype=torch.long)
+    meanings[:, 0], meanings[:, 5] = cat, fish
+    context = torch.randn(2, 24, 128)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(60):
+        unet(torch.zeros(2, 4, 8, 8), torch.zeros(2), context)
+        loss = grounding.loss(layouts, meanings, torch.tensor([True, True]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    nobody = grounding.loss(layouts, meanings, torch.tensor([False, False]))
+    assert nobody.item() == 0.0
 
 
 def test_the_text_encoder_learns_what_prompts_mean(
