@@ -8,7 +8,7 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format proto train-scenes clean
+.PHONY: help setup demo secrets test check bench format proto train-scenes clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## draw one picture with an edge, a device and a coordinator on this machine (PROMPT='...')
 	@.venv/bin/baton demo $${DEMO_PROMPT:+-- "$$DEMO_PROMPT"}
 
+secrets: $(READY) ## write certificates, tokens and keys for deploy/compose.yaml to deploy/secrets
+	@$(PY) deploy/certificates.py deploy/secrets --host coordinator --host coordinator.core \
+	  --host edge-1 --host edge-2 --edge edge-1 --edge edge-2 --device device-a --device device-b
+
 test: $(READY) ## run the tests (ARGS='-k name')
 	$(PY) -m pytest $(ARGS)
 
@@ -39,6 +43,9 @@ check: $(READY) ## stub drift, lint, format, types, imports; changes nothing
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores) and write it to bench/
+	$(PY) -m tests.bench.relay $(ARGS)
 
 format: $(READY) ## sort the imports, apply the safe fixes, format
 	.venv/bin/ruff check --fix

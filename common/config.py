@@ -1,7 +1,8 @@
 """Strict settings: flag > environment > file > default, each value with its origin.
 
 The file is ``$BATON_CONFIG`` or ``baton/config.toml`` in the user's configuration folder (XDG),
-with one table per node: ``[device]``, ``[edge]``, ``[coordinator]``. Unknown keys are errors.
+with one table per node, ``[device]``, ``[edge]``, ``[coordinator]``, and ``[admin]`` for the
+operator's commands. Unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from common.errors import InvalidRequest
 
 M = TypeVar("M", bound=BaseModel)
-_TABLES = {"device", "edge", "coordinator"}
+_TABLES = {"admin", "coordinator", "device", "edge"}
 
 
 def config_file() -> Path:

@@ -6,6 +6,8 @@
     │   └── UnknownName                 NOT_FOUND
     ├── Incompatible                    FAILED_PRECONDITION  exit 4
     │   └── WeightsError                FAILED_PRECONDITION  exit 5
+    ├── Unauthenticated                 UNAUTHENTICATED      exit 4
+    ├── PermissionDenied                PERMISSION_DENIED    exit 4
     ├── Overloaded                      RESOURCE_EXHAUSTED   exit 4
     ├── Draining                        UNAVAILABLE          exit 4
     ├── Unreachable                     UNAVAILABLE          exit 3
@@ -18,6 +20,7 @@ Messages are one line: what went wrong, why, and what to do. They never hold a p
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar
 
 
@@ -56,6 +59,28 @@ class WeightsError(Incompatible):
     """Model files are missing or damaged."""
 
     exit_code = 5
+
+
+class Unauthenticated(BatonError):
+    """The caller did not prove who it is; ``reason`` is one word for programs."""
+
+    status = "UNAUTHENTICATED"
+    exit_code = 4
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PermissionDenied(BatonError):
+    """The caller may not do this; ``reason`` is one word for programs."""
+
+    status = "PERMISSION_DENIED"
+    exit_code = 4
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Overloaded(BatonError):
@@ -97,3 +122,16 @@ class Cancelled(BatonError):
 
 class ExecutionFailed(BatonError):
     """The model or the sampler failed while running."""
+
+
+def origin(error: BaseException) -> str:
+    """An unexpected error for a log: its class and where it came from, cause by cause.
+
+    Not its message, which may quote a prompt.
+    """
+    parts: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(parts) < 8:
+        parts.append(f"{type(link).__name__}\n{''.join(traceback.format_tb(link.__traceback__))}")
+        link = link.__cause__ or link.__context__
+    return "caused by ".join(parts).rstrip()

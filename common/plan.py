@@ -26,6 +26,8 @@ MAX_GUIDANCE = 30.0
 MAX_PROMPT_CHARS = 4_000
 MAX_SEGMENTS = 16
 MAX_NAME_CHARS = 64
+#: What every device is called in a picture's record; no edge may be.
+DEVICE_NODE = "device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +152,8 @@ class Task:
 class ExecutedStep:
     """One step as it ran; the executed plan is a list of them.
 
-    rows: of the batch that the step was part of; threads: of the process that ran it. Together they
-    make a replay exact.
+    rows: of the batch that the step was part of; row: the first that was the request's own;
+    threads: of the process that ran it. Together they make a replay exact.
     """
 
     step: int
@@ -161,6 +163,7 @@ class ExecutedStep:
     guided: bool
     rows: int
     threads: int
+    row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +231,16 @@ class EdgeChoice:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The coordinator's answer: an arm and, best first, the edges that may serve it."""
+    """The coordinator's answer: an arm and, best first, the edges that may serve it.
+
+    ticket: admits the request to those edges; empty if there is none.
+    """
 
     decision_id: str
     arm: Arm
     edges: tuple[EdgeChoice, ...]
     reason: str = ""
+    ticket: str = field(default="", repr=False)
 
 
 def relay_step(fraction: float, steps: int) -> int:

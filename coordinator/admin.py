@@ -11,9 +11,11 @@ import grpc.aio
 
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import AdminStub
+from common.config import load_settings
 from common.errors import DeadlineExceeded, Unreachable
+from common.rpc.access import AdminSettings
 from common.rpc.channel import open_channel
-from common.rpc.status import from_rpc_error
+from common.rpc.status import from_rpc_error, parsed
 from coordinator import wire
 from coordinator.explain import explain
 from coordinator.values import DecisionRecord, NodeView
@@ -58,10 +60,11 @@ def explanation(address: str, key: str) -> tuple[Row, list[str]]:
 
 def _ask(address: str, call: Callable[[AdminStub], Awaitable[T]]) -> T:
     """One call to the operator's service. Raises the error that the coordinator answered."""
+    access = load_settings(AdminSettings, "admin", {})[0].access()
 
     async def ask() -> T:
-        async with open_channel(address) as channel:
-            return await call(AdminStub(channel))
+        async with open_channel(address, access) as channel:
+            return parsed(await call(AdminStub(channel)), f"the coordinator at {address}")
 
     try:
         return asyncio.run(ask())

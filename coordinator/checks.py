@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from common.errors import InvalidRequest
 from common.plan import MAX_NAME_CHARS
+from common.rpc.convert import MAX_REASON_CHARS
 
 MAX_ID_CHARS = 128
 MAX_MEMBERS = 8
@@ -53,6 +54,15 @@ def check_range(value: float, low: float, high: float, what: str) -> float:
 def check_seconds(value: float, what: str) -> float:
     """A duration of 0 to a day."""
     return check_range(value, 0.0, MAX_SECONDS, what)
+
+
+def check_reason(value: str) -> str:
+    """At most one printable line."""
+    if len(value) > MAX_REASON_CHARS or not value.isprintable():
+        raise InvalidRequest(
+            f"a reason is one printable line of at most {MAX_REASON_CHARS} characters"
+        )
+    return value
 
 
 def check_status_name(value: str) -> str:

@@ -7,13 +7,18 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
-from common.rpc.channel import bind, make_server
+from common.rpc.access import Guard
+from common.rpc.channel import CONTROL_BYTES, bind, make_server
 from common.rpc.serving import Health, check_exposure, until_signal
+from common.rpc.ticket_keys import kept_private_key, read_private_key
+from common.rpc.tickets import Signer
 from coordinator.bandit.context import DIMENSION
 from coordinator.bandit.linucb import LinUCB
 from coordinator.bandit.prior import static_prior
@@ -25,6 +30,7 @@ from coordinator.settings import Settings
 from coordinator.store.base import Store
 from coordinator.store.sqlite import SqliteStore
 from coordinator.store.thread import StoreThread
+from coordinator.tickets import Issuer
 from coordinator.values import Preference
 
 _log = logging.getLogger(__name__)
@@ -48,27 +54,49 @@ def build_decider(settings: Settings, fleet: Fleet, store: StoreThread, clocks: 
     return Decider(bandit, policy, fleet, store, clocks)
 
 
+@dataclass(frozen=True)
+class Secrets:
+    """Who is let in, and the key that signs tickets."""
+
+    guard: Guard
+    ticket_key: Ed25519PrivateKey
+
+    @classmethod
+    def read(cls, settings: Settings, keep: bool) -> Secrets:
+        """``keep``: a key that is made lasts. Raises InvalidRequest for a file of no use."""
+        if settings.ticket_key is not None:
+            key = read_private_key(settings.ticket_key)
+        elif keep:
+            key = kept_private_key(settings.db.with_suffix(".ticket-key"))
+        else:
+            key = Ed25519PrivateKey.generate()
+        return cls(settings.guard(), key)
+
+
 class Node:
     """A coordinator that listens. ``address`` is where."""
 
-    def __init__(self, settings: Settings, store: Store, clocks: Clocks) -> None:
+    def __init__(self, settings: Settings, store: Store, clocks: Clocks, secrets: Secrets) -> None:
         self._settings = settings
+        self._secrets = secrets
         self._store = StoreThread(store)
         self.fleet = Fleet(settings.lease_seconds, clocks.monotonic)
         self.decider = build_decider(settings, self.fleet, self._store, clocks)
-        self._server = make_server()
+        self._server = make_server(secrets.guard, most_bytes=CONTROL_BYTES)
         self._health = Health(self._server, _SERVICES)
+        self._issuer = Issuer(Signer(secrets.ticket_key), settings.ticket_seconds, clocks.unix)
         self._sweeper: asyncio.Task[None] | None = None
         self.address = ""
 
     async def start(self) -> None:
         """Restore what was learned, then listen. Raises Unreachable if the port is taken."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        self.address = f"{host}:{bind(self._server, host, self._settings.port)}"
+        port = bind(self._server, host, self._settings.port, self._secrets.guard.tls)
+        self.address = f"{host}:{port}"
         count = await self.decider.restore()
         _log.info("restored %d rewards from %s", count, self._settings.db)
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(
-            CoordinatorServicer(self.fleet, self.decider), self._server
+            CoordinatorServicer(self.fleet, self.decider, self._issuer), self._server
         )
         coordinator_pb2_grpc.add_AdminServicer_to_server(
             AdminServicer(self.fleet, self.decider), self._server
@@ -113,9 +141,15 @@ async def running(
 
     Raises InvalidRequest, Unreachable, Incompatible or ExecutionFailed, each saying what to do.
     """
-    check_exposure(settings.host, settings.insecure)
+    check_exposure(settings.host, settings.insecure, settings.guard())
+    keep = store is None
     store = store or SqliteStore(settings.db)
-    node = Node(settings, store, clocks or Clocks(time.monotonic, time.time))
+    try:
+        secrets = Secrets.read(settings, keep)
+    except BatonError:
+        store.close()
+        raise
+    node = Node(settings, store, clocks or Clocks(time.monotonic, time.time), secrets)
     try:
         await node.start()
         yield node

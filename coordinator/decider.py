@@ -78,6 +78,7 @@ class _Pending:
     context: FloatArray
     preference: Preference
     edge: str
+    owner: str
     opened: float
     query: DecideQuery | None
 
@@ -95,6 +96,7 @@ class Decider:
         self._clocks = clocks
         self._pending: dict[str, _Pending] = {}
         self._answers: dict[DecideQuery, asyncio.Task[DecisionRecord]] = {}
+        self._unheard: set[DecideQuery] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def restore(self) -> int:
@@ -118,42 +120,63 @@ class Decider:
         task = self._answers.get(query)
         if task is None:
             task = self._answers[query] = self._spawn(self._decide(query))
-        return await asyncio.shield(task)
+        try:
+            record = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if query in self._answers:
+                self._unheard.add(query)  # until it asks again
+            raise
+        self._unheard.discard(query)
+        return record
 
-    async def report(self, decision_id: str, outcome: Outcome) -> bool:
-        """Learn from a report. False: the decision has its reward already, by a report or expiry.
+    async def report(self, decision_id: str, outcome: Outcome, owner: str = "") -> bool:
+        """Learn from a report. False: the decision has ended already, by a report or expiry.
 
-        Raises UnknownName if there is no such decision.
+        A request that its caller withdrew teaches nothing. Raises UnknownName if there is no such
+        decision, or not of ``owner``, if one is named.
         """
         pending = self._pending.get(decision_id)
-        if pending is None:
-            record = await self._store.run(lambda store: store.find(decision_id))
+        if pending is None or owner not in ("", pending.owner):
+            record = await self._store.run(lambda store: store.find(decision_id, owner))
             if record is None or record.decision_id != decision_id:
                 raise UnknownName(f"no decision {decision_id}; a report needs the id of one")
             return False
-        _, chosen = split_key(pending.key)
-        reward = self._policy.rewards.reward(pending.preference, chosen, outcome)
         now = self._clocks.unix()
-        resolution = Resolution(decision_id, "rewarded", reward, now, outcome)
+        if outcome.withdrawn:
+            resolution = Resolution(decision_id, "withdrawn", None, now, outcome)
+        else:
+            _, chosen = split_key(pending.key)
+            reward = self._policy.rewards.reward(pending.preference, chosen, outcome)
+            resolution = Resolution(decision_id, "rewarded", reward, now, outcome)
         # A caller that hangs up must not leave the store and the model at odds.
         return await asyncio.shield(self._spawn(self._resolve(resolution)))
 
     async def expire(self) -> int:
-        """Give the worst reward to decisions that nobody reported in time; returns how many."""
-        oldest = self._clocks.monotonic() - self._policy.expiry_seconds
-        late = [key for key, item in self._pending.items() if item.opened < oldest]
-        now = self._clocks.unix()
-        tasks = [
-            self._spawn(self._resolve(Resolution(key, "expired", WORST_REWARD, now)))
-            for key in late
-        ]
-        return sum(await asyncio.gather(*tasks))
+        """End the decisions that nobody reported in time; returns how many.
 
-    async def find(self, key: str) -> DecisionRecord:
-        """A decision by its id or its request's. Raises UnknownName."""
-        record = await self._store.run(lambda store: store.find(key))
+        They get the worst reward, but for those whose device had hung up before it was answered.
+        """
+        oldest = self._clocks.monotonic() - self._policy.expiry_seconds
+        late = [(key, item) for key, item in self._pending.items() if item.opened < oldest]
+        now = self._clocks.unix()
+        ends = [
+            Resolution(key, "withdrawn", None, now)
+            if item.query in self._unheard
+            else Resolution(key, "expired", WORST_REWARD, now)
+            for key, item in late
+        ]
+        return sum(await asyncio.gather(*(self._spawn(self._resolve(end)) for end in ends)))
+
+    async def find(self, key: str, owner: str = "") -> DecisionRecord:
+        """A decision by its id or its request's; of ``owner`` alone, if one is named.
+
+        Raises UnknownName.
+        """
+        record = await self._store.run(lambda store: store.find(key, owner))
         if record is None:
-            raise UnknownName(f"no decision or request {key}; `decisions` lists the newest")
+            raise UnknownName(
+                f"no decision or request {key}; `baton-coordinator decisions` lists the newest"
+            )
         return record
 
     async def recent(self, limit: int) -> list[DecisionRecord]:
@@ -171,6 +194,7 @@ class Decider:
                 pending=model.pending,
             )
             for key, model in sorted(self._bandit.models().items())
+            if model.rewards + model.pending
         ]
 
     async def close(self) -> None:
@@ -191,6 +215,7 @@ class Decider:
             self._begin(record, query)
         except BaseException:
             del self._answers[query]
+            self._unheard.discard(query)
             raise
         try:
             if not await self._store.write(NewDecision(record)):
@@ -229,6 +254,7 @@ class Decider:
             edges=() if arm.kind == "device" else ranking.choices[:MAX_EDGES],
             rejected=ranking.rejected[:MAX_EDGES],
             reason="asked for" if query.wish else _reason(drawn, feasible, anywhere),
+            owner=query.owner,
         )
 
     def _rank(self, query: DecideQuery, member: str) -> Ranking:
@@ -262,7 +288,7 @@ class Decider:
         self._fleet.assign(edge, record.decision_id)
         opened = self._clocks.monotonic()
         self._pending[record.decision_id] = _Pending(
-            key, context, record.preference, edge, opened, query
+            key, context, record.preference, edge, record.owner, opened, query
         )
 
     def _withdraw(self, decision_id: str) -> None:
@@ -270,17 +296,21 @@ class Decider:
         self._bandit.withdraw(pending.key, pending.context)
 
     async def _resolve(self, resolution: Resolution) -> bool:
-        applied = await self._store.write(resolution)
-        if applied:
+        if not await self._store.write(resolution):
+            return False
+        if resolution.reward is None:
+            self._withdraw(resolution.decision_id)
+        else:
             pending = self._forget(resolution.decision_id)
             self._bandit.resolve(pending.key, pending.context, resolution.reward)
-        return applied
+        return True
 
     def _forget(self, decision_id: str) -> _Pending:
         pending = self._pending.pop(decision_id)
         self._fleet.release(pending.edge, decision_id)
         if pending.query is not None:
             self._answers.pop(pending.query, None)
+            self._unheard.discard(pending.query)
         return pending
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from coordinator.values import ArmScore, DecisionRecord, Outcome
+from coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
 
 def explain(record: DecisionRecord, features: Sequence[str]) -> Iterator[str]:
     """Lines: the decision, why its arm, the other arms, the edges, the context, what came of it."""
     created = datetime.fromtimestamp(record.created_unix, UTC)
-    yield f"decision {record.decision_id} for request {record.request_id}"
+    owner = f" of {record.owner}" if record.owner else ""
+    yield f"decision {record.decision_id} for request {record.request_id}{owner}"
     yield f"  taken {created:%Y-%m-%d %H:%M:%S} UTC; prefers {record.preference}"
     chance = f"drawn with probability {record.propensity:.3f}"
     yield f"arm {record.arm} of family {record.family}, {chance}:"
@@ -68,8 +69,26 @@ def _ending(record: DecisionRecord) -> Iterator[str]:
         yield "no report yet"
     elif record.state == "expired":
         yield f"never reported in time: reward {record.reward or 0.0:.3f}"
-    if record.outcome is not None:
+    elif record.outcome is None:
+        yield "its device had hung up before the answer; nothing was learned from it"
+    if record.outcome is None:
+        return
+    if record.outcome.attempts:
+        yield "edges tried, in order:"
+    for attempt in record.outcome.attempts:
+        yield f"  {_attempt(attempt)}"
+    if record.state == "withdrawn":
+        yield "reported: withdrawn by its caller; nothing was learned from it"
+    else:
         yield f"reported: {_outcome(record.outcome)}; reward {record.reward or 0.0:.3f}"
+
+
+def _attempt(attempt: EdgeAttempt) -> str:
+    name = f"{attempt.node_id or 'an edge'} at {attempt.address}"
+    if not attempt.error:
+        return f"{name}: ran steps {attempt.start} to {attempt.stop}"
+    got = f"after step {attempt.stop}" if attempt.stop > attempt.start else "without a step"
+    return f"{name}: failed {got} ({attempt.error}): {attempt.reason or 'no reason given'}"
 
 
 def _outcome(outcome: Outcome) -> str:

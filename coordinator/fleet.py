@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from common.errors import Overloaded
+from common.errors import Overloaded, PermissionDenied
 from common.plan import EdgeChoice
 from coordinator.values import NodeLoad, NodeState, NodeView, Registration
 
@@ -79,6 +79,8 @@ class _Node:
     registration: Registration
     load: NodeLoad
     last_seen: float
+    #: Name of the edge that joined under this id; empty where nobody is asked for a name.
+    owner: str = ""
     draining: bool = False
     #: Decisions sent here that the edge's last heartbeat cannot know about yet.
     assigned: set[str] = field(default_factory=set)
@@ -106,15 +108,21 @@ class Fleet:
         self._clock = clock
         self._nodes: dict[str, _Node] = {}
 
-    def register(self, registration: Registration) -> None:
-        """Join, or join again under the same id. Raises Overloaded past MAX_NODES edges."""
+    def register(self, registration: Registration, owner: str = "") -> None:
+        """Join, or join again under the same id.
+
+        Raises Overloaded past MAX_NODES edges, and PermissionDenied, as do `heartbeat` and
+        `deregister`, for an id under which another owner has joined.
+        """
+        self._check_owner(registration.node_id, owner)
         if registration.node_id not in self._nodes and len(self._nodes) >= MAX_NODES:
             raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
-        node = _Node(registration, registration.load, self._clock())
+        node = _Node(registration, registration.load, self._clock(), owner)
         self._nodes[registration.node_id] = node
 
-    def heartbeat(self, node_id: str, load: NodeLoad, draining: bool) -> bool:
+    def heartbeat(self, node_id: str, load: NodeLoad, draining: bool, owner: str = "") -> bool:
         """Renew the lease. False: unknown or lost, so the edge must register again."""
+        self._check_owner(node_id, owner)
         node = self._nodes.get(node_id)
         if node is None or self._state(node) == "lost":
             return False
@@ -122,8 +130,9 @@ class Fleet:
         node.assigned.clear()
         return True
 
-    def deregister(self, node_id: str) -> None:
+    def deregister(self, node_id: str, owner: str = "") -> None:
         """Leave; an unknown id has left already."""
+        self._check_owner(node_id, owner)
         self._nodes.pop(node_id, None)
 
     def assign(self, node_id: str, decision_id: str) -> None:
@@ -175,6 +184,13 @@ class Fleet:
                 ranked.append(_appraise(node, need))
         ranked.sort(key=lambda edge: edge.cost)
         return Ranking(tuple(ranked), tuple(rejected))
+
+    def _check_owner(self, node_id: str, owner: str) -> None:
+        node = self._nodes.get(node_id)
+        if node is not None and node.owner != owner:
+            raise PermissionDenied(
+                f"{node_id} is the node of another edge; choose another node_id", "foreign_node"
+            )
 
     def _state(self, node: _Node) -> NodeState:
         if self._clock() - node.last_seen > self.lease_seconds:

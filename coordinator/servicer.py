@@ -8,12 +8,15 @@ from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import coordinator_pb2_grpc as pb_grpc
 from common.errors import InvalidRequest
 from common.rpc import PROTOCOL_VERSION
+from common.rpc.auth import caller
 from common.rpc.convert import check_protocol
 from coordinator import wire
 from coordinator.bandit.context import FEATURES
 from coordinator.checks import check_id
 from coordinator.decider import Decider
 from coordinator.fleet import Fleet
+from coordinator.tickets import Issuer
+from coordinator.values import DecisionRecord
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 1_000
@@ -22,43 +25,55 @@ MAX_LIMIT = 1_000
 class CoordinatorServicer(pb_grpc.CoordinatorServicer):
     """For edges and devices."""
 
-    def __init__(self, fleet: Fleet, decider: Decider) -> None:
+    def __init__(self, fleet: Fleet, decider: Decider, issuer: Issuer) -> None:
         self._fleet = fleet
         self._decider = decider
+        self._issuer = issuer
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
         check_protocol(request.protocol_version, "the edge")
-        self._fleet.register(wire.registration_from_proto(request))
+        self._fleet.register(wire.registration_from_proto(request), caller().name)
         return pb.RegisterResponse(
-            protocol_version=PROTOCOL_VERSION, lease_seconds=self._fleet.lease_seconds
+            protocol_version=PROTOCOL_VERSION,
+            lease_seconds=self._fleet.lease_seconds,
+            ticket_keys=self._issuer.keys,
         )
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
         node_id = check_id(request.node_id, "node_id")
         load = wire.load_from_proto(request.load)
-        return pb.HeartbeatResponse(known=self._fleet.heartbeat(node_id, load, request.draining))
+        known = self._fleet.heartbeat(node_id, load, request.draining, caller().name)
+        return pb.HeartbeatResponse(known=known)
 
     async def Deregister(
         self, request: pb.DeregisterRequest, context: Any
     ) -> pb.DeregisterResponse:
-        self._fleet.deregister(check_id(request.node_id, "node_id"))
+        self._fleet.deregister(check_id(request.node_id, "node_id"), caller().name)
         return pb.DeregisterResponse()
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
         check_protocol(request.protocol_version, "the device")
-        record = await self._decider.decide(wire.query_from_proto(request))
+        query = wire.query_from_proto(request, caller().name)
+        record = await self._decider.decide(query)
         return pb.DecideResponse(
             protocol_version=PROTOCOL_VERSION,
             decision_id=record.decision_id,
             arm=record.arm,
             edges=[wire.edge_to_proto(edge) for edge in record.edges],
             reason=record.reason,
+            ticket=self._issuer.ticket(query, record),
+            standby_ticket=self._issuer.standby(query, record),
         )
 
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:
         decision_id = check_id(request.decision_id, "decision_id")
         outcome = wire.outcome_from_proto(request)
-        return pb.ReportResponse(applied=await self._decider.report(decision_id, outcome))
+        applied = await self._decider.report(decision_id, outcome, caller().name)
+        return pb.ReportResponse(applied=applied)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
+        """Only of the caller's own decisions, where callers are known."""
+        return _explained(await self._decider.find(check_id(request.id, "id"), caller().name))
 
 
 class AdminServicer(pb_grpc.AdminServicer):
@@ -92,9 +107,12 @@ class AdminServicer(pb_grpc.AdminServicer):
         return pb.ListDecisionsResponse(decisions=decisions)
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
-        record = await self._decider.find(check_id(request.id, "id"))
-        return pb.ExplainResponse(
-            decision=wire.record_to_proto(record),
-            features=FEATURES,
-            rejected=[wire.edge_to_proto(edge) for edge in record.rejected],
-        )
+        return _explained(await self._decider.find(check_id(request.id, "id")))
+
+
+def _explained(record: DecisionRecord) -> pb.ExplainResponse:
+    return pb.ExplainResponse(
+        decision=wire.record_to_proto(record),
+        features=FEATURES,
+        rejected=[wire.edge_to_proto(edge) for edge in record.rejected],
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from platformdirs import user_state_path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from common.rpc.access import ServerAccess
 
 DEFAULT_PORT = 7700
 
 
-class Settings(BaseModel):
+class Settings(ServerAccess):
     """Where to listen, where to keep what was learned, and how to learn.
 
     exploration: share of decisions drawn uniformly, which bounds every propensity from below.
@@ -18,6 +20,8 @@ class Settings(BaseModel):
     ridge_lambda: weight of the prior, in observations.
     weight_*: weight of quality against speed under each preference.
     latency_half_seconds: the time at which a request's speed counts as 0.5.
+    ticket_key: PEM file of the Ed25519 key that signs tickets; None keeps one beside the database.
+    ticket_seconds: for which a ticket is good.
     seed: of the random choices; None draws one from the operating system.
     """
 
@@ -25,7 +29,6 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
-    insecure: bool = False
     db: Path = Field(default_factory=lambda: user_state_path("baton") / "coordinator.db")
     lease_seconds: float = Field(default=15.0, gt=0.0, le=3600.0, allow_inf_nan=False)
     decision_expiry_seconds: float = Field(default=900.0, gt=0.0, le=86_400.0, allow_inf_nan=False)
@@ -38,4 +41,6 @@ class Settings(BaseModel):
     weight_quality: float = Field(default=0.8, ge=0.0, le=1.0, allow_inf_nan=False)
     weight_balanced: float = Field(default=0.5, ge=0.0, le=1.0, allow_inf_nan=False)
     weight_speed: float = Field(default=0.2, ge=0.0, le=1.0, allow_inf_nan=False)
+    ticket_key: Path | None = None
+    ticket_seconds: float = Field(default=600.0, ge=1.0, le=86_400.0, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from common.errors import InvalidRequest
-from common.plan import Arm, EdgeChoice, check_steps
+from common.errors import Cancelled, InvalidRequest
+from common.plan import MAX_STEPS, Arm, EdgeChoice, check_steps
 from common.rpc.channel import check_address
+from common.rpc.convert import MAX_ATTEMPTS
+from common.rpc.tickets import MAX_SIZE
 from coordinator import checks
 
 Preference = Literal["quality", "balanced", "speed"]
-DecisionState = Literal["pending", "rewarded", "expired"]
+DecisionState = Literal["pending", "rewarded", "expired", "withdrawn"]
 NodeState = Literal["alive", "draining", "lost"]
 
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
@@ -85,7 +87,8 @@ class DecideQuery:
     device's machine, 0 to 1. rtt_seconds: round trip to the coordinator. probes: (node id, round
     trip in seconds) of the edges that the device has measured. An empty fingerprint says that the
     device holds no model, so that any edge may finish the picture. wish: an arm that the user
-    insists on; None leaves the choice to the bandit.
+    insists on; None leaves the choice to the bandit. owner: the name under which the device has
+    proved who it is; empty where nobody asked. size: of the picture's side, pixels; 0: not said.
     """
 
     request_id: str
@@ -99,12 +102,16 @@ class DecideQuery:
     rtt_seconds: float = 0.0
     probes: tuple[tuple[str, float], ...] = ()
     wish: Arm | None = None
+    owner: str = ""
+    size: int = 0
 
     def __post_init__(self) -> None:
         checks.check_id(self.request_id, "request_id")
         checks.check_id(self.family, "family")
         check_steps(self.steps)
         checks.check_optional_id(self.fingerprint, "fingerprint")
+        checks.check_optional_id(self.owner, "owner")
+        checks.check_range(self.size, 0, MAX_SIZE, "size")
         checks.check_members(self.members, "members")
         checks.check_range(self.device_cpu, 0.0, 1.0, "device_cpu")
         checks.check_seconds(self.rtt_seconds, "rtt_seconds")
@@ -116,8 +123,35 @@ class DecideQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeAttempt:
+    """What one edge made of a request: steps ``start <= i < stop`` reached the device.
+
+    node_id: empty if the edge never answered. error: status name of the failure, empty if the edge
+    did its part; reason: of the failure, one line.
+    """
+
+    node_id: str
+    address: str
+    start: int
+    stop: int
+    error: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        checks.check_optional_id(self.node_id, "attempts.node_id")
+        checks.check_id(self.address, "attempts.address", 255)
+        if not 0 <= self.start <= self.stop <= MAX_STEPS:
+            raise InvalidRequest(f"attempts: {self.start}..{self.stop} is not a stretch of steps")
+        checks.check_status_name(self.error)
+        checks.check_reason(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request went. Times in seconds; quality 0 to 1 or None if nobody scored the picture."""
+    """How a request went. Times in seconds; quality 0 to 1 or None if nobody scored the picture.
+
+    attempts: the edges tried, in order.
+    """
 
     ok: bool
     arm: str = ""
@@ -128,6 +162,7 @@ class Outcome:
     bytes_received: int = 0
     quality: float | None = None
     error: str = ""
+    attempts: tuple[EdgeAttempt, ...] = ()
 
     def __post_init__(self) -> None:
         if self.arm:
@@ -141,6 +176,13 @@ class Outcome:
         checks.check_status_name(self.error)
         if self.ok and self.total_seconds <= 0.0:
             raise InvalidRequest("total_seconds must be positive for a request that succeeded")
+        if len(self.attempts) > MAX_ATTEMPTS:
+            raise InvalidRequest(f"{len(self.attempts)} attempts; at most {MAX_ATTEMPTS}")
+
+    @property
+    def withdrawn(self) -> bool:
+        """The caller gave the request up, which says nothing about its arm."""
+        return not self.ok and self.error == Cancelled.status
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +207,7 @@ class DecisionRecord:
 
     propensity: probability with which the arm was drawn. explored: it came from the exploration
     floor. context: the vector named by ``context.FEATURES``. edges: best first; rejected: the
-    others, each with the reason.
+    others, each with the reason. owner: the authenticated device that asked.
     """
 
     decision_id: str
@@ -184,6 +226,7 @@ class DecisionRecord:
     state: DecisionState = "pending"
     reward: float | None = None
     outcome: Outcome | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

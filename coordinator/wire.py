@@ -5,16 +5,22 @@ What comes from the wire is checked by the values' own limits: InvalidRequest, n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from baton.v1 import coordinator_pb2 as pb
 from common.errors import InvalidRequest
 from common.plan import Arm, EdgeChoice
-from coordinator.checks import check_members
+from common.rpc.convert import MAX_ATTEMPTS
+from coordinator.checks import MAX_PROBES, check_members
 from coordinator.values import (
+    PREFERENCES,
     ArmScore,
     ArmStats,
     DecideQuery,
     DecisionRecord,
     DecisionState,
+    EdgeAttempt,
     NodeLoad,
     NodeState,
     NodeView,
@@ -31,8 +37,9 @@ _PREFERENCES: dict[pb.Preference.ValueType, Preference] = {
     pb.PREFERENCE_BALANCED: "balanced",
     pb.PREFERENCE_SPEED: "speed",
 }
-_STATES: tuple[DecisionState, ...] = ("pending", "rewarded", "expired")
+_STATES: tuple[DecisionState, ...] = ("pending", "rewarded", "expired", "withdrawn")
 _NODE_STATES: tuple[NodeState, ...] = ("alive", "draining", "lost")
+N = TypeVar("N", bound=str)
 
 
 def load_from_proto(message: pb.NodeLoad) -> NodeLoad:
@@ -60,9 +67,11 @@ def registration_from_proto(message: pb.RegisterRequest) -> Registration:
     )
 
 
-def query_from_proto(message: pb.DecideRequest) -> DecideQuery:
+def query_from_proto(message: pb.DecideRequest, owner: str = "") -> DecideQuery:
     if message.preference not in _PREFERENCES:
         raise InvalidRequest(f"unknown preference {message.preference}")
+    if len(message.probes) > MAX_PROBES:
+        raise InvalidRequest(f"{len(message.probes)} probes; at most {MAX_PROBES}")
     prompt = message.prompt
     return DecideQuery(
         request_id=message.request_id,
@@ -78,10 +87,14 @@ def query_from_proto(message: pb.DecideRequest) -> DecideQuery:
         rtt_seconds=message.rtt_seconds,
         probes=tuple((probe.node_id, probe.rtt_seconds) for probe in message.probes),
         wish=Arm.parse(message.arm) if message.arm else None,
+        owner=owner,
+        size=message.size,
     )
 
 
 def outcome_from_proto(message: pb.ReportRequest) -> Outcome:
+    if len(message.attempts) > MAX_ATTEMPTS:
+        raise InvalidRequest(f"{len(message.attempts)} attempts; at most {MAX_ATTEMPTS}")
     return Outcome(
         ok=message.ok,
         arm=message.arm,
@@ -92,6 +105,7 @@ def outcome_from_proto(message: pb.ReportRequest) -> Outcome:
         bytes_received=message.bytes_received,
         quality=message.quality if message.HasField("quality") else None,
         error=message.error,
+        attempts=tuple(_attempt_from_proto(attempt) for attempt in message.attempts),
     )
 
 
@@ -107,6 +121,29 @@ def outcome_to_proto(decision_id: str, outcome: Outcome) -> pb.ReportRequest:
         bytes_received=outcome.bytes_received,
         quality=outcome.quality,
         error=outcome.error,
+        attempts=[_attempt_to_proto(attempt) for attempt in outcome.attempts],
+    )
+
+
+def _attempt_from_proto(message: pb.EdgeAttempt) -> EdgeAttempt:
+    return EdgeAttempt(
+        message.node_id,
+        message.address,
+        message.start,
+        message.stop,
+        message.error,
+        message.reason,
+    )
+
+
+def _attempt_to_proto(attempt: EdgeAttempt) -> pb.EdgeAttempt:
+    return pb.EdgeAttempt(
+        node_id=attempt.node_id,
+        address=attempt.address,
+        start=attempt.start,
+        stop=attempt.stop,
+        error=attempt.error,
+        reason=attempt.reason,
     )
 
 
@@ -140,8 +177,16 @@ def node_from_proto(message: pb.Node) -> NodeView:
         tuple(message.members),
         message.fingerprint,
     )
-    (state,) = (item for item in _NODE_STATES if item == message.state)
+    state = _known(message.state, _NODE_STATES)
     return NodeView(about, load_from_proto(message.load), state, message.seconds_since_heartbeat)
+
+
+def _known(name: str, names: Sequence[N]) -> N:
+    """The name, if it is one of ``names``."""
+    for known in names:
+        if name == known:
+            return known
+    raise InvalidRequest(f"{name[:32]!r} is none of {', '.join(names)}; update the older side")
 
 
 def stats_to_proto(stats: ArmStats) -> pb.ArmStats:
@@ -184,20 +229,19 @@ def record_to_proto(record: DecisionRecord) -> pb.DecisionRecord:
         edges=[edge_to_proto(edge) for edge in record.edges],
         reason=record.reason,
         report=None if outcome is None else outcome_to_proto(record.decision_id, outcome),
+        owner=record.owner,
     )
 
 
 def record_from_proto(
     message: pb.DecisionRecord, rejected: tuple[EdgeChoice, ...] = ()
 ) -> DecisionRecord:
-    (state,) = (item for item in _STATES if item == message.state)
-    (preference,) = {item for item in _PREFERENCES.values() if item == message.preference}
     return DecisionRecord(
         decision_id=message.decision_id,
         request_id=message.request_id,
         created_unix=message.created_unix,
         family=message.family,
-        preference=preference,
+        preference=_known(message.preference, PREFERENCES),
         arm=message.arm,
         propensity=message.propensity,
         explored=message.explored,
@@ -206,9 +250,10 @@ def record_from_proto(
         edges=tuple(edge_from_proto(edge) for edge in message.edges),
         rejected=rejected,
         reason=message.reason,
-        state=state,
+        state=_known(message.state, _STATES),
         reward=message.reward if message.HasField("reward") else None,
         outcome=outcome_from_proto(message.report) if message.HasField("report") else None,
+        owner=message.owner,
     )
 
 

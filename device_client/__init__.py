@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from device_client.events import Decided, EdgeLost, Event, Finished, HandedOver, Stepped
+    from device_client.replaying import Replay, replay, replay_provenance
     from device_client.result import Result
     from device_client.sdk import AsyncClient, Client
     from device_client.settings import DeviceSettings
@@ -27,8 +28,11 @@ _HOMES = {
     "Event": "events",
     "Finished": "events",
     "HandedOver": "events",
+    "Replay": "replaying",
     "Result": "result",
     "Stepped": "events",
+    "replay": "replaying",
+    "replay_provenance": "replaying",
 }
 
 __all__ = [
@@ -40,8 +44,11 @@ __all__ = [
     "Event",
     "Finished",
     "HandedOver",
+    "Replay",
     "Result",
     "Stepped",
+    "replay",
+    "replay_provenance",
 ]
 
 

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import grpc.aio
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
+from common.errors import DeadlineExceeded, UnknownName
 from common.plan import Arm, Decision, EdgeChoice
 from common.rpc import PROTOCOL_VERSION
+from common.rpc.access import Access
 from common.rpc.channel import channel_to
-from common.rpc.convert import check_protocol
-from common.rpc.status import from_rpc_error
+from common.rpc.convert import MAX_ATTEMPTS, check_protocol
+from common.rpc.status import from_rpc_error, parsed
 from device_client.decide import Preference
 from device_client.features import PromptFeatures
+from device_client.result import EdgeAttempt
+from device_client.standby import StandbyTickets
 
 _log = logging.getLogger(__name__)
+_ID = re.compile(r"[!-~]{1,128}")
 
 _PREFERENCES: dict[Preference, coordinator_pb2.Preference.ValueType] = {
     "quality": coordinator_pb2.PREFERENCE_QUALITY,
     "balanced": coordinator_pb2.PREFERENCE_BALANCED,
     "speed": coordinator_pb2.PREFERENCE_SPEED,
 }
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where the coordinator is, how it is reached, and how long it may take to answer, seconds."""
+
+    address: str
+    access: Access
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -40,42 +56,94 @@ class Situation:
     fingerprint: str
     members: Sequence[str]
     steps: int
+    size: int = 0
     wish: str = ""
 
 
-async def ask(address: str, situation: Situation, timeout: float) -> Decision:
-    """The coordinator's decision. Raises its BatonError, or Unreachable."""
-    async with channel_to(address) as channel:
-        try:
-            rtt = await _round_trip(channel, timeout)
-            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-            response = await stub.Decide(_request(situation, rtt), timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, address) from error
-    check_protocol(response.protocol_version, f"the coordinator at {address}")
+async def ask(link: Link, situation: Situation, standby: StandbyTickets | None = None) -> Decision:
+    """The coordinator's decision, within the link's timeout from end to end.
+
+    ``standby`` takes the ticket for a later time without a coordinator. Raises the coordinator's
+    BatonError, Unreachable, or DeadlineExceeded.
+    """
+    try:
+        async with asyncio.timeout(link.timeout):
+            response = await _decide(link, situation)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"no answer from the coordinator at {link.address} within {link.timeout:g} s"
+        ) from error
+    check_protocol(response.protocol_version, f"the coordinator at {link.address}")
     edges = tuple(EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in response.edges)
-    return Decision(response.decision_id, Arm.parse(response.arm), edges, response.reason)
+    if standby is not None:
+        standby.keep(response.standby_ticket, [edge.address for edge in edges])
+    arm = Arm.parse(response.arm)
+    return Decision(response.decision_id, arm, edges, response.reason, response.ticket)
 
 
-async def report(address: str, message: coordinator_pb2.ReportRequest, timeout: float) -> bool:
+async def _decide(link: Link, situation: Situation) -> coordinator_pb2.DecideResponse:
+    async with channel_to(link.address, link.access) as channel:
+        try:
+            rtt = await _round_trip(channel, link.timeout)
+            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+            request = _request(situation, rtt)
+            return parsed(await stub.Decide(request, timeout=link.timeout), link.address)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, link.address) from error
+
+
+async def report(link: Link, message: coordinator_pb2.ReportRequest) -> bool:
     """Tell how it went; False if the coordinator could not be told."""
-    async with channel_to(address) as channel:
+    async with channel_to(link.address, link.access) as channel:
         try:
             stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-            await stub.Report(message, timeout=timeout)
+            await stub.Report(message, timeout=link.timeout)
         except grpc.aio.AioRpcError as error:
-            _log.warning("the coordinator was not told: %s", from_rpc_error(error, address))
+            _log.warning("the coordinator was not told: %s", from_rpc_error(error, link.address))
             return False
     return True
 
 
-async def check_health(address: str, timeout: float) -> float:
-    """Round trip to the coordinator, seconds. Raises Unreachable."""
-    async with channel_to(address) as channel:
+async def explain(link: Link, decision_id: str) -> coordinator_pb2.ExplainResponse:
+    """All that the coordinator knows of a decision. Raises its BatonError, or Unreachable."""
+    async with channel_to(link.address, link.access) as channel:
         try:
-            return await _round_trip(channel, timeout)
+            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+            request = coordinator_pb2.ExplainRequest(id=decision_id)
+            return parsed(await stub.Explain(request, timeout=link.timeout), link.address)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, address) from error
+            raise from_rpc_error(error, link.address) from error
+
+
+def attempts_to_proto(attempts: Sequence[EdgeAttempt]) -> list[coordinator_pb2.EdgeAttempt]:
+    """The newest attempts, as many as a report may hold.
+
+    A name that is no id, which only a hostile edge has, would spoil the report, or carry the
+    prompt: it is left out.
+    """
+    named = [
+        attempt if _ID.fullmatch(attempt.node_id) else replace(attempt, node_id="")
+        for attempt in attempts[-MAX_ATTEMPTS:]
+    ]
+    return [coordinator_pb2.EdgeAttempt(**asdict(attempt)) for attempt in named]
+
+
+async def check_health(link: Link) -> float:
+    """Round trip to the coordinator, seconds, if it would also answer this device.
+
+    Raises Unreachable, Unauthenticated or PermissionDenied.
+    """
+    rtt = 0.0
+    async with channel_to(link.address, link.access) as channel:
+        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        try:
+            rtt = await _round_trip(channel, link.timeout)
+            await stub.Explain(coordinator_pb2.ExplainRequest(id="-"), timeout=link.timeout)
+        except grpc.aio.AioRpcError as error:
+            failure = from_rpc_error(error, link.address)
+            if not isinstance(failure, UnknownName):  # which only those hear who may ask
+                raise failure from error
+    return rtt
 
 
 async def _round_trip(channel: grpc.aio.Channel, timeout: float) -> float:
@@ -108,4 +176,5 @@ def _request(situation: Situation, rtt: float) -> coordinator_pb2.DecideRequest:
         device_cpu=psutil.cpu_percent() / 100,
         rtt_seconds=rtt,
         arm=situation.wish,
+        size=situation.size,
     )

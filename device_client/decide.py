@@ -15,6 +15,12 @@ Preference = Literal["quality", "balanced", "speed"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 
 _DEFAULT_FRACTION = 0.4
+_STATIC = "static-"
+
+
+def is_static(decision_id: str) -> bool:
+    """Whether the device decided alone; no coordinator knows such a decision."""
+    return decision_id.startswith(_STATIC)
 
 
 @dataclass(frozen=True)
@@ -89,5 +95,5 @@ def static_decision(
     if arm.kind != "device" and not edges:
         raise Incompatible(f"arm {arm.name} needs an edge; name one with --edge HOST:PORT")
     choices = tuple(EdgeChoice(address, address, "configured") for address in edges)
-    decision_id = f"static-{uuid.uuid4().hex[:12]}"
+    decision_id = f"{_STATIC}{uuid.uuid4().hex[:12]}"
     return Decision(decision_id, arm, choices if arm.kind != "device" else (), reason)

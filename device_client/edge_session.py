@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import AsyncIterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.errors import CorruptEnvelope, ExecutionFailed, InvalidRequest
-from common.latents import Codec, LatentState, decode_state
-from common.plan import ExecutedStep, Task
+from common.build import Build, Origin, check_line
+from common.errors import (
+    CorruptEnvelope,
+    ExecutionFailed,
+    Incompatible,
+    InvalidRequest,
+    Unreachable,
+)
+from common.latents import Codec, LatentState, decode_state, largest_envelope
+from common.plan import DEVICE_NODE, ExecutedStep, Task
 from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
+from common.rpc.access import OPEN, Access
+from common.rpc.channel import CONTROL_BYTES, Keepalive, open_channel
 from common.rpc.convert import check_protocol, executed_from_proto, plan_to_proto
-from common.rpc.status import from_rpc_error
+from common.rpc.status import from_rpc_error, parsed
 
 _CANCEL_TIMEOUT = 1.0
 
@@ -26,13 +37,16 @@ _CANCEL_TIMEOUT = 1.0
 class EdgePart:
     """How far the edge's part of one request has come, over all edges that worked on it.
 
-    state: the newest latent, from a checkpoint or the handoff, after ``executed``; picture: set if
-    an edge finished, uint8 [H, W, 3].
+    state: the newest latent, from a checkpoint or the handoff, after ``executed``; newest: its
+    envelope, from which another edge can go on; picture: set if an edge finished, uint8 [H, W, 3];
+    nodes: what each edge that accepted the request draws with, by node id.
     """
 
     state: LatentState | None = None
+    newest: bytes = field(default=b"", repr=False)
     executed: list[ExecutedStep] = field(default_factory=list)
     picture: npt.NDArray[np.uint8] | None = None
+    nodes: dict[str, Origin] = field(default_factory=dict)
     handed_over: bool = False
     handoff_bytes: int = 0
     sent: int = 0
@@ -49,7 +63,11 @@ class EdgePart:
 
 @dataclass(frozen=True)
 class EdgeRequest:
-    """What every edge is told about a request."""
+    """What every edge is told about a request, and how it is reached.
+
+    Seconds: timeout for an edge's whole part, connect_timeout for its first answer,
+    reattach_timeout for that answer after the connection broke; zero does not try.
+    """
 
     request_id: str
     task: Task
@@ -58,6 +76,18 @@ class EdgeRequest:
     codec: Codec
     checkpoint_every: int
     timeout: float
+    ticket: str = field(default="", repr=False)
+    access: Access = OPEN
+    keepalive: Keepalive = field(default_factory=Keepalive)
+    connect_timeout: float = 5.0
+    reattach_timeout: float = 0.8
+
+    @property
+    def connection(self) -> tuple[Access, Keepalive, int]:
+        """For `open_channel`: an answer holds a latent or the picture, at most."""
+        picture = 3 * self.task.size**2
+        largest = max(largest_envelope(self.shape), picture)
+        return self.access, self.keepalive, CONTROL_BYTES + largest
 
     def message(self, resume: bytes) -> edge_pb2.DenoiseRequest:
         return edge_pb2.DenoiseRequest(
@@ -72,54 +102,157 @@ class EdgeRequest:
             codec=str(self.codec),
             checkpoint_every=self.checkpoint_every,
             resume=resume,
+            ticket=self.ticket,
         )
 
 
+class Listener(Protocol):
+    """Hears how an edge session goes."""
+
+    def on_step(self, done: int) -> None: ...
+
+    def on_reattached(self, address: str, reason: str) -> None: ...
+
+
+class _Forgotten(Unreachable):
+    """The edge answers again but no longer knows the request."""
+
+
 class EdgeSession:
-    """Runs the edge's part on one edge, collecting into an `EdgePart`."""
+    """Runs the edge's part on one edge, collecting into an `EdgePart`.
+
+    node_id: as the edge calls itself; forgotten: the edge was reached again after the connection
+    broke, but it no longer knew the request.
+    """
 
     def __init__(
-        self,
-        address: str,
-        request: EdgeRequest,
-        part: EdgePart,
-        on_progress: Callable[[int], None],
+        self, address: str, request: EdgeRequest, part: EdgePart, listener: Listener
     ) -> None:
         self._address = address
         self._request = request
         self._part = part
-        self._on_progress = on_progress
+        self._listener = listener
         self._executed_before = list(part.executed)
         self._first_step = part.resume_step
-        self.newest = b""
+        self._told = part.resume_step
+        self.node_id = ""
+        self.forgotten = False
 
-    async def run(self, resume: bytes) -> None:
+    async def run(self, resume: bytes, timeout: float) -> None:
         """Follow the edge to its handoff or picture.
 
-        ``resume``: the envelope to go on from, or nothing. Raises the edge's BatonError; what was
-        collected until then stays in the part, and ``newest`` is the envelope to go on from. If
-        this task is cancelled, the edge is told.
+        ``resume``: the envelope to go on from, or nothing. If the connection breaks, the request is
+        sought once more at the same edge, where it lingers. Raises the edge's BatonError; what was
+        collected until then stays in the part. If this task is cancelled, the edge is told.
         """
-        self.newest = resume
         message = self._request.message(resume)
-        async with channel_to(self._address) as channel:
+        deadline = time.monotonic() + timeout
+        try:
+            await self._follow(message, deadline, self._request.connect_timeout)
+        except Unreachable as error:
+            if not (self.node_id and self._request.reattach_timeout):
+                raise
+            await self._follow_again(message, deadline, error)
+
+    async def _follow_again(
+        self, message: edge_pb2.DenoiseRequest, deadline: float, broken: Unreachable
+    ) -> None:
+        """Raises ``broken`` if the request is not to be found there any more."""
+        try:
+            await self._follow(message, deadline, self._request.reattach_timeout, broken)
+        except _Forgotten as error:
+            self.forgotten = True
+            raise broken from error
+        except Unreachable as error:
+            raise broken from error
+
+    async def _follow(
+        self,
+        message: edge_pb2.DenoiseRequest,
+        deadline: float,
+        patience: float,
+        broken: Unreachable | None = None,
+    ) -> None:
+        """One stream, on a connection of its own. ``broken``: why the one before it ended."""
+        request = self._request
+        async with open_channel(self._address, *request.connection) as channel:
             stub = edge_pb2_grpc.EdgeStub(channel)
             self._part.sent += message.ByteSize()
+            call = stub.Denoise(message, timeout=max(deadline - time.monotonic(), 0.001))
             try:
-                async for event in stub.Denoise(message, timeout=self._request.timeout):
-                    self._part.received += event.ByteSize()
-                    if event.HasField("accepted"):
-                        check_protocol(event.accepted.protocol_version, self._address)
-                    self._take(event)
-            except InvalidRequest as error:  # not of the request: of the answer
-                raise ExecutionFailed(f"{self._address} answered nonsense: {error}") from error
+                await self._read(call, patience, broken)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error, self._address) from error
-            finally:
-                if not self._part.done:
-                    await self._cancel(stub)
+            except TimeoutError as error:
+                raise Unreachable(
+                    f"no answer from {self._address} within {patience:g} s; is it overloaded or"
+                    " stopped?"
+                ) from error
+            except BaseException as error:  # the edge knows nothing of it and works on
+                await self._cancel(stub)
+                if isinstance(error, InvalidRequest):  # not the request is bad, but the answer
+                    raise ExecutionFailed(f"{self._address} answered nonsense: {error}") from error
+                raise
+
+    async def _read(
+        self,
+        call: AsyncIterable[edge_pb2.DenoiseEvent],
+        patience: float,
+        broken: Unreachable | None,
+    ) -> None:
+        async with asyncio.timeout(patience) as waiting:
+            async for answer in call:
+                waiting.reschedule(None)
+                event = parsed(answer, self._address)
+                self._part.received += event.ByteSize()
+                if event.HasField("accepted"):
+                    self._accepted(event.accepted, broken)
+                elif not self.node_id:
+                    raise InvalidRequest("it has not said who it is")
+                self._take(event)
         if not self._part.done:
             raise ExecutionFailed(f"the edge at {self._address} ended without a result")
+
+    def _accepted(self, accepted: edge_pb2.Accepted, broken: Unreachable | None) -> None:
+        check_protocol(accepted.protocol_version, self._address)
+        self._identify(accepted)
+        if broken is None:
+            return
+        if not accepted.attached:
+            raise _Forgotten("the edge has begun the request anew")
+        self._listener.on_reattached(self._address, str(broken))
+
+    def _identify(self, accepted: edge_pb2.Accepted) -> None:
+        """Note who it is and what it draws with, for the picture's record.
+
+        Raises InvalidRequest for nonsense, Incompatible if steps are already on record as this
+        node's that were drawn with something else: a record holds one origin for a node id.
+        """
+        node_id, origin = check_line(accepted.node_id, "its node id"), _origin(accepted)
+        if node_id == DEVICE_NODE:
+            raise InvalidRequest(f"no edge may be called {DEVICE_NODE!r}")
+        if not self._planned_members() <= origin.members.keys():
+            raise InvalidRequest("a member of its part has no fingerprint")
+        known = self._part.nodes.get(node_id)
+        if known and any(step.node_id == node_id for step in self._part.executed):
+            if not known.agrees(origin):
+                raise Incompatible(
+                    f"edge {node_id} has other weights or another build than when it drew earlier"
+                    " steps; if two edges have one name, give each its own"
+                )
+            origin = Origin(origin.build, {**known.members, **origin.members})
+        self.node_id, self._part.nodes[node_id] = node_id, origin
+
+    def _planned_members(self) -> set[str]:
+        plan = self._request.task.plan
+        steps = range(self._first_step, plan.stretch_end(self._first_step))
+        return {plan.segment_at(step).member for step in steps}
+
+    def _progressed(self, step: int) -> None:
+        """A stream that was reattached may tell a step once more."""
+        if step > self._told:
+            self._told = step
+            self._listener.on_step(step)
 
     def _take(self, event: edge_pb2.DenoiseEvent) -> None:
         kind = event.WhichOneof("event")
@@ -127,18 +260,18 @@ class EdgeSession:
         if kind == "progress":
             if not self._first_step < event.progress.step <= plan.steps:
                 raise InvalidRequest(f"step {event.progress.step} of {plan.steps}")
-            self._on_progress(event.progress.step)
+            self._progressed(event.progress.step)
         elif kind == "checkpoint":
             self._keep(event.checkpoint.envelope, event.checkpoint)
         elif kind == "handoff":
             self._keep(event.handoff.envelope, event.handoff)
             self._part.handed_over = True
             self._part.handoff_bytes = len(event.handoff.envelope)
-            self._on_progress(self._part.resume_step)
+            self._progressed(self._part.resume_step)
         elif kind == "image":
             picture, executed = self._picture(event.image), self._ran(event.image, plan.steps)
             self._part.picture, self._part.executed = picture, executed
-            self._on_progress(plan.steps)
+            self._progressed(plan.steps)
 
     def _keep(self, envelope: bytes, message: edge_pb2.Checkpoint | edge_pb2.Handoff) -> None:
         decoded = decode_state(envelope, self._request.fingerprint)
@@ -155,15 +288,19 @@ class EdgeSession:
         if state.step > end or (state.step == end) != isinstance(message, edge_pb2.Handoff):
             raise CorruptEnvelope(f"the edge sent the latent of step {state.step}, not of {end}")
         executed = self._ran(message, state.step)
-        self._part.state, self._part.executed = state, executed
-        self.newest = envelope
+        part = self._part
+        part.state, part.executed, part.newest = state, executed, envelope
 
     def _ran(
         self, message: edge_pb2.Checkpoint | edge_pb2.Handoff | edge_pb2.Image, stop: int
     ) -> list[ExecutedStep]:
-        """All steps until ``stop``; the edge must have run those since it began."""
-        here = executed_from_proto(message.executed)
-        if [step.step for step in here] != list(range(self._first_step, stop)):
+        """All steps until ``stop``; the edge must have run those since it began, as planned."""
+        here, plan = executed_from_proto(message.executed), self._request.task.plan
+        told = [(step.step, step.member, step.location, step.node_id) for step in here]
+        if told != [
+            (step, plan.segment_at(step).member, "edge", self.node_id)
+            for step in range(self._first_step, stop)
+        ]:
             raise CorruptEnvelope("the edge's steps are not those of its latent")
         return [*self._executed_before, *here]
 
@@ -178,3 +315,9 @@ class EdgeSession:
         with suppress(grpc.aio.AioRpcError):
             request = edge_pb2.CancelRequest(request_id=self._request.request_id)
             await stub.Cancel(request, timeout=_CANCEL_TIMEOUT)
+
+
+def _origin(accepted: edge_pb2.Accepted) -> Origin:
+    """Raises InvalidRequest for what no edge can be."""
+    told = {name.name: getattr(accepted.build, name.name) for name in fields(Build)}
+    return Origin(Build(**told), dict(accepted.members))

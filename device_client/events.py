@@ -44,8 +44,20 @@ class EdgeLost:
 
 
 @dataclass(frozen=True)
+class Reattached:
+    """The connection to an edge broke and the request was found again there, still in progress.
+
+    step: the newest whose latent is here.
+    """
+
+    address: str
+    reason: str
+    step: int
+
+
+@dataclass(frozen=True)
 class Finished:
     result: Result
 
 
-Event = Decided | Stepped | HandedOver | EdgeLost | Finished
+Event = Decided | Stepped | HandedOver | EdgeLost | Reattached | Finished

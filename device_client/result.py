@@ -31,9 +31,28 @@ class Seconds:
     device: float = 0.0
 
 
+@dataclass(frozen=True)
+class EdgeAttempt:
+    """What one edge made of a request: steps ``start <= i < stop`` reached the device.
+
+    node_id: empty if the edge never answered; error: status name of the failure, empty if the edge
+    did its part; reason: of the failure, one line.
+    """
+
+    node_id: str
+    address: str
+    start: int
+    stop: int
+    error: str = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
-    """picture: uint8 [H, W, 3]. notes: what did not go as planned, a line each."""
+    """picture: uint8 [H, W, 3]. notes: what did not go as planned, a line each.
+
+    attempts: the edges tried, in order.
+    """
 
     request_id: str
     picture: npt.NDArray[np.uint8]
@@ -47,6 +66,7 @@ class Result:
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
     save_scale: int = 1
+    attempts: tuple[EdgeAttempt, ...] = ()
 
     @property
     def image(self) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,14 @@ from common.errors import InvalidRequest
 from common.families.loader import load_family
 from common.plan import check_guidance, check_prompt, check_sampler, check_seed, check_steps
 from common.quality.verifier import find_scorer
+from device_client.account import run_and_tell
 from device_client.decide import PREFERENCES
 from device_client.events import Event, Finished
+from device_client.journal import JOURNAL_FILE, Journal
 from device_client.result import Result
 from device_client.session import Device, PictureSession, Wish
 from device_client.settings import DeviceSettings
+from device_client.standby import StandbyTickets
 
 
 class AsyncClient:
@@ -39,9 +43,13 @@ class AsyncClient:
         settings = checked(DeviceSettings, settings.model_dump() | fields, origins)
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        access = settings.access()
         family = load_family(settings.family, settings.member_list)
         thread = ThreadPoolExecutor(1, thread_name_prefix="baton-model")
-        self._device = Device(family, settings, find_scorer(family.name), thread)
+        standby = StandbyTickets(settings.state_folder)
+        scorer = find_scorer(family.name)
+        self._device = Device(family, settings, scorer, thread, access, standby)
+        self._journal = Journal(settings.state_folder / JOURNAL_FILE, settings.journal_requests)
 
     @property
     def settings(self) -> DeviceSettings:
@@ -63,7 +71,7 @@ class AsyncClient:
         wish = check_wish(Wish(prompt, **options))
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         session = PictureSession(self._device, wish, uuid.uuid4().hex, queue.put_nowait)
-        task = asyncio.ensure_future(session.run())
+        task = asyncio.ensure_future(run_and_tell(session, self._journal))
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (event := await queue.get()) is not None:
@@ -152,6 +160,8 @@ def check_wish(wish: Wish) -> Wish:
         check_steps(wish.steps)
     if wish.guidance is not None:
         check_guidance(wish.guidance)
+    if wish.timeout is not None and not 0 < wish.timeout < math.inf:
+        raise InvalidRequest(f"a timeout is a number of seconds above 0, got {wish.timeout}")
     return wish
 
 

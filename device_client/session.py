@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -13,32 +14,43 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.v1 import coordinator_pb2
+from common.build import Origin, this_build
 from common.errors import (
     BatonError,
     Cancelled,
     DeadlineExceeded,
     Draining,
     Incompatible,
-    InvalidRequest,
     Unreachable,
 )
 from common.families.loader import Family
 from common.families.local import begin, run_here
-from common.plan import Arm, Decision, ExecutedStep, SamplerName, Task
+from common.plan import DEVICE_NODE, Arm, Decision, ExecutedStep, SamplerName, Task
 from common.quality.verifier import Scorer
+from common.rpc.access import Access
+from common.rpc.channel import Keepalive
+from common.rpc.convert import MAX_REASON_CHARS
 from device_client import coordination
-from device_client.decide import ArmNames, Preference, static_decision
-from device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
-from device_client.events import Decided, EdgeLost, Event, HandedOver, Stepped
+from device_client.budget import Budget, StepTimes
+from device_client.decide import ArmNames, Preference, is_static, static_decision
+from device_client.edge_session import EdgePart, EdgeRequest
+from device_client.events import Decided, Event, Stepped
 from device_client.features import prompt_features
 from device_client.png import Provenance
-from device_client.result import Result, Seconds, Traffic
+from device_client.relay import EdgeRelay, Telling
+from device_client.result import EdgeAttempt, Result, Seconds, Traffic
 from device_client.settings import DeviceSettings, split_list
+from device_client.standby import StandbyTickets
+
+_FAREWELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the caller asks for. None leaves it to the family, the coordinator or chance."""
+    """What the caller asks for. None leaves it to the family, the coordinator or chance.
+
+    timeout: seconds that the picture may take; None sets no limit.
+    """
 
     prompt: str = field(repr=False)
     negative: str = field(default="", repr=False)
@@ -50,6 +62,14 @@ class Wish:
     preference: Preference = "balanced"
     arm: str | None = None
     edge: str | None = None
+    timeout: float | None = None
+
+    def hide(self, text: str) -> str:
+        """An error's text without the prompts, which a node might have put into it, as one line."""
+        for prompt in filter(None, (self.prompt.strip(), self.negative.strip())):
+            text = re.sub(rf"(?<!\w){re.escape(prompt)}(?!\w)", "(the prompt)", text, flags=re.I)
+        line = "".join(letter if letter.isprintable() else " " for letter in text)
+        return line[:MAX_REASON_CHARS]
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,9 @@ class Device:
     settings: DeviceSettings
     scorer: Scorer | None
     model_thread: ThreadPoolExecutor
+    access: Access
+    standby: StandbyTickets
+    times: StepTimes = field(default_factory=StepTimes)
 
     @property
     def arm_names(self) -> ArmNames:
@@ -67,31 +90,49 @@ class Device:
 
 
 class PictureSession:
-    """Draws one picture; ``emit`` hears every event on the event loop's thread."""
+    """Draws one picture; ``emit`` hears every event on the event loop's thread.
+
+    ``decision``, ``task``, ``part``, ``attempts`` and ``notes`` tell how far it has come, also if
+    no picture comes of it.
+    """
 
     def __init__(
         self, device: Device, wish: Wish, request_id: str, emit: Callable[[Event], None]
     ) -> None:
-        self._device = device
-        self._wish = wish
-        self._request_id = request_id
+        self.device = device
+        self.wish = wish
+        self.request_id = request_id
         self._emit = emit
-        self._part = EdgePart()
-        self._notes: list[str] = []
+        self._budget = Budget()
+        self.part = EdgePart()
+        self.decision: Decision | None = None
+        self.task: Task | None = None
+        self.notes: list[str] = []
+        self.attempts: list[EdgeAttempt] = []
 
     async def run(self) -> Result:
-        """Raises BatonError if no way led to a picture; the coordinator hears of that too."""
+        """Raises BatonError if no way led to a picture.
+
+        The coordinator hears of that too, and of a request that is withdrawn: silence would count
+        against the arm.
+        """
         begun = time.monotonic()
-        self._device.family.latent_shape(self._size)  # nobody is asked about what cannot work
-        decision = await self._decide()
+        self._budget = Budget.of(self.wish.timeout)
+        self.device.family.latent_shape(self._size)  # nobody is asked about what cannot work
+        decision = self.decision = await self._decide()
         try:
-            task = self._task(decision)
+            task = self.task = self._task(decision)
             self._emit(Decided(decision, task.plan))
             result = await self._draw(decision, task, begun)
+            await self._report(result)
         except BatonError as error:
-            await self._report_failure(decision, error, time.monotonic() - begun)
+            # only the caller's own word withdraws a request, not that of an edge
+            status = "ABORTED" if isinstance(error, Cancelled) else error.status
+            await self._report_failure(decision, status, time.monotonic() - begun)
             raise
-        await self._report(result)
+        except asyncio.CancelledError:
+            await self._report_failure(decision, Cancelled.status, time.monotonic() - begun)
+            raise
         return result
 
     async def _draw(self, decision: Decision, task: Task, begun: float) -> Result:
@@ -99,54 +140,83 @@ class PictureSession:
         if task.plan.segment_at(0).location == "edge":
             task = await self._edge_part(decision, task)
         edge_seconds = time.monotonic() - edge_begun
-        picture, executed = self._part.picture, list(self._part.executed)
+        picture, executed = self.part.picture, list(self.part.executed)
         device_seconds = 0.0
         if picture is None:
             picture, here, device_seconds = await self._device_part(task)
             executed += here
-        settings, family = self._device.settings, self._device.family
-        scorer = self._device.scorer
+        family, scorer = self.device.family, self.device.scorer
         return Result(
-            request_id=self._request_id,
+            request_id=self.request_id,
             picture=picture,
             task=task,
             arm=decision.arm.name,
             decision_id=decision.decision_id,
             executed=tuple(executed),
             seconds=Seconds(time.monotonic() - begun, edge_seconds, device_seconds),
-            traffic=Traffic(self._part.sent, self._part.received),
-            provenance=Provenance(task, tuple(executed), family.fingerprint, str(settings.codec)),
+            traffic=Traffic(self.part.sent, self.part.received),
+            provenance=self._provenance(task, tuple(executed)),
             quality=scorer(picture, task.prompt) if scorer else None,
-            notes=tuple(self._notes),
+            notes=tuple(self.notes),
             save_scale=family.manifest.save_scale,
+            attempts=tuple(self.attempts),
+        )
+
+    def _provenance(self, task: Task, executed: tuple[ExecutedStep, ...]) -> Provenance:
+        """What a replay needs; an envelope rounded the latent wherever somebody took it over."""
+        family, part = self.device.family, self.part
+        transfers = {attempt.start for attempt in self.attempts if attempt.start < attempt.stop}
+        if part.picture is None:
+            transfers.add(part.resume_step)
+        ran_here = {step.member for step in executed if step.location == "device"}
+        own = {member: family.member_fingerprints[member] for member in ran_here}
+        origins = {**part.nodes, DEVICE_NODE: Origin(this_build(), own)}
+        return Provenance(
+            task=task,
+            executed=executed,
+            fingerprint=family.fingerprint,
+            codec=str(self.device.settings.codec),
+            transfers=tuple(sorted(transfers - {0})),
+            nodes={step.node_id: origins[step.node_id] for step in executed},
         )
 
     async def _decide(self) -> Decision:
         """Ask the coordinator unless an edge is named; decide alone if it does not answer."""
-        wish, settings, family = self._wish, self._device.settings, self._device.family
+        wish, settings, family = self.wish, self.device.settings, self.device.family
         edges = split_list(wish.edge or "") or settings.edge_list
-        arm = self._device.arm_names.resolve(wish.arm) if wish.arm else None
+        arm = self.device.arm_names.resolve(wish.arm) if wish.arm else None
         if settings.coordinator and not wish.edge:
             situation = coordination.Situation(
-                request_id=self._request_id,
+                request_id=self.request_id,
                 features=prompt_features(wish.prompt),
                 preference=wish.preference,
                 family=family.name,
                 fingerprint=family.fingerprint,
                 members=settings.member_list,
                 steps=wish.steps or family.manifest.default_steps,
+                size=self._size,
                 wish=arm.name if arm else "",
             )
             try:
-                return await coordination.ask(
-                    settings.coordinator, situation, settings.coordinator_timeout
-                )
+                timeout = self._budget.within(settings.coordinator_timeout)
+                link = replace(self._link, timeout=timeout)
+                return await coordination.ask(link, situation, self.device.standby)
             except (DeadlineExceeded, Draining, Unreachable) as error:
-                self._notes.append(f"decided alone: {error}")
-        return static_decision(self._device.arm_names, wish.arm, wish.preference, edges)
+                self.notes.append(f"decided alone: {error}")
+
+        def decide(edges: Sequence[str]) -> Decision:
+            return static_decision(self.device.arm_names, wish.arm, wish.preference, edges)
+
+        return self.device.standby.apply(decide, edges, family.fingerprint)
+
+    @property
+    def _link(self) -> coordination.Link:
+        settings = self.device.settings
+        timeout = settings.coordinator_timeout
+        return coordination.Link(settings.coordinator, self.device.access, timeout)
 
     def _task(self, decision: Decision) -> Task:
-        wish, family = self._wish, self._device.family
+        wish, family = self.wish, self.device.family
         manifest = family.manifest
         steps = manifest.default_steps if wish.steps is None else wish.steps
         guidance = manifest.default_guidance if wish.guidance is None else wish.guidance
@@ -158,83 +228,75 @@ class PictureSession:
 
     @property
     def _size(self) -> int:
-        size = self._wish.size
-        return self._device.family.manifest.sizes.default if size is None else size
+        size = self.wish.size
+        return self.device.family.manifest.sizes.default if size is None else size
 
     async def _edge_part(self, decision: Decision, task: Task) -> Task:
         """Try the edges in order, each from where the last one got; then fall back to the device.
 
         Returns the task whose plan says what is really left to the device.
         """
-        settings = self._device.settings
+        settings = self.device.settings
         request = EdgeRequest(
-            request_id=self._request_id,
+            request_id=self.request_id,
             task=task,
-            fingerprint=self._device.family.fingerprint,
-            shape=self._device.family.latent_shape(task.size),
+            fingerprint=self.device.family.fingerprint,
+            shape=self.device.family.latent_shape(task.size),
             codec=settings.codec,
             checkpoint_every=settings.checkpoint_every,
             timeout=settings.edge_timeout,
+            connect_timeout=settings.connect_timeout,
+            reattach_timeout=settings.reattach_timeout,
+            keepalive=Keepalive(settings.keepalive_time, settings.keepalive_timeout),
+            ticket=decision.ticket,
+            access=self.device.access,
         )
-        lost: BatonError | None = None
-        envelope = b""
-        for choice in decision.edges:
-            session = EdgeSession(choice.address, request, self._part, self._on_edge_step(task))
-            try:
-                await session.run(envelope)
-            except InvalidRequest:
-                raise
-            except BatonError as error:
-                lost, envelope = error, session.newest
-                self._lose(choice.address, error)
-            else:
-                if self._part.handed_over:
-                    self._emit(HandedOver(self._part.resume_step, self._part.handoff_bytes))
-                return task
-        return self._fall_back(task, lost)
+        telling = Telling(self._emit, self.notes, self.attempts, self.wish.hide)
+        relay = EdgeRelay(request, self.part, telling)
+        reserve = self.device.times.reserve(task.plan, self._budget)
+        lost = await relay.run(decision.edges, self._budget, reserve)
+        return task if self.part.done else self._fall_back(task, lost)
 
     def _fall_back(self, task: Task, lost: BatonError | None) -> Task:
-        members = self._device.settings.member_list
+        members = self.device.settings.member_list
         if not members:
             raise lost or Incompatible("no edge is available and this device holds no member")
-        step = self._part.resume_step
-        self._notes.append(f"drawn on the device with {members[0]} from step {step}")
+        step = self.part.resume_step
+        self.notes.append(f"drawn on the device with {members[0]} from step {step}")
         return replace(task, plan=task.plan.rest_on(members[0], "device", step))
-
-    def _lose(self, address: str, error: BatonError) -> None:
-        step = self._part.resume_step
-        self._notes.append(f"edge {address} lost at step {step}: {error}")
-        self._emit(EdgeLost(address, str(error), step))
-
-    def _on_edge_step(self, task: Task) -> Callable[[int], None]:
-        def on_step(done: int) -> None:
-            member = task.plan.segment_at(done - 1).member
-            self._emit(Stepped(done, task.plan.steps, "edge", member))
-
-        return on_step
 
     async def _device_part(
         self, task: Task
     ) -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
-        """Finish on the model thread; returns picture, steps and the seconds that they took."""
+        """Finish on the model thread; returns picture, steps and the seconds that they took.
+
+        Raises DeadlineExceeded before it begins if the time that is left is known not to do.
+        """
+        self._budget.check(self.device.times.needed(task.plan, self.part.resume_step) or 0.0)
         loop = asyncio.get_running_loop()
-        family, state = self._device.family, self._part.state
+        family, state = self.device.family, self.part.state
         withdrawn = threading.Event()
 
         def on_step(record: ExecutedStep) -> None:
             if withdrawn.is_set():
                 raise Cancelled("the request was withdrawn")
+            self._budget.check()
             event = Stepped(record.step + 1, task.plan.steps, "device", record.member)
             loop.call_soon_threadsafe(self._emit, event)
 
         def finish() -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
             begun = time.monotonic()
             run = begin(family, task, state)
-            executed = run_here(family, run, task.plan.steps, ("device", "device"), on_step)
-            return family.decode(run.x), executed, time.monotonic() - begun
+            first, started = run.step, time.monotonic()
+            executed = run_here(family, run, task.plan.steps, ("device", DEVICE_NODE), on_step)
+            stepping = time.monotonic() - started
+            picture, seconds = family.decode(run.x), time.monotonic() - begun
+            step = stepping / (run.step - first)
+            self.device.times.measured(executed[-1].member, step, seconds - stepping)
+            return picture, executed, seconds
 
         try:
-            return await loop.run_in_executor(self._device.model_thread, finish)
+            return await loop.run_in_executor(self.device.model_thread, finish)
         finally:
             withdrawn.set()
 
@@ -248,26 +310,30 @@ class PictureSession:
             device_seconds=result.seconds.device,
             bytes_sent=result.traffic.sent,
             bytes_received=result.traffic.received,
+            attempts=coordination.attempts_to_proto(self.attempts),
         )
         if result.quality is not None:
             message.quality = result.quality.graded
         await self._send_report(message)
 
-    async def _report_failure(self, decision: Decision, error: BatonError, seconds: float) -> None:
+    async def _report_failure(self, decision: Decision, status: str, seconds: float) -> None:
         await self._send_report(
             coordinator_pb2.ReportRequest(
                 decision_id=decision.decision_id,
                 ok=False,
                 arm=decision.arm.name,
                 total_seconds=seconds,
-                error=error.status,
+                error=status,
+                attempts=coordination.attempts_to_proto(self.attempts),
             )
         )
 
     async def _send_report(self, message: coordinator_pb2.ReportRequest) -> None:
-        settings = self._device.settings
-        if settings.coordinator and not message.decision_id.startswith("static-"):
-            await coordination.report(settings.coordinator, message, settings.coordinator_timeout)
+        if self.device.settings.coordinator and not is_static(message.decision_id):
+            link = self._link
+            if message.error == Cancelled.status:  # whoever withdraws does not want to wait
+                link = replace(link, timeout=min(link.timeout, _FAREWELL_SECONDS))
+            await coordination.report(link, message)
 
 
 def _arm_that_ran(result: Result) -> str:

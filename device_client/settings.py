@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+
+from platformdirs import user_state_path
+from pydantic import ConfigDict, Field
 
 from common.latents import Codec
+from common.rpc.access import ClientAccess
 
 
-class DeviceSettings(BaseModel):
+class DeviceSettings(ClientAccess):
     """``[device]`` in the settings file, ``BATON_DEVICE_*`` in the environment, flags."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,8 +30,21 @@ class DeviceSettings(BaseModel):
     threads: int = Field(default=0, ge=0, le=512)
     #: Seconds that an edge may take for its part.
     edge_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    #: Seconds for an edge's first answer, and for that to a device whose connection broke; an edge
+    #: that takes longer is passed over, and 0 seeks no request again.
+    connect_timeout: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    reattach_timeout: float = Field(default=0.8, ge=0, allow_inf_nan=False)
+    #: Seconds of silence after which an edge is pinged, and for its answer.
+    keepalive_time: float = Field(default=20.0, ge=0.1, le=7200)
+    keepalive_timeout: float = Field(default=5.0, ge=0.1, le=7200)
     #: Seconds for the coordinator's answer; after that the device decides alone.
-    coordinator_timeout: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    coordinator_timeout: float = Field(default=1.5, gt=0, allow_inf_nan=False)
+
+    #: Newest requests that the journal keeps, without their prompts, for `baton explain`; 0: none.
+    journal_requests: int = Field(default=500, ge=0, le=100_000)
+
+    #: Where the journal, and tickets for a time without a coordinator, are kept.
+    state_folder: Path = Field(default_factory=lambda: user_state_path("baton"))
 
     @property
     def member_list(self) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 
 from common.cli import log_to_stderr, print_json, print_rows, run
 from common.config import load_settings
+from common.rpc.access import AdminSettings
 from edge_server.settings import DEFAULT_PORT, EdgeSettings
 
 app = typer.Typer(
@@ -67,7 +68,8 @@ def status(
     """Ask an edge what it holds and how busy it is."""
     from common.rpc.edge_status import edge_status
 
-    found = asyncio.run(edge_status(address))
+    access = load_settings(AdminSettings, "admin", {})[0].access()
+    found = asyncio.run(edge_status(address, access))
     if as_json:
         print_json(found)
     else:

@@ -6,59 +6,92 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import torch
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
+from common.errors import BatonError, Draining
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
-from common.rpc.channel import bind, check_address, make_server
+from common.rpc.access import Access, Guard
+from common.rpc.channel import Keepalive, bind, check_address, make_server
 from common.rpc.serving import Health, check_exposure, until_signal
+from common.rpc.ticket_keys import read_public_key
 from edge_server.engine.engine import Engine, Limits
-from edge_server.membership import Identity, Membership
-from edge_server.registry import Occupancy, Registry
+from edge_server.kept import Keeping
+from edge_server.membership import Identity, Link, Membership
+from edge_server.registry import Bounds, Occupancy, Registry
 from edge_server.servicer import EdgeServicer
 from edge_server.settings import EdgeSettings
+from edge_server.tickets import Entrance, TicketGate
+from edge_server.wire import largest_request
 
 _log = logging.getLogger(__name__)
 _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_name.values()]
 
 
+@dataclass(frozen=True)
+class Secrets:
+    """What the settings' files hold.
+
+    guard: who is let in; access: to the coordinator; ticket_keys: whose tickets count for good.
+    """
+
+    guard: Guard
+    access: Access
+    ticket_keys: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls, settings: EdgeSettings) -> Secrets:
+        """Raises InvalidRequest for a file that cannot be used."""
+        keys = tuple(read_public_key(path) for path in settings.ticket_key_paths)
+        return cls(settings.guard(), settings.access(), keys)
+
+
 class Node:
     """An edge that listens. ``address`` is where."""
 
-    def __init__(self, settings: EdgeSettings, family: Family) -> None:
+    def __init__(self, settings: EdgeSettings, family: Family, secrets: Secrets) -> None:
         self._settings = settings
         self._family = family
-        self._server = make_server()
+        self._secrets = secrets
+        self._server = make_server(secrets.guard, _keepalive(settings), largest_request(family))
         self._health = Health(self._server, _SERVICES)
         self._engine = Engine(
             family, settings.node_id, Limits(settings.max_active, settings.max_rows)
         )
-        self.registry = Registry(
-            self._engine, settings.capacity, settings.result_ttl, settings.linger
-        )
+        self.registry = Registry(self._engine, _bounds(settings))
+        entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
+        self._gate = TicketGate(entrance, family)
         self._membership: Membership | None = None
         self._joining: asyncio.Task[None] | None = None
+        self._failing: asyncio.Task[None] | None = None
         self.address = ""
 
     def bind(self) -> None:
         """Take the port. Raises Unreachable if it is not to be had."""
         settings = self._settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.address = f"{host}:{bind(self._server, host, settings.port)}"
+        port = bind(self._server, host, settings.port, self._secrets.guard.tls)
+        self.address = f"{host}:{port}"
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
-        servicer = EdgeServicer(self._family, self.registry, self._settings)
+        servicer = EdgeServicer(self._family, self.registry, self._settings, self._gate)
         edge_pb2_grpc.add_EdgeServicer_to_server(servicer, self._server)
-        self._engine.start()
+        loop = asyncio.get_running_loop()
+
+        def on_crash(error: BatonError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(self._fail, error)
+
+        self._engine.start(on_crash)
         await self._server.start()
         await self._health.serving()
         if self._settings.coordinator:
-            self._membership = Membership(
-                self._settings.coordinator, self._identity(), self._occupancy
-            )
+            link = Link(self._settings.coordinator, self._secrets.access, self._gate.trust)
+            self._membership = Membership(link, self._identity(), self._occupancy)
             self._joining = asyncio.create_task(self._membership.run())
 
     async def drain(self) -> None:
@@ -75,10 +108,17 @@ class Node:
 
     async def stop(self) -> None:
         """End at once: what still runs is refused as Draining."""
-        if self._joining is not None:
-            self._joining.cancel()
+        for task in (self._joining, self._failing):
+            if task is not None:
+                task.cancel()
+        self.registry.close(Draining("the edge is shutting down; use another"))
         await asyncio.to_thread(self._engine.stop)
         await self._server.stop(1.0)
+
+    def _fail(self, error: BatonError) -> None:
+        """The model thread is gone: end everything and serve no more, but stay to say so."""
+        self.registry.close(error)
+        self._failing = asyncio.create_task(self.drain())
 
     def _identity(self) -> Identity:
         family = self._family
@@ -91,7 +131,18 @@ class Node:
         )
 
     def _occupancy(self) -> Occupancy:
-        return self.registry.occupancy(self._settings.max_active)
+        return self.registry.occupancy()
+
+
+def _bounds(settings: EdgeSettings) -> Bounds:
+    keeping = Keeping(settings.result_ttl, settings.result_count, settings.result_bytes)
+    return Bounds(settings.capacity, settings.linger, keeping=keeping)
+
+
+def _keepalive(settings: EdgeSettings) -> Keepalive:
+    return Keepalive(
+        settings.keepalive_time, settings.keepalive_timeout, settings.keepalive_min_interval
+    )
 
 
 @contextlib.asynccontextmanager
@@ -101,13 +152,14 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     ``family``: one that is loaded already. Raises BatonError for a bad setting, damaged weights or
     a port in use.
     """
-    check_exposure(settings.host, settings.insecure)
+    secrets = Secrets.read(settings)
+    check_exposure(settings.host, settings.insecure, secrets.guard)
     if settings.coordinator:
         check_address(settings.coordinator)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     loaded = family or load_family(settings.family, settings.member_list)
-    node = Node(settings, loaded)
+    node = Node(settings, loaded, secrets)
     node.bind()
     if family is None:
         warm_up(loaded)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
 import psutil
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
+from common.errors import BatonError, ExecutionFailed
 from common.rpc import PROTOCOL_VERSION
+from common.rpc.access import Access
 from common.rpc.channel import channel_to
-from common.rpc.status import from_rpc_error
+from common.rpc.status import from_rpc_error, parsed
 from edge_server.registry import Occupancy
 
 _log = logging.getLogger(__name__)
@@ -32,19 +34,30 @@ class Identity:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Link:
+    """The coordinator's address and how it is reached.
+
+    on_ticket_keys: hears, at every registration, whose tickets the coordinator vouches for.
+    """
+
+    coordinator: str
+    access: Access
+    on_ticket_keys: Callable[[Sequence[bytes]], None]
+
+
 class Membership:
     """Runs until cancelled; an unreachable coordinator is tried again, and said once."""
 
-    def __init__(
-        self, coordinator: str, identity: Identity, occupancy: Callable[[], Occupancy]
-    ) -> None:
-        self._coordinator = coordinator
+    def __init__(self, link: Link, identity: Identity, occupancy: Callable[[], Occupancy]) -> None:
+        self._link = link
+        self._coordinator = link.coordinator
         self._identity = identity
         self._occupancy = occupancy
 
     async def run(self) -> None:
         retry, complained = _FIRST_RETRY, False
-        async with channel_to(self._coordinator) as channel:
+        async with channel_to(self._coordinator, self._link.access) as channel:
             stub = coordinator_pb2_grpc.CoordinatorStub(channel)
             while True:
                 try:
@@ -52,17 +65,22 @@ class Membership:
                     _log.info("registered with the coordinator at %s", self._coordinator)
                     retry, complained = _FIRST_RETRY, False
                     await self._renew(stub, lease)
-                except grpc.aio.AioRpcError as error:
+                except (grpc.aio.AioRpcError, ExecutionFailed) as error:
                     if not complained:
-                        _log.warning("%s; trying on", from_rpc_error(error, self._coordinator))
+                        _log.warning("%s; trying on", self._complaint(error))
                         complained = True
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
 
+    def _complaint(self, error: grpc.aio.AioRpcError | ExecutionFailed) -> BatonError:
+        if isinstance(error, ExecutionFailed):
+            return error
+        return from_rpc_error(error, self._coordinator)
+
     async def leave(self) -> None:
         """Tell the coordinator; if it does not answer, the lease runs out by itself."""
         try:
-            async with channel_to(self._coordinator) as channel:
+            async with channel_to(self._coordinator, self._link.access) as channel:
                 stub = coordinator_pb2_grpc.CoordinatorStub(channel)
                 request = coordinator_pb2.DeregisterRequest(node_id=self._identity.node_id)
                 await stub.Deregister(request, timeout=1.0)
@@ -80,7 +98,9 @@ class Membership:
             fingerprint=identity.fingerprint,
             load=self._load(),
         )
-        response = await stub.Register(request, timeout=_CALL_TIMEOUT)
+        answer = await stub.Register(request, timeout=_CALL_TIMEOUT)
+        response = parsed(answer, self._coordinator)
+        self._link.on_ticket_keys(response.ticket_keys)
         return response.lease_seconds
 
     async def _renew(self, stub: coordinator_pb2_grpc.CoordinatorStub, lease: float) -> None:
@@ -91,7 +111,8 @@ class Membership:
             request = coordinator_pb2.HeartbeatRequest(
                 node_id=self._identity.node_id, load=self._load()
             )
-            known = (await stub.Heartbeat(request, timeout=_CALL_TIMEOUT)).known
+            answer = await stub.Heartbeat(request, timeout=_CALL_TIMEOUT)
+            known = parsed(answer, self._coordinator).known
 
     def _load(self) -> coordinator_pb2.NodeLoad:
         occupancy = self._occupancy()

@@ -1,67 +1,72 @@
-"""Requests by id: each runs once, has any number of listeners, and is kept for a time."""
+"""Requests by id: each runs once, ends once, and is kept for a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 
-from common.errors import BatonError, Cancelled, Draining, InvalidRequest, Overloaded
+from common.errors import (
+    BatonError,
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    Overloaded,
+    PermissionDenied,
+)
 from edge_server.engine.engine import Engine
-from edge_server.engine.job import Checkpointed, Event, Job, Outcome, Progressed, Work
+from edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Dropped,
+    Event,
+    HandedOff,
+    Job,
+    Outcome,
+    Progressed,
+    Started,
+    Work,
+)
+from edge_server.engine.pace import Demand
+from edge_server.entry import Entry
+from edge_server.kept import Keeping, Kept, Key
+from edge_server.lifecycle import State
+
+_MAX_RETRY_SECONDS = 30.0
 
 
-@dataclass(eq=False)
-class Entry:
-    """One request: what it asks, how far it is, how it ended.
+@dataclass(frozen=True)
+class Bounds:
+    """What a registry holds at most.
 
-    Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
+    capacity: requests that run or wait; listeners: of one request; linger: seconds for which a
+    request goes on without any.
     """
 
-    work: Work
-    progress: Progressed | None = None
-    checkpoint: Checkpointed | None = None
-    outcome: Outcome | None = None
-    listeners: int = 0
-    lingering: asyncio.TimerHandle | None = None
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def publish(self, event: Event) -> None:
-        if isinstance(event, Progressed):
-            self.progress = event
-        elif isinstance(event, Checkpointed):
-            self.checkpoint = event
-        else:
-            self.outcome = event
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Whatever is new, until the outcome; a BatonError outcome is raised."""
-        progress: Progressed | None = None
-        checkpoint: Checkpointed | None = None
-        while True:
-            changed = self._changed
-            if self.progress is not progress and self.progress is not None:
-                progress = self.progress
-                yield progress
-            if self.checkpoint is not checkpoint and self.checkpoint is not None:
-                checkpoint = self.checkpoint
-                yield checkpoint
-            if isinstance(self.outcome, BatonError):
-                raise self.outcome.with_traceback(None)
-            if self.outcome is not None:
-                yield self.outcome
-                return
-            if changed is self._changed:
-                await changed.wait()
+    capacity: int
+    linger: float = 10.0
+    listeners: int = 16
+    keeping: Keeping = field(default_factory=Keeping)
 
 
 @dataclass
 class Counts:
+    """How many requests ended in which way."""
+
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
+    abandoned: int = 0
+    expired: int = 0
+
+    def add(self, state: State) -> None:
+        name = "completed" if state in (State.HANDED_OFF, State.DRAWN) else state.value
+        setattr(self, name, getattr(self, name) + 1)
 
 
 @dataclass(frozen=True)
@@ -74,87 +79,126 @@ class Occupancy:
 
 
 class Registry:
-    """Admission and bookkeeping on the asyncio loop; the engine does the work on its thread."""
+    """The one owner of every request's life, on the event loop; the engine works and tells.
 
-    def __init__(self, engine: Engine, capacity: int, result_ttl: float, linger: float) -> None:
+    A request ends here, once, with whatever comes first: the engine's outcome, a cancel, its
+    deadline, or the end of its lingering. What the engine tells of it later is not heard. Its place
+    is free when the engine has let it go, at its next step.
+    """
+
+    def __init__(self, engine: Engine, bounds: Bounds) -> None:
         self._engine = engine
-        self._capacity = capacity
-        self._result_ttl = result_ttl
-        self._linger = linger
-        self._entries: dict[tuple[str, int], Entry] = {}
+        self._bounds = bounds
+        self._open: dict[Key, Entry] = {}
+        self._kept = Kept(bounds.keeping)
+        self._places = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._closed: BatonError | None = None
         self.counts = Counts()
         self.draining = False
 
     @property
     def unfinished(self) -> int:
-        return sum(entry.outcome is None for entry in self._entries.values())
+        return len(self._open)
 
-    def occupancy(self, max_active: int) -> Occupancy:
-        """How many requests run, wait, and fit, if ``max_active`` run at a time."""
-        active = min(self.unfinished, max_active)
-        return Occupancy(active, self.unfinished - active, self._capacity)
+    @property
+    def places(self) -> int:
+        """Requests that the engine holds, those that it is about to let go included."""
+        return self._places
 
-    def admit(self, work: Work) -> tuple[Entry, bool]:
+    @property
+    def kept(self) -> Kept:
+        return self._kept
+
+    def occupancy(self) -> Occupancy:
+        active = sum(entry.state is State.RUNNING for entry in self._open.values())
+        return Occupancy(active, self.unfinished - active, self._bounds.capacity)
+
+    def admit(self, work: Work, deadline: float = math.inf) -> tuple[Entry, bool]:
         """The entry of this work, and whether it was there already.
 
-        Raises Overloaded, Draining, or InvalidRequest if the id was used for something else.
+        deadline: in the event loop's time; one that comes again with a later deadline gets that.
+        Raises Overloaded, DeadlineExceeded, Draining, or InvalidRequest if the id was used for
+        something else.
         """
         key = (work.request_id, work.first_step)
-        known = self._entries.get(key)
+        known = self._open.get(key) or self._kept.get(key)
         if known is not None:
+            if known.work.owner != work.owner:
+                raise PermissionDenied(
+                    f"request id {work.request_id} is not to be had; choose a new one",
+                    "foreign_request",
+                )
             if not _same(known.work, work):
                 raise InvalidRequest(
                     f"request id {work.request_id} was used before for something else;"
                     " choose a new one"
                 )
+            if not known.state.ended:
+                self._expire_at(known, max(deadline, known.deadline))
             return known, True
-        if self.draining:
-            raise Draining("this edge is shutting down and takes no new requests; use another")
-        if self.unfinished >= self._capacity:
-            raise Overloaded(
-                f"all {self._capacity} places of this edge are taken; try again later or elsewhere",
-                retry_after=1.0,
-            )
-        entry = self._entries[key] = Entry(work)
-        self._idle.clear()
-        loop = asyncio.get_running_loop()
-        self._engine.submit(Job(work, emit=self._emitter(loop, key, entry)))
-        self._let_linger(entry)
-        return entry, False
+        self._check_room(work, deadline)
+        return self._accept(key, work, deadline), False
 
-    async def follow(self, entry: Entry) -> AsyncGenerator[Event, None]:
-        """The entry's events. Once the last listener left early, the request lingers, then ends."""
+    def _accept(self, key: Key, work: Work, deadline: float) -> Entry:
+        entry = self._open[key] = Entry(work)
+        entry.job = Job(work, emit=self._emitter(entry))
+        self._idle.clear()
+        self._places += 1
+        self._expire_at(entry, deadline)
+        self._let_linger(entry)
+        self._engine.submit(entry.job)
+        return entry
+
+    @contextlib.contextmanager
+    def listening(self, entry: Entry) -> Iterator[Entry]:
+        """For as long as somebody follows the entry's events.
+
+        Once the last listener left early, the request lingers, then ends. Raises Overloaded if it
+        has too many listeners already.
+        """
+        if entry.listeners >= self._bounds.listeners:
+            raise Overloaded(
+                f"request {entry.work.request_id} has {entry.listeners} listeners already"
+            )
         entry.listeners += 1
         if entry.lingering is not None:
             entry.lingering.cancel()
             entry.lingering = None
         try:
-            async for event in entry.events():
-                yield event
+            yield entry
         finally:
             entry.listeners -= 1
-            if entry.listeners == 0 and entry.outcome is None:
+            if entry.listeners == 0 and not entry.state.ended:
                 self._let_linger(entry)
 
-    def _let_linger(self, entry: Entry) -> None:
-        """End it, and it alone, unless a listener comes in time."""
-        work, loop = entry.work, asyncio.get_running_loop()
-        entry.lingering = loop.call_later(
-            self._linger, self._engine.cancel, work.request_id, work.first_step
-        )
+    def holds(self, work: Work) -> bool:
+        """Whether this very work runs, waits or is kept here."""
+        key = (work.request_id, work.first_step)
+        known = self._open.get(key) or self._kept.get(key)
+        return known is not None and _same(known.work, work)
 
-    def cancel(self, request_id: str) -> bool:
-        """Ask for a request's end at its next step; False if there is nothing to end."""
-        running = [
+    def cancel(self, request_id: str, owner: str | None = None) -> bool:
+        """End a request, in all its parts; False if there is nothing to end.
+
+        ``owner``: whose it must be; another's is as good as unknown. None ends anybody's.
+        """
+        found = [
             entry
-            for (name, _), entry in self._entries.items()
-            if name == request_id and entry.outcome is None
+            for (name, _), entry in self._open.items()
+            if name == request_id and owner in (None, entry.work.owner)
         ]
-        if running:
-            self._engine.cancel(request_id)
-        return bool(running)
+        for entry in found:
+            error = Cancelled(f"request {request_id} was cancelled")
+            self._withdraw(entry, State.CANCELLED, error)
+        return bool(found)
+
+    def close(self, error: BatonError) -> None:
+        """End all there is with ``error``, and refuse everything new with it."""
+        self._closed = error
+        for entry in list(self._open.values()):
+            self._withdraw(entry, State.FAILED, error)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no request is unfinished; False if that took too long."""
@@ -164,33 +208,114 @@ class Registry:
             return False
         return True
 
-    def _emitter(
-        self, loop: asyncio.AbstractEventLoop, key: tuple[str, int], entry: Entry
-    ) -> Callable[[Event], None]:
+    def _check_room(self, work: Work, deadline: float) -> None:
+        if self._closed is not None:
+            raise copy(self._closed)
+        if self.draining:
+            raise Draining("this edge is shutting down and takes no new requests; use another")
+        if self._places >= self._bounds.capacity:
+            raise Overloaded(
+                f"all {self._bounds.capacity} places of this edge are taken; try again later or"
+                " elsewhere",
+                retry_after=self._seconds_until_room(),
+            )
+        left = deadline - asyncio.get_running_loop().time()
+        if left < math.inf:
+            self._check_time(Demand.of(work.task.plan, work.first_step, work.stop), left)
+
+    def _check_time(self, demand: Demand, left: float) -> None:
+        """Refuse what cannot end in time, as far as the measured pace tells."""
+        forecast = self._engine.forecast()
+        ahead = [entry.demand() for entry in self._open.values()]
+        if left > 0 and not forecast.knows([*ahead, demand], time.monotonic()):
+            return
+        alone = forecast.seconds([demand]) if left > 0 else 0.0
+        if alone >= left:
+            raise DeadlineExceeded(
+                f"{demand.steps} steps take about {alone:.3g} s here and {max(left, 0):.3g} s are"
+                " left; allow more time or fewer steps"
+            )
+        needed = forecast.seconds([*ahead, demand], left)
+        if needed > left:
+            raise Overloaded(
+                f"with {len(ahead)} requests ahead, {demand.steps} steps would not end within the"
+                f" {left:.3g} s that are left; try again later or elsewhere",
+                retry_after=self._seconds_until_room(),
+            )
+
+    def _seconds_until_room(self) -> float:
+        """When the first of the requests ends, as far as one knows."""
+        forecast, ahead = self._engine.forecast(), [e.demand() for e in self._open.values()]
+        if not ahead or not forecast.knows(ahead, time.monotonic()):
+            return 1.0
+        return min(forecast.seconds(ahead) / len(ahead), _MAX_RETRY_SECONDS)
+
+    def _expire_at(self, entry: Entry, deadline: float) -> None:
+        if entry.expiring is not None:
+            entry.expiring.cancel()
+        entry.deadline = deadline
+        if deadline < math.inf:
+            loop = asyncio.get_running_loop()
+            entry.expiring = loop.call_at(deadline, self._expire, entry)
+
+    def _expire(self, entry: Entry) -> None:
+        error = DeadlineExceeded(
+            f"request {entry.work.request_id} did not end in the time that it was given"
+        )
+        self._withdraw(entry, State.EXPIRED, error)
+
+    def _let_linger(self, entry: Entry) -> None:
+        """End it, and it alone, unless a listener comes in time."""
+        loop = asyncio.get_running_loop()
+        entry.lingering = loop.call_later(self._bounds.linger, self._abandon, entry)
+
+    def _abandon(self, entry: Entry) -> None:
+        error = Cancelled(f"nobody listened to request {entry.work.request_id} any more")
+        self._withdraw(entry, State.ABANDONED, error)
+
+    def _withdraw(self, entry: Entry, state: State, error: BatonError) -> None:
+        """End what the engine still works on."""
+        self._end(entry, state, error)
+        if entry.job is not None:
+            self._engine.drop(entry.job)
+
+    def _end(self, entry: Entry, state: State, outcome: Outcome) -> None:
+        entry.end(state, outcome)
+        self.counts.add(state)
+        key = (entry.work.request_id, entry.work.first_step)
+        del self._open[key]
+        if state is not State.ABANDONED:  # nobody withdrew that one: it may be asked for again
+            self._kept.add(key, entry)
+        if not self._open:
+            self._idle.set()
+
+    def _emitter(self, entry: Entry) -> Callable[[Event], None]:
+        loop = asyncio.get_running_loop()
+
         def emit(event: Event) -> None:
-            loop.call_soon_threadsafe(self._publish, key, entry, event)
+            loop.call_soon_threadsafe(self._hear, entry, event)
 
         return emit
 
-    def _publish(self, key: tuple[str, int], entry: Entry, event: Event) -> None:
-        entry.publish(event)
-        if entry.outcome is None:
+    def _hear(self, entry: Entry, event: Event) -> None:
+        """What the engine tells; of a request that has ended, only that its place is free."""
+        if not isinstance(event, Started | Progressed | Checkpointed):
+            self._places -= 1
+            entry.job = None
+        if entry.state.ended or isinstance(event, Dropped):
             return
-        self._count(entry.outcome)
-        if entry.lingering is not None:
-            entry.lingering.cancel()
-        if not self.unfinished:
-            self._idle.set()
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._result_ttl, self._entries.pop, key, None)
-
-    def _count(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Cancelled):
-            self.counts.cancelled += 1
-        elif isinstance(outcome, BatonError):
-            self.counts.failed += 1
+        if isinstance(event, Started):
+            entry.start()
+        elif isinstance(event, Progressed | Checkpointed):
+            entry.advance(event)
         else:
-            self.counts.completed += 1
+            self._end(entry, _state_after(event), event)
+
+
+def _state_after(outcome: Outcome) -> State:
+    if isinstance(outcome, HandedOff):
+        return State.HANDED_OFF
+    return State.DRAWN if isinstance(outcome, Drawn) else State.FAILED
 
 
 def _same(known: Work, asked: Work) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,12 +13,15 @@ from typing import Any
 import grpc.aio
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
+from common.errors import Unreachable
 from common.families.loader import Family
 from common.rpc import PROTOCOL_VERSION
+from common.rpc.auth import caller
 from common.rpc.convert import check_protocol
 from edge_server import wire
 from edge_server.registry import Registry
 from edge_server.settings import EdgeSettings
+from edge_server.tickets import TicketGate
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,28 +29,47 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class EdgeServicer(edge_pb2_grpc.EdgeServicer):
     """`BatonError`s raised here become statuses in `common.rpc.status`."""
 
-    def __init__(self, family: Family, registry: Registry, settings: EdgeSettings) -> None:
+    def __init__(
+        self, family: Family, registry: Registry, settings: EdgeSettings, gate: TicketGate
+    ) -> None:
         self._family = family
         self._registry = registry
         self._settings = settings
+        self._gate = gate
         self._started = time.monotonic()
 
     async def Denoise(
         self, request: edge_pb2.DenoiseRequest, context: _Context
     ) -> AsyncGenerator[edge_pb2.DenoiseEvent, None]:
-        work = wire.work_from_proto(request, self._family)
-        entry, attached = self._registry.admit(work)
-        yield wire.accepted(work, self._family, self._settings.node_id, attached)
-        async with aclosing(self._registry.follow(entry)) as events:
-            async for event in events:
-                yield wire.event_to_proto(event)
+        owner = caller().name
+        ticket = self._gate.check(request, owner)
+        work = wire.work_from_proto(request, self._family, owner)
+        with self._gate.entering(ticket, work, self._registry.holds(work)):
+            entry, attached = self._registry.admit(work, _deadline(context))
+        with self._registry.listening(entry):
+            yield wire.accepted(work, self._family, self._settings.node_id, attached)
+            async with aclosing(entry.events()) as events:
+                async for event in events:
+                    await self._tell(wire.event_to_proto(event), context)
+
+    async def _tell(self, event: edge_pb2.DenoiseEvent, context: _Context) -> None:
+        """Send one event: no other is taken from the registry until the connection has room.
+
+        Raises Unreachable if that takes too long.
+        """
+        patience = self._settings.reader_patience
+        try:
+            async with asyncio.timeout(patience):
+                await context.write(event)
+        except TimeoutError as error:
+            raise Unreachable(f"the listener took nothing for {patience:g} s") from error
 
     async def GetStatus(
         self, request: edge_pb2.GetStatusRequest, context: _Context
     ) -> edge_pb2.GetStatusResponse:
         check_protocol(request.protocol_version, "the client")
         counts = self._registry.counts
-        occupancy = self._registry.occupancy(self._settings.max_active)
+        occupancy = self._registry.occupancy()
         return edge_pb2.GetStatusResponse(
             protocol_version=PROTOCOL_VERSION,
             node_id=self._settings.node_id,
@@ -59,14 +83,22 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
             draining=self._registry.draining,
             uptime_seconds=time.monotonic() - self._started,
             completed=counts.completed,
-            failed=counts.failed,
-            cancelled=counts.cancelled,
+            failed=counts.failed + counts.expired,
+            cancelled=counts.cancelled + counts.abandoned,
         )
 
     async def Cancel(
         self, request: edge_pb2.CancelRequest, context: _Context
     ) -> edge_pb2.CancelResponse:
-        return edge_pb2.CancelResponse(cancelled=self._registry.cancel(request.request_id))
+        who = caller()
+        owner = None if who.role == "admin" else who.name
+        return edge_pb2.CancelResponse(cancelled=self._registry.cancel(request.request_id, owner))
+
+
+def _deadline(context: _Context) -> float:
+    """The call's deadline in the event loop's time; infinite if it has none."""
+    left = context.time_remaining()
+    return math.inf if left is None else asyncio.get_running_loop().time() + left
 
 
 def _version() -> str:

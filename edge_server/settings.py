@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
+
+from common.plan import DEVICE_NODE
+from common.rpc.access import ClientAccess, ServerAccess
 
 DEFAULT_PORT = 7701
 
 
-class EdgeSettings(BaseModel):
-    """``[edge]`` in the settings file, ``BATON_EDGE_*`` in the environment, flags of ``serve``."""
+class EdgeSettings(ServerAccess, ClientAccess):
+    """``[edge]`` in the settings file, ``BATON_EDGE_*`` in the environment, flags of ``serve``.
+
+    An edge shows its certificate to devices and, if asked, to its coordinator.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,11 +42,36 @@ class EdgeSettings(BaseModel):
     threads: int = Field(default=0, ge=0, le=512)
     #: Seconds for which a finished result is kept under its request id.
     result_ttl: float = Field(default=120.0, ge=0)
+    #: Finished results that are kept at most, and their bytes in all.
+    result_count: int = Field(default=256, ge=0)
+    result_bytes: int = Field(default=64 << 20, ge=0)
     #: Seconds for which a request goes on after its last listener left.
     linger: float = Field(default=10.0, ge=0)
+    #: Seconds for which a listener may take nothing before its stream is ended.
+    reader_patience: float = Field(default=30.0, gt=0)
+    #: Seconds of silence after which a device is pinged, and for its answer.
+    keepalive_time: float = Field(default=20.0, ge=0.1, le=7200)
+    keepalive_timeout: float = Field(default=5.0, ge=0.1, le=7200)
+    #: Seconds between a device's pings below which its connection is closed.
+    keepalive_min_interval: float = Field(default=0.5, ge=0, le=7200)
     #: Seconds that running requests get to end after SIGTERM.
     drain_grace: float = Field(default=30.0, ge=0)
-    insecure: bool = False
+    #: Whether a request needs a ticket; one that comes along must be valid in any case.
+    tickets: Literal["optional", "required"] = "optional"
+    #: PEM files with public keys whose tickets count, beside those that the coordinator names;
+    #: comma-separated.
+    ticket_keys: str = ""
+
+    @field_validator("node_id")
+    @classmethod
+    def _check_node_id(cls, name: str) -> str:
+        if not (0 < len(name) <= 128 and name.isprintable()) or name == DEVICE_NODE:
+            raise ValueError(f"1 to 128 printable characters, and not {DEVICE_NODE!r}")
+        return name
+
+    @property
+    def ticket_key_paths(self) -> list[Path]:
+        return [Path(name.strip()) for name in self.ticket_keys.split(",") if name.strip()]
 
     @property
     def member_list(self) -> list[str] | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 
 from baton.v1 import edge_pb2
+from common.build import this_build
 from common.errors import Incompatible, InvalidRequest
 from common.families.loader import Family
-from common.latents import Codec, decode_state
+from common.latents import Codec, decode_state, largest_envelope
 from common.plan import MAX_STEPS, Task
 from common.rpc import PROTOCOL_VERSION
+from common.rpc.channel import CONTROL_BYTES
 from common.rpc.convert import check_protocol, executed_to_proto, plan_from_proto
 from edge_server.engine.job import (
     Checkpointed,
@@ -24,8 +27,8 @@ from edge_server.engine.job import (
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family) -> Work:
-    """Check a request against the limits and the loaded family.
+def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str = "") -> Work:
+    """Check a request of ``owner`` against the limits and the loaded family.
 
     Raises InvalidRequest, UnknownName, CorruptEnvelope or Incompatible.
     """
@@ -60,9 +63,16 @@ def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family) -> Work:
         codec=_codec(message.codec),
         checkpoint_every=message.checkpoint_every,
         resume=resume,
+        owner=owner,
     )
     _check_edge_part(work, family)
     return work
+
+
+def largest_request(family: Family) -> int:
+    """Bytes of the largest request that can be served: one that resumes the largest picture."""
+    shape = family.latent_shape(family.manifest.sizes.maximum)
+    return CONTROL_BYTES + largest_envelope(shape)
 
 
 def _codec(name: str) -> Codec:
@@ -83,9 +93,17 @@ def _check_edge_part(work: Work, family: Family) -> None:
         raise InvalidRequest("nothing is left to denoise")
     if plan.segment_at(work.first_step).location != "edge":
         raise InvalidRequest(f"step {work.first_step} of the plan does not run on an edge")
-    for segment in plan.segments:
-        if segment.location == "edge" and work.first_step < segment.stop <= work.stop:
-            family.denoiser(segment.member)
+    for member in _members(work):
+        family.denoiser(member)
+
+
+def _members(work: Work) -> list[str]:
+    """Those of the edge's own stretch."""
+    return [
+        segment.member
+        for segment in work.task.plan.segments
+        if segment.location == "edge" and work.first_step < segment.stop <= work.stop
+    ]
 
 
 def event_to_proto(event: Event) -> edge_pb2.DenoiseEvent:
@@ -118,6 +136,8 @@ def accepted(work: Work, family: Family, node_id: str, attached: bool) -> edge_p
             fingerprint=family.fingerprint,
             first_step=work.first_step,
             attached=attached,
+            build=edge_pb2.Build(**asdict(this_build())),
+            members={member: family.member_fingerprints[member] for member in _members(work)},
         )
     )
 

@@ -1,6 +1,14 @@
 """A paused request: its latent, and how it travels."""
 
-from common.latents.envelope import Codec, decode_state, encode_state
+from common.latents.envelope import Codec, decode_state, encode_state, largest_envelope
 from common.latents.state import HistoryEntry, LatentState, NoiseLevel
 
-__all__ = ["Codec", "HistoryEntry", "LatentState", "NoiseLevel", "decode_state", "encode_state"]
+__all__ = [
+    "Codec",
+    "HistoryEntry",
+    "LatentState",
+    "NoiseLevel",
+    "decode_state",
+    "encode_state",
+    "largest_envelope",
+]

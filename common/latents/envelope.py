@@ -30,11 +30,17 @@ MAX_TEXT = 256
 _MAGIC = b"BTN1"
 _DIGEST_BYTES = 32
 _INT8_BLOCK = 64
+_REST_BYTES = 8 * 1024  # texts, a generator's state, msgpack's own
 _MAX_LISTS = 3 + MAX_HISTORY  # shape, level, history and its entries
 _FIELDS = {
     "version", "codec", "shape", "payload", "request_id", "step", "steps", "sampler", "level",
     "history", "rng", "fingerprint",
 }  # fmt: skip
+
+
+def largest_envelope(shape: tuple[int, int, int]) -> int:
+    """Bytes of the largest envelope of a latent [C, H, W]: exact, with a full history."""
+    return (1 + MAX_HISTORY) * 4 * math.prod(shape) + _REST_BYTES
 
 
 class Codec(StrEnum):

@@ -20,6 +20,10 @@ from common.plan import (
 )
 from common.rpc import PROTOCOL_VERSION
 
+#: Of what a device reports about the edges that it tried.
+MAX_ATTEMPTS = 64
+MAX_REASON_CHARS = 500
+
 _LOCATIONS: dict[Location, plan_pb2.Location.ValueType] = {
     "edge": plan_pb2.LOCATION_EDGE,
     "device": plan_pb2.LOCATION_DEVICE,
@@ -74,7 +78,12 @@ def executed_to_proto(steps: Iterable[ExecutedStep]) -> list[plan_pb2.ExecutedSt
 
 def executed_from_proto(stretches: Iterable[plan_pb2.ExecutedStretch]) -> list[ExecutedStep]:
     """Raises InvalidRequest for stretches outside the limits."""
-    return [step for stretch in stretches for step in _steps_of(stretch)]
+    steps: list[ExecutedStep] = []
+    for stretch in stretches:
+        steps += _steps_of(stretch)
+        if len(steps) > MAX_STEPS:  # a few bytes each, and they would be millions
+            raise InvalidRequest(f"more than the {MAX_STEPS} steps that a plan may have")
+    return steps
 
 
 def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:
@@ -87,6 +96,7 @@ def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:
         guided=step.guided,
         rows=step.rows,
         threads=step.threads,
+        row=step.row,
     )
 
 
@@ -101,6 +111,7 @@ def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
         guided=message.guided,
         rows=message.rows,
         threads=message.threads,
+        row=message.row,
     )
     return [replace(first, step=index) for index in range(message.start, message.stop)]
 

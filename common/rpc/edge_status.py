@@ -9,23 +9,26 @@ from google.protobuf.json_format import MessageToDict
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
 from common.rpc import PROTOCOL_VERSION
+from common.rpc.access import OPEN, Access
 from common.rpc.channel import channel_to
 from common.rpc.convert import check_protocol
-from common.rpc.status import from_rpc_error
+from common.rpc.status import from_rpc_error, parsed
 
 
-async def edge_status(address: str, timeout: float = 3.0) -> dict[str, object]:
+async def edge_status(
+    address: str, access: Access = OPEN, timeout: float = 3.0
+) -> dict[str, object]:
     """The fields of GetStatusResponse and ``rtt_seconds`` of a call on the open connection.
 
     Raises Unreachable, or Incompatible for an edge of another protocol version.
     """
     request = edge_pb2.GetStatusRequest(protocol_version=PROTOCOL_VERSION)
-    async with channel_to(address) as channel:
+    async with channel_to(address, access) as channel:
         stub = edge_pb2_grpc.EdgeStub(channel)
         try:
             await stub.GetStatus(request, timeout=timeout)
             begun = time.monotonic()
-            response = await stub.GetStatus(request, timeout=timeout)
+            response = parsed(await stub.GetStatus(request, timeout=timeout), address)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, address) from error
     check_protocol(response.protocol_version, f"the edge at {address}")

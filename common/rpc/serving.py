@@ -11,16 +11,24 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from common.errors import InvalidRequest
+from common.rpc.access import UNGUARDED, Guard
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def check_exposure(host: str, insecure: bool) -> None:
-    """Raises InvalidRequest for a bind beyond loopback that nobody asked for aloud."""
-    if not insecure and not is_loopback(host):
+def check_exposure(host: str, insecure: bool, guard: Guard = UNGUARDED) -> None:
+    """Raises InvalidRequest for an unsafe bind beyond loopback that nobody asked for aloud."""
+    if insecure or is_loopback(host):
+        return
+    if not guard.authenticates:
         raise InvalidRequest(
-            f"refusing to listen on {host} without authentication; use a loopback address,"
-            " or say --insecure on a network that you trust"
+            f"refusing to listen on {host} without authentication; set tokens and tls_cert or"
+            " tls_client_ca, use a loopback address, or say --insecure on a network that you trust"
+        )
+    if not guard.encrypted:
+        raise InvalidRequest(
+            f"refusing to listen on {host} with tokens in the clear; set tls_cert and tls_key, use"
+            " a loopback address, or say --insecure on a network that you trust"
         )
 
 

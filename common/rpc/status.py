@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,11 +18,24 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from common import errors
-from common.errors import BatonError, ExecutionFailed, Overloaded, Unreachable
+from common.errors import (
+    BatonError,
+    ExecutionFailed,
+    Overloaded,
+    PermissionDenied,
+    Unauthenticated,
+    Unreachable,
+    origin,
+)
 
+M = TypeVar("M")
 _log = logging.getLogger(__name__)
 _DOMAIN = "baton"
+_REASON = "reason"
 _MAX_MESSAGE_CHARS = 500
+#: How a connection ends that the other side drops before it says anything.
+_HUNG_UP = {"Socket closed", "Connection reset by peer", "Broken pipe"}
+_TLS_CAUSE = re.compile(r"[A-Z]+(?:_[A-Z]+)+(?=:)|Hostname Verification Check failed")
 _CLASSES: dict[str, type[BatonError]] = {
     name: item
     for name, item in vars(errors).items()
@@ -35,12 +49,17 @@ _BY_STATUS: dict[str, type[BatonError]] = {
     "UNAVAILABLE": errors.Unreachable,
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
     "CANCELLED": errors.Cancelled,
+    "UNAUTHENTICATED": errors.Unauthenticated,
+    "PERMISSION_DENIED": errors.PermissionDenied,
 }
 
 
 def to_status(error: BatonError) -> Any:
     """A gRPC status with ErrorInfo and, on overload, RetryInfo."""
-    details = [_packed(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=_DOMAIN))]
+    info = error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=_DOMAIN)
+    if isinstance(error, Unauthenticated | PermissionDenied):
+        info.metadata[_REASON] = error.reason
+    details = [_packed(info)]
     if isinstance(error, Overloaded):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after * 1000))
@@ -54,12 +73,13 @@ def to_status(error: BatonError) -> Any:
 
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     """The error that the peer raised, or what the broken call amounts to."""
-    retry_after, reason = 1.0, ""
+    retry_after, reason, refusal = 1.0, "", ""
     for detail in _details(error):
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             info = error_details_pb2.ErrorInfo()
             detail.Unpack(info)
             reason = info.reason if info.domain == _DOMAIN else ""
+            refusal = info.metadata.get(_REASON, "")
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
@@ -70,11 +90,37 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     if cls is Overloaded and not reason and "larger than max" in message:
         cls = errors.InvalidRequest
     if cls is Unreachable and not reason:
-        cause = message.rpartition(": ")[2]
-        message = f"no answer from {peer} ({cause}); is it running and is the address right?"
+        message = _unanswered(message, peer)
     if issubclass(cls, Overloaded):
         return cls(message, retry_after)
+    if issubclass(cls, Unauthenticated | PermissionDenied):
+        return cls(message, refusal)
     return cls(message)
+
+
+def parsed(answer: M | None, peer: str) -> M:
+    """The answer, for which gRPC has None if its bytes are no such message.
+
+    Raises ExecutionFailed.
+    """
+    if answer is None:
+        raise ExecutionFailed(f"{peer} answered what cannot be read; is it another Baton's?")
+    return answer
+
+
+def _unanswered(details: str, peer: str) -> str:
+    """Why nobody answered; where the two sides got as far as a handshake, TLS may be the reason."""
+    cause = details.rpartition(": ")[2]
+    hung_up = details.startswith("failed to connect") and cause in _HUNG_UP
+    if "handshake" in details.lower() or hung_up:
+        matches = _TLS_CAUSE.findall(details)
+        cause = matches[0] if matches else cause
+        return (
+            f"no secure connection to {peer} ({cause}): one side may use TLS and the other not, or"
+            " not trust its certificate; check tls_ca here and, if the node asks for certificates,"
+            " tls_cert and tls_key"
+        )
+    return f"no answer from {peer} ({cause}); is it running and is the address right?"
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
@@ -94,7 +140,7 @@ def _packed(message: Any) -> any_pb2.Any:
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
     """End a call with the error's status; what is not Baton's becomes INTERNAL and is logged."""
     if not isinstance(error, BatonError):
-        _log.error("unexpected error in a call", exc_info=error)
+        _log.error("unexpected error in a call: %s", origin(error))
         error = ExecutionFailed("internal error; the node's log has the details")
     status = to_status(error)
     await context.abort(status.code, status.details, status.trailing_metadata)

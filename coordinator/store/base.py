@@ -19,11 +19,11 @@ class NewDecision:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The end of a decision: its reward, by a report or by expiry."""
+    """The end of a decision: its reward, by a report or by expiry; None if it was withdrawn."""
 
     decision_id: str
-    state: Literal["rewarded", "expired"]
-    reward: float
+    state: Literal["rewarded", "expired", "withdrawn"]
+    reward: float | None
     resolved_unix: float
     outcome: Outcome | None = None
 
@@ -55,14 +55,17 @@ class Store(Protocol):
         decision that is unknown or resolved already. Items see the effect of earlier ones.
         """
 
-    def find(self, key: str) -> DecisionRecord | None:
-        """The decision with that id, else the newest one with that request id."""
+    def find(self, key: str, owner: str = "") -> DecisionRecord | None:
+        """The decision with that id, else the newest one with that request id.
+
+        With an ``owner``, among that one's decisions.
+        """
 
     def recent(self, limit: int) -> list[DecisionRecord]:
         """The newest decisions, newest first."""
 
     def pending(self) -> list[DecisionRecord]:
-        """Decisions without a reward, oldest first."""
+        """Decisions that have not ended, oldest first."""
 
     def rewards(self) -> Iterator[RewardRow]:
         """Every reward, in the order in which it was applied."""

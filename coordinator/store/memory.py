@@ -24,10 +24,10 @@ class MemoryStore:
             for item in items
         ]
 
-    def find(self, key: str) -> DecisionRecord | None:
-        if key in self._decisions:
-            return self._decisions[key]
-        matches = [item for item in self._decisions.values() if item.request_id == key]
+    def find(self, key: str, owner: str = "") -> DecisionRecord | None:
+        own = [item for item in self._decisions.values() if owner in ("", item.owner)]
+        matches = [item for item in own if item.decision_id == key]
+        matches = matches or [item for item in own if item.request_id == key]
         return matches[-1] if matches else None
 
     def recent(self, limit: int) -> list[DecisionRecord]:
@@ -39,8 +39,9 @@ class MemoryStore:
     def rewards(self) -> Iterator[RewardRow]:
         for decision_id in self._resolved:
             item = self._decisions[decision_id]
-            context = np.array(item.context, dtype=np.float64)
-            yield RewardRow(item.family, item.arm, context, item.reward or 0.0)
+            if item.reward is not None:
+                context = np.array(item.context, dtype=np.float64)
+                yield RewardRow(item.family, item.arm, context, item.reward)
 
     def close(self) -> None:
         pass

@@ -49,6 +49,20 @@ _MIGRATIONS: tuple[str, ...] = (
         outcome TEXT -- JSON: the report, if there was one
     ) STRICT;
     """,
+    """
+    ALTER TABLE decisions ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE rewards RENAME TO old_rewards;
+    CREATE TABLE rewards ( -- how decisions ended: one that was withdrawn has no reward
+        seq INTEGER PRIMARY KEY,
+        decision_id TEXT NOT NULL UNIQUE REFERENCES decisions (decision_id),
+        state TEXT NOT NULL CHECK (state IN ('rewarded', 'expired', 'withdrawn')),
+        reward REAL CHECK ((reward IS NULL) = (state = 'withdrawn')),
+        resolved_unix REAL NOT NULL,
+        outcome TEXT -- JSON: the report, if there was one
+    ) STRICT;
+    INSERT INTO rewards SELECT * FROM old_rewards;
+    DROP TABLE old_rewards;
+    """,
 )
 #: Decisions whose scores and edges are kept; older ones keep what learning needs, a tenth in size.
 KEEP_DETAILS = 10_000
@@ -108,9 +122,10 @@ class SqliteStore:
                 for item in items
             ]
 
-    def find(self, key: str) -> DecisionRecord | None:
-        found = self._select("WHERE d.decision_id = ?", key) or self._select(
-            "WHERE d.request_id = ? ORDER BY d.seq DESC LIMIT 1", key
+    def find(self, key: str, owner: str = "") -> DecisionRecord | None:
+        own = "AND ? IN ('', d.owner)"
+        found = self._select(f"WHERE d.decision_id = ? {own}", key, owner) or self._select(
+            f"WHERE d.request_id = ? {own} ORDER BY d.seq DESC LIMIT 1", key, owner
         )
         return found[0] if found else None
 
@@ -123,7 +138,8 @@ class SqliteStore:
     def rewards(self) -> Iterator[RewardRow]:
         query = """
             SELECT d.family, d.arm, d.context, r.reward
-            FROM rewards r JOIN decisions d ON d.decision_id = r.decision_id ORDER BY r.seq
+            FROM rewards r JOIN decisions d ON d.decision_id = r.decision_id
+            WHERE r.reward IS NOT NULL ORDER BY r.seq
         """
         with _translated(self._path):
             for family, arm, context, reward in self._connection.execute(query):
@@ -169,7 +185,7 @@ class SqliteStore:
     def _insert(self, record: DecisionRecord) -> bool:
         cursor = self._connection.execute(
             "INSERT INTO decisions (decision_id, request_id, created_unix, family, preference, arm,"
-            " propensity, explored, context) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " propensity, explored, context, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (decision_id) DO NOTHING",
             (
                 record.decision_id,
@@ -181,6 +197,7 @@ class SqliteStore:
                 record.propensity,
                 int(record.explored),
                 np.array(record.context, _CONTEXT_TYPE).tobytes(),
+                record.owner,
             ),
         )
         if cursor.rowcount != 1:
@@ -229,6 +246,7 @@ def _record(row: sqlite3.Row) -> DecisionRecord:
         state=row["state"] or "pending",
         reward=row["reward"],
         outcome=None if row["outcome"] is None else _OUTCOME.validate_json(row["outcome"]),
+        owner=row["owner"],
     )
 
 

@@ -32,7 +32,7 @@ def doctor(settings: DeviceSettings, edge: str | None, as_json: bool) -> int:
     edges = split_list(edge or "") or settings.edge_list
     nodes = [_edge(address, settings) for address in edges]
     if settings.coordinator:
-        nodes.append(_coordinator(settings.coordinator))
+        nodes.append(_coordinator(settings))
     else:
         nodes.append(
             Finding("coordinator", None, "none configured; decisions are made on this device")
@@ -85,7 +85,7 @@ def _edge(address: str, settings: DeviceSettings) -> Finding:
     def look() -> str:
         from common.rpc.edge_status import edge_status
 
-        found = asyncio.run(edge_status(address))
+        found = asyncio.run(edge_status(address, settings.access()))
         family = read_manifest(find_family(settings.family)).name
         if found["family"] != family:
             raise Incompatible(f"{address} serves family {found['family']}, this device {family}")
@@ -98,11 +98,12 @@ def _edge(address: str, settings: DeviceSettings) -> Finding:
     return _finding("edge", look)
 
 
-def _coordinator(address: str) -> Finding:
+def _coordinator(settings: DeviceSettings) -> Finding:
     def look() -> str:
-        from device_client.coordination import check_health
+        from device_client.coordination import Link, check_health
 
-        milliseconds = 1000 * asyncio.run(check_health(address, timeout=2.0))
-        return f"{address}: {milliseconds:.1f} ms; `baton-coordinator nodes` lists its edges"
+        link = Link(settings.coordinator, settings.access(), timeout=2.0)
+        milliseconds = 1000 * asyncio.run(check_health(link))
+        return f"{link.address}: {milliseconds:.1f} ms; `baton-coordinator nodes` lists its edges"
 
     return _finding("coordinator", look)

@@ -17,13 +17,15 @@ from common.quiet import quiet_libraries
 
 quiet_libraries()
 
-from device_client.events import Decided, EdgeLost, Event, HandedOver, Stepped  # noqa: E402
+from device_client.events import Decided, EdgeLost, Event, HandedOver, Reattached, Stepped  # noqa: E402
 from device_client.result import Result  # noqa: E402
 from device_client.sdk import Client, check_wish  # noqa: E402
 from device_client.session import Wish  # noqa: E402
 from device_client.settings import DeviceSettings  # noqa: E402
 
 MAX_PICTURES = 64
+#: Characters of a request's id for people: `baton explain` takes any unique beginning.
+SHORT_ID = 8
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def summary(result: Result, path: Path) -> str:
     lines = [
         f"{path}  {result.arm}  {steps} steps  {result.seconds.total:.2f} s"
         f"  {result.traffic.sent + result.traffic.received} bytes  seed {result.task.seed}"
-        f"  {verdict(result)}"
+        f"  {verdict(result)}  request {result.request_id[:SHORT_ID]}"
     ]
     lines += [f"  note: {note}" for note in result.notes]
     return "\n".join(lines)
@@ -151,6 +153,8 @@ class _Display:
             self._say(f"handed over at step {event.step}: {event.size} bytes")
         elif isinstance(event, EdgeLost):
             self._say(f"edge {event.address} lost ({event.reason}); on from {event.resume_step}")
+        elif isinstance(event, Reattached):
+            self._say(f"edge {event.address} reached again ({event.reason})")
 
     def _say(self, text: str) -> None:
         self._progress.console.print(text, style="dim", highlight=False)

@@ -41,6 +41,9 @@ def generate(
     ] = None,
     sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
     size: Annotated[int | None, typer.Option(help="Side of the picture, pixels.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a picture may take; left out: no limit.")
+    ] = None,
     edge: Edge = None,
     coordinator: Coordinator = None,
     family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
@@ -66,12 +69,44 @@ def generate(
             "preference": prefer,
             "arm": arm,
             "edge": edge,
+            "timeout": timeout,
         },
         count=n,
         out=out,
         metadata=metadata,
     )
     generating.generate(settings, request, as_json)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="PNG that Baton saved.", show_default=False)],
+    family: Annotated[
+        str | None, typer.Option(help="Family name or folder; left out: the file's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the picture drawn again here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the plan in a picture again on this machine, and say whether the same comes of it."""
+    settings, origins = load_settings(DeviceSettings, "device", {"family": family})
+    named = None if origins["family"] == "default" else settings.family
+    from device_client.cli import replaying
+
+    raise typer.Exit(replaying.replay_file(file, named, out, as_json))
+
+
+@app.command()
+def explain(
+    request: Annotated[
+        str, typer.Argument(help="A request's id, its beginning, or `last`.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Tell how one of this device's requests went: why there, what ran where, what failed."""
+    settings, _ = load_settings(DeviceSettings, "device", {})
+    from device_client.cli import explaining
+
+    explaining.explain(settings, request, as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -13,14 +14,25 @@ from dataclasses import dataclass
 import torch
 
 from common.diffusion.executor import denoise_step
-from common.errors import BatonError, Cancelled, Draining, ExecutionFailed
+from common.errors import BatonError, Draining, ExecutionFailed, origin
 from common.families.loader import Family
 from common.families.local import begin
 from common.latents import encode_state
 from common.plan import ExecutedStep
-from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Job, Progressed
+from edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Dropped,
+    HandedOff,
+    Job,
+    Outcome,
+    Progressed,
+    Started,
+)
+from edge_server.engine.pace import Forecast, Pace
 
 _log = logging.getLogger(__name__)
+_JOIN_SECONDS = 30.0  # for the model call that is under way
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class Engine:
     """Continuous batching at the granularity of denoising steps.
 
     Each round makes one model call over rows of many requests, each at its own step with its own
-    guidance scale; a request takes a place when one is free and leaves it at its handoff.
+    guidance scale; a request takes a place when one is free and leaves it at its handoff. Every
+    submitted job gets one last event, whatever happens to the thread.
     """
 
     def __init__(self, family: Family, node_id: str, limits: Limits) -> None:
@@ -43,52 +56,106 @@ class Engine:
         self._node_id = node_id
         self._limits = limits
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs: dict[Job, None] = {}
         self._waiting: deque[Job] = deque()
         self._active: deque[Job] = deque()
+        self._paces: dict[str, Pace] = {}
         self._stopping = False
+        self._over: BatonError | None = None
+        self._closing = threading.Lock()
+        self._on_crash: Callable[[BatonError], None] | None = None
         self._thread = threading.Thread(target=self._loop, name="baton-model", daemon=True)
 
-    def start(self) -> None:
+    def start(self, on_crash: Callable[[BatonError], None] | None = None) -> None:
+        """``on_crash``: hears on the model thread that it is ending without having been asked."""
+        self._on_crash = on_crash
         self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Take a job; its outcome arrives through ``job.emit``. Thread-safe."""
-        self._inbox.put(lambda: self._waiting.append(job))
+        with self._closing:
+            if self._over is None:
+                self._inbox.put(lambda: self._take(job))
+                return
+        job.emit(self._over)
 
-    def cancel(self, request_id: str, first_step: int | None = None) -> None:
-        """End a request (or its part from ``first_step``) at its next step. Thread-safe."""
-        self._inbox.put(lambda: self._cancel(request_id, first_step))
+    def drop(self, job: Job) -> None:
+        """Let a job go at its next step, unless it has ended by then. Thread-safe."""
+        self._inbox.put(lambda: self._drop(job))
 
     def stop(self) -> None:
         """End the thread; what is still here ends with Draining."""
         self._inbox.put(self._stop)
-        self._thread.join()
+        if self._thread.ident is None:
+            self._close(_stopped())
+            return
+        self._thread.join(_JOIN_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("a model call does not end; leaving it behind")
+
+    def forecast(self) -> Forecast:
+        """What the measured pace lets one expect. Thread-safe."""
+        return Forecast(dict(self._paces), self._limits.active, self._limits.rows)
 
     def _loop(self) -> None:
-        while not self._stopping:
-            self._receive()
-            self._admit()
-            if batch := self._next_batch():
-                self._step(batch)
-        for job in [*self._active, *self._waiting]:
-            job.emit(Draining("the edge is shutting down"))
+        error: BatonError = _stopped()
+        try:
+            while not self._stopping:
+                self._receive()
+                self._round()
+        except BaseException as crash:  # whatever ends the thread, its requests must hear of it
+            _log.critical("the model thread has crashed: %s", origin(crash))
+            error = ExecutionFailed("the model of this edge has crashed; restart it or use another")
+        self._close(error)
+        if self._on_crash is not None and not self._stopping:
+            self._on_crash(error)
+
+    def _close(self, error: BatonError) -> None:
+        """Take nothing any more, and end what is here."""
+        with self._closing:
+            self._over = error
+        while not self._inbox.empty():
+            self._inbox.get()()
+        for job in list(self._jobs):
+            with contextlib.suppress(RuntimeError):  # whoever listened has closed its event loop
+                self._end(job, error)
 
     def _receive(self) -> None:
         """Take what has arrived; wait only if there is nothing else to do."""
-        idle = not self._active and not self._waiting
+        idle = not self._jobs
         while idle or not self._inbox.empty():
             self._inbox.get()()
             idle = False
 
+    def _round(self) -> None:
+        begun = time.monotonic()
+        self._admit()
+        if not (batch := self._next_batch()):
+            return
+        member, rows = batch[0].group[0], sum(job.started.rows for job in batch)
+        self._step(batch)
+        pace = self._paces.get(member, Pace())
+        self._paces[member] = pace.after(rows, time.monotonic() - begun)
+
     def _stop(self) -> None:
         self._stopping = True
 
-    def _cancel(self, request_id: str, first_step: int | None) -> None:
-        for jobs in (self._active, self._waiting):
-            for job in [job for job in jobs if job.work.request_id == request_id]:
-                if first_step in (None, job.work.first_step):
-                    jobs.remove(job)
-                    job.emit(Cancelled(f"request {request_id} was cancelled"))
+    def _take(self, job: Job) -> None:
+        self._jobs[job] = None
+        self._waiting.append(job)
+
+    def _drop(self, job: Job) -> None:
+        if job not in self._jobs:
+            return
+        for jobs in (self._waiting, self._active):
+            if job in jobs:
+                jobs.remove(job)
+        self._end(job, Dropped())
+
+    def _end(self, job: Job, event: Outcome | Dropped) -> None:
+        """The last that is heard of a job."""
+        del self._jobs[job]
+        job.emit(event)
 
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._limits.active:
@@ -100,6 +167,7 @@ class Engine:
                 self._fail(job, error)
             else:
                 self._active.append(job)
+                job.emit(Started())
 
     def _next_batch(self) -> list[Job]:
         """The jobs of the next call: those that share a group with the one served longest ago."""
@@ -122,7 +190,7 @@ class Engine:
             if len(batch) == 1:
                 self._fail(batch[0], error)
                 return
-            _log.exception("a batch of %d failed; running its requests one by one", len(batch))
+            _log.error("a batch failed, its requests run one by one: %s", origin(error))
             for job in batch:
                 self._active.append(job)
                 self._step([job])
@@ -131,19 +199,21 @@ class Engine:
             self._retire(job)
 
     def _forward(self, batch: list[Job]) -> None:
-        """One model call; each job's record says in how many rows it ran."""
-        member = batch[0].group[0]
-        guided = [job.started.rows == 2 for job in batch]
+        """One model call; each job's record says in how many rows it ran, and in which."""
+        member, node, row = batch[0].group[0], self._node_id, 0
+        own_rows = [job.started.rows for job in batch]
         begun = time.monotonic()
         rows = denoise_step([job.started for job in batch], self._family.denoiser(member))
         seconds = time.monotonic() - begun
-        for job, both in zip(batch, guided, strict=True):
+        threads = torch.get_num_threads()
+        for job, own in zip(batch, own_rows, strict=True):
             job.model_seconds += seconds
             if job.started.error is None:
                 step = job.started.step - 1
-                threads = torch.get_num_threads()
-                record = ExecutedStep(step, member, "edge", self._node_id, both, rows, threads)
-                job.executed.append(record)
+                job.executed.append(
+                    ExecutedStep(step, member, "edge", node, own == 2, rows, threads, row)
+                )
+            row += own
 
     def _retire(self, job: Job) -> None:
         """Report the step; end the job if its part is done, else give it its place back."""
@@ -166,11 +236,11 @@ class Engine:
     def _finish(self, job: Job) -> None:
         run, executed = job.started, tuple(job.executed)
         if run.step < run.plan.steps:
-            job.emit(HandedOff(self._envelope(job), executed, job.times()))
+            self._end(job, HandedOff(self._envelope(job), executed, job.times()))
             return
         begun = time.monotonic()
         picture = self._family.decode(run.x)
-        job.emit(Drawn(picture, executed, job.times(time.monotonic() - begun)))
+        self._end(job, Drawn(picture, executed, job.times(time.monotonic() - begun)))
 
     def _envelope(self, job: Job) -> bytes:
         return encode_state(
@@ -179,6 +249,10 @@ class Engine:
 
     def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, BatonError):
-            _log.error("request %s failed", job.work.request_id, exc_info=error)
+            _log.error("request %s failed: %s", job.work.request_id, origin(error))
             error = ExecutionFailed(f"the model failed: {type(error).__name__}")
-        job.emit(error)
+        self._end(job, error)
+
+
+def _stopped() -> BatonError:
+    return Draining("the edge is shutting down; use another")

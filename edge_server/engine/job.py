@@ -24,6 +24,8 @@ class Work:
     codec: Codec
     checkpoint_every: int
     resume: LatentState | None = field(default=None, repr=False)
+    #: Who asked; empty where nobody is asked for a name.
+    owner: str = ""
 
     @property
     def first_step(self) -> int:
@@ -42,6 +44,11 @@ class Times:
     queued: float = 0.0
     model: float = 0.0
     decode: float = 0.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job has taken a place."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +80,21 @@ class Drawn:
     times: Times
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """The job has left the engine because its owner let it go."""
+
+
 Outcome = HandedOff | Drawn | BatonError
-Event = Progressed | Checkpointed | Outcome
+Event = Started | Progressed | Checkpointed | Outcome | Dropped
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """Work on its way through the engine. Owned by the model thread once submitted.
 
-    emit: called from the model thread with every event; the last one is an outcome.
+    emit: called with every event, mostly from the model thread; the last event, and it alone, is
+    an outcome or `Dropped`.
     """
 
     work: Work

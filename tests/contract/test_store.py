@@ -13,12 +13,15 @@ from common.plan import EdgeChoice
 from coordinator.store.base import NewDecision, Resolution, Store
 from coordinator.store.memory import MemoryStore
 from coordinator.store.sqlite import SqliteStore
-from coordinator.values import ArmScore, DecisionRecord, Outcome
+from coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
-OUTCOME = Outcome(ok=True, arm="device:small", total_seconds=1.25, bytes_sent=7, quality=0.5)
+LOST = EdgeAttempt("e1", "10.0.0.1:1", 0, 5, "UNAVAILABLE", "the connection broke")
+OUTCOME = Outcome(
+    ok=True, arm="device:small", total_seconds=1.25, bytes_sent=7, quality=0.5, attempts=(LOST,)
+)
 
 
-def decision(number: int, request: str = "") -> DecisionRecord:
+def decision(number: int, request: str = "", owner: str = "") -> DecisionRecord:
     return DecisionRecord(
         decision_id=f"d{number}",
         request_id=request or f"r{number}",
@@ -33,6 +36,7 @@ def decision(number: int, request: str = "") -> DecisionRecord:
         edges=(EdgeChoice("e1", "10.0.0.1:1", "idle"),),
         rejected=(EdgeChoice("e2", "10.0.0.2:1", "full"),),
         reason="the highest bound",
+        owner=owner,
     )
 
 
@@ -61,6 +65,13 @@ class StoreContract(abc.ABC):
         store.write([NewDecision(decision(1)), NewDecision(decision(2, "d1"))])
         assert store.find("d1") == decision(1)
 
+    def test_with_an_owner_only_that_ones_decisions_are_there(self, store: Store) -> None:
+        anna, bert = decision(1, "same", "anna"), decision(2, "same", "bert")
+        store.write([NewDecision(anna), NewDecision(bert), NewDecision(decision(3))])
+        assert store.find("same", "anna") == store.find("d1", "anna") == anna
+        assert store.find("same", "bert") == store.find("same") == bert
+        assert store.find("d2", "anna") is store.find("d3", "anna") is None
+
     def test_a_taken_decision_id_changes_nothing(self, store: Store) -> None:
         again = decision(1, "another")
         assert store.write([NewDecision(decision(1)), NewDecision(again)]) == [True, False]
@@ -79,6 +90,16 @@ class StoreContract(abc.ABC):
         assert store.write([rewarded(1)]) == [False]
         store.write([NewDecision(decision(1))])
         assert list(store.rewards()) == []
+
+    def test_a_withdrawn_decision_has_ended_without_a_reward(self, store: Store) -> None:
+        store.write([NewDecision(decision(number)) for number in range(2)])
+        gone = Resolution("d0", "withdrawn", None, 2000.0, Outcome(ok=False, error="CANCELLED"))
+        assert store.write([gone, rewarded(0), gone]) == [True, False, False]
+        found = store.find("d0")
+        assert found is not None
+        assert (found.state, found.reward, found.outcome) == ("withdrawn", None, gone.outcome)
+        assert list(store.rewards()) == []
+        assert store.pending() == [decision(1)]
 
     def test_one_batch_may_hold_a_decision_and_its_end(self, store: Store) -> None:
         expired = Resolution("d1", "expired", 0.0, 3000.0)

@@ -45,6 +45,7 @@ def environment(folder: Path, family_folder: Path) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
         "BATON_CONFIG": str(folder / "none.toml"),
+        "XDG_STATE_HOME": str(folder / "state"),
         "BATON_DEVICE_FAMILY": str(family_folder),
         "BATON_EDGE_FAMILY": str(family_folder),
         "BATON_EDGE_THREADS": "1",
@@ -112,6 +113,7 @@ _EDGE = ["generate", "a red cat", "--steps", "1", "--arm", "edge"]
 
 #: What ``baton`` refuses: the command line, the exit code, and a word of the reason.
 WRONG: dict[str, tuple[list[str], int, str]] = {
+    "no request yet": (["explain", "last"], 2, "no request is known"),
     "an empty prompt": (["generate", ""], 2, "prompt"),
     "a blank prompt": (["generate", " "], 2, "prompt"),
     "a prompt that is no text": (["generate", "a \udcff cat", *_DRAW[2:]], 2, "prompt"),
@@ -157,6 +159,8 @@ def baton(
         "told": [*_DRAW, "--seed", "7", "--out", "told.png", "--no-metadata"],
         "relay": ["generate", PROMPTS[1], "--arm", "relay@0.5", "--steps", "4", *here],
         "edge": ["generate", PROMPTS[0], "--arm", "edge", "--steps", "3", "--seed", "3", *here],
+        "explained": ["explain", "last", "--json"],
+        "another request": ["explain", "zz"],
         "config": ["config", "show", "--json"],
         "doctor": ["doctor", "--json", "--edge", served.address],
         "doctor, nobody": ["doctor", "--json", "--edge", nobody],
@@ -215,6 +219,15 @@ def test_a_relay_and_an_edge_picture_come_from_another_process(
     expected = drawn_here(family, task(plan("edge:large", 3), PROMPTS[0], seed=3))
     with Image.open(folder / drawn["path"]) as image:
         assert differ(np.asarray(image), expected) <= 1
+
+
+def test_a_request_is_explained_afterwards(baton: dict[str, Told], served: Process) -> None:
+    told = baton["explained"].json()
+    (drawn,) = baton["edge"].json()
+    assert (told["request_id"], told["ending"]) == (drawn["request_id"], "picture")
+    assert [attempt["address"] for attempt in told["attempts"]] == [served.address]
+    assert told["coordinator"] is None
+    assert drawn["request_id"] in baton["another request"].refused(2)
 
 
 def test_settings_are_shown_with_their_origin(baton: dict[str, Told], family_folder: Path) -> None:

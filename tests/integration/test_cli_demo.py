@@ -38,7 +38,12 @@ def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "device_client.cli.main", "demo", *arguments],
         cwd=folder,
-        env=kept | {"BATON_CONFIG": str(folder / "none.toml"), "PYTHONPATH": PATH},
+        env=kept
+        | {
+            "BATON_CONFIG": str(folder / "none.toml"),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "PYTHONPATH": PATH,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

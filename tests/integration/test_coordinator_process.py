@@ -1,17 +1,14 @@
-"""The command line as its users run it: one process each, killed without mercy."""
+"""The command line as its users run it: one process each."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,61 +100,6 @@ def device(address: str) -> Iterator[Device]:
         yield Device(channel)
 
 
-def totals(address: str) -> tuple[int, int]:
-    """Rewards and pending decisions over all arms."""
-    rows = json.loads(cli("arms", "--json", "--address", address).stdout)
-    return sum(row["rewards"] for row in rows), sum(row["pending"] for row in rows)
-
-
-class Load(threading.Thread):
-    """Decides and reports until the coordinator dies; remembers what it acknowledged."""
-
-    def __init__(self, address: str, name: str) -> None:
-        super().__init__()
-        self.address = address
-        self.label = name
-        self.decided: list[str] = []
-        self.reported: list[str] = []
-
-    def run(self) -> None:
-        with device(self.address) as client, contextlib.suppress(grpc.RpcError):
-            for number in range(100_000):
-                decision_id = client.decide(f"{self.label}-{number}")
-                self.decided.append(decision_id)
-                if number % 3:
-                    assert client.report(decision_id)
-                    self.reported.append(decision_id)
-
-
-def test_kill_9_loses_and_doubles_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    db, rng = tmp_path / "c.db", random.Random(0)
-    decided: list[str] = []
-    reported: list[str] = []
-    for life in range(3):
-        with serving(db) as (process, address):
-            threads = [Load(address, f"{life}-{number}") for number in range(3)]
-            for thread in threads:
-                thread.start()
-            goal = rng.randrange(10, 40)
-            while min(len(thread.reported) for thread in threads) < goal:
-                threads[0].join(0.005)
-            process.send_signal(signal.SIGKILL)
-            for thread in threads:
-                thread.join(SECONDS)
-                decided += thread.decided
-                reported += thread.reported
-    with serving(db) as (process, address), device(address) as client:
-        rewards, pending = totals(address)
-        # A write whose answer the kill cut off may be there; each thread had one on its way.
-        assert len(reported) <= rewards <= len(reported) + 9
-        assert len(decided) <= rewards + pending <= len(decided) + 9
-        assert not any(client.report(decision_id) for decision_id in reported)
-        open_ids = set(decided) - set(reported)
-        applied = sum(client.report(decision_id) for decision_id in open_ids)
-        assert totals(address)[0] == rewards + applied
-        assert not any(client.report(decision_id) for decision_id in decided)
-
-
 def test_a_signal_drains_and_exits_with_0(tmp_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with serving(tmp_path / "c.db") as (process, address), device(address) as client:
@@ -193,12 +135,10 @@ def test_the_address_may_come_from_the_environment(
         assert cli("arms", "--json").stdout == "[]\n"
 
 
-def test_nobody_listening_is_said_soon(tmp_path: Path) -> None:
+def test_nobody_listening_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    start = time.monotonic()
     assert "no answer" in refused(cli("nodes", "--address", f"127.0.0.1:{port}"), 3)
-    assert time.monotonic() - start < 5
 
 
 def test_a_peer_that_never_answers_is_given_up(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from common.rpc import PROTOCOL_VERSION
 from common.rpc.channel import channel_to
 from common.rpc.convert import executed_from_proto, plan_to_proto
 from common.rpc.status import from_rpc_error
+from edge_server.registry import Occupancy
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, drawn_here, edge, until
 from tests.support.tasks import PROMPTS, plan, task
@@ -137,7 +138,7 @@ async def test_what_an_edge_holds_and_does_is_told(held: Held, family: Family) -
     assert (now.fingerprint, now.capacity, now.draining) == (family.fingerprint, 2, False)
     assert await held.counts() == (0, 0, 0, 0, 0)
     first, second = held.start(ask("r1")), held.start(ask("r2"))
-    await until(lambda: held.node.registry.unfinished == 2)
+    await until(lambda: held.node.registry.occupancy() == Occupancy(1, 1, 2))
     assert await held.counts() == (1, 1, 0, 0, 0)
     assert await held.cancel("r2")
     held.gate.lift()
@@ -240,7 +241,7 @@ async def test_a_resumed_request_outlives_its_abandoned_first_run(family: Family
         again = ask("r1", steps=200, checkpoint_every=1, resume=event.checkpoint.envelope)
         resumed = held.start(again)
         await until(lambda: held.node.registry.unfinished == 2)
-        await step_by_step(held, lambda: held.node.registry.counts.cancelled)
+        await step_by_step(held, lambda: held.node.registry.counts.abandoned)
         held.gate.lift()
         assert (await resumed).kinds[-1] == "image"
         assert await held.counts() == (0, 0, 1, 0, 1)

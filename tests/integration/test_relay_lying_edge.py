@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
+from common.build import Origin, this_build
 from common.errors import BatonError
 from common.families.loader import Family
 from common.latents import Codec, LatentState, encode_state
@@ -47,8 +48,21 @@ class Scripted(edge_pb2_grpc.EdgeServicer):
         return edge_pb2.CancelResponse()
 
 
-def accepted(version: int = PROTOCOL_VERSION) -> edge_pb2.DenoiseEvent:
-    return edge_pb2.DenoiseEvent(accepted=edge_pb2.Accepted(protocol_version=version))
+#: What a good edge says of itself.
+TRUTH: dict[str, Any] = {
+    "protocol_version": PROTOCOL_VERSION,
+    "node_id": "liar",
+    "build": edge_pb2.Build(**asdict(this_build())),
+    "members": {"large": "a" * 32},
+}
+
+
+def accepted(**told: Any) -> edge_pb2.DenoiseEvent:
+    return edge_pb2.DenoiseEvent(accepted=edge_pb2.Accepted(**(TRUTH | told)))
+
+
+def built(**told: str) -> edge_pb2.DenoiseEvent:
+    return accepted(build=edge_pb2.Build(**(asdict(this_build()) | told)))
 
 
 def progress(step: int) -> edge_pb2.DenoiseEvent:
@@ -58,6 +72,13 @@ def progress(step: int) -> edge_pb2.DenoiseEvent:
 def stretch(start: int = 0, stop: int = CUT, **fields: Any) -> plan_pb2.ExecutedStretch:
     values = {"member": "large", "location": plan_pb2.LOCATION_EDGE, "node_id": "liar"} | fields
     return plan_pb2.ExecutedStretch(start=start, stop=stop, **values)
+
+
+def checkpoint(
+    envelope: bytes, executed: Sequence[plan_pb2.ExecutedStretch]
+) -> edge_pb2.DenoiseEvent:
+    told = edge_pb2.Checkpoint(envelope=envelope, executed=executed)
+    return edge_pb2.DenoiseEvent(checkpoint=told)
 
 
 def handoff(
@@ -114,37 +135,93 @@ LIES: dict[str, Script] = {
     "nothing at all": lambda liar, ask: [],
     "no result": lambda liar, ask: [accepted(), progress(1)],
     "an empty event": lambda liar, ask: [accepted(), edge_pb2.DenoiseEvent()],
-    "another protocol": lambda liar, ask: [accepted(99), handoff(liar.envelope(ask))],
+    "another protocol": lambda liar, ask: [
+        accepted(protocol_version=99),
+        handoff(liar.envelope(ask)),
+    ],
     "step 0 done": lambda liar, ask: [accepted(), progress(0)],
     "more steps than there are": lambda liar, ask: [accepted(), progress(STEPS + 1)],
-    "an altered latent": lambda liar, ask: [handoff(liar.envelope(ask)[:-1] + b"\xff")],
-    "half a latent": lambda liar, ask: [handoff(liar.envelope(ask)[:99])],
-    "no latent": lambda liar, ask: [handoff(b"")],
-    "NaN": lambda liar, ask: [handoff(with_nan(liar.envelope(ask)))],
-    "another request's latent": lambda liar, ask: [handoff(liar.envelope(ask, request_id="x"))],
-    "another latent space": lambda liar, ask: [handoff(liar.envelope(ask, fingerprint="x"))],
+    "an altered latent": lambda liar, ask: [accepted(), handoff(liar.envelope(ask)[:-1] + b"\xff")],
+    "half a latent": lambda liar, ask: [accepted(), handoff(liar.envelope(ask)[:99])],
+    "no latent": lambda liar, ask: [accepted(), handoff(b"")],
+    "NaN": lambda liar, ask: [accepted(), handoff(with_nan(liar.envelope(ask)))],
+    "another request's latent": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask, request_id="x")),
+    ],
+    "another latent space": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask, fingerprint="x")),
+    ],
     "another sampler's latent": lambda liar, ask: [
-        handoff(liar.envelope(ask, replace(liar.state(), sampler="euler")))
+        accepted(),
+        handoff(liar.envelope(ask, replace(liar.state(), sampler="euler"))),
     ],
     "another number of steps": lambda liar, ask: [
-        handoff(liar.envelope(ask, replace(liar.state(), steps=STEPS + 1)))
+        accepted(),
+        handoff(liar.envelope(ask, replace(liar.state(), steps=STEPS + 1))),
     ],
     "a latent of another size": lambda liar, ask: [
-        handoff(liar.envelope(ask, replace(liar.state(), x=np.zeros((4, 8, 8), np.float32))))
+        accepted(),
+        handoff(liar.envelope(ask, replace(liar.state(), x=np.zeros((4, 8, 8), np.float32)))),
     ],
     "a latent handed over too early": lambda liar, ask: [
-        handoff(liar.envelope(ask, liar.state(1)), [stretch(stop=1)])
+        accepted(),
+        handoff(liar.envelope(ask, liar.state(1)), [stretch(stop=1)]),
     ],
     "a latent handed over too late": lambda liar, ask: [
-        handoff(liar.envelope(ask, liar.state(3)), [stretch(stop=3)])
+        accepted(),
+        handoff(liar.envelope(ask, liar.state(3)), [stretch(stop=3)]),
     ],
-    "steps that it did not run": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(5, 9)])],
-    "no steps": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(1, 1)])],
-    "too many steps": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(0, 10**9)])],
-    "steps nowhere": lambda liar, ask: [handoff(liar.envelope(ask), [stretch(location=0)])],
-    "a picture cut short": lambda liar, ask: [image(size=10)],
-    "an empty picture": lambda liar, ask: [image(0, 0)],
-    "a picture of another size": lambda liar, ask: [image(2 * SIZE, SIZE)],
+    "steps that it did not run": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(5, 9)]),
+    ],
+    "no steps": lambda liar, ask: [accepted(), handoff(liar.envelope(ask), [stretch(1, 1)])],
+    "too many steps": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(0, 10**9)]),
+    ],
+    "steps nowhere": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(location=0)]),
+    ],
+    "a picture cut short": lambda liar, ask: [accepted(), image(size=10)],
+    "an empty picture": lambda liar, ask: [accepted(), image(0, 0)],
+    "a picture of another size": lambda liar, ask: [accepted(), image(2 * SIZE, SIZE)],
+    "a latent of nobody": lambda liar, ask: [handoff(liar.envelope(ask))],
+    "steps of another edge": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(node_id="other")]),
+    ],
+    "steps of the device": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(location=plan_pb2.LOCATION_DEVICE)]),
+    ],
+    "steps of a member that was not asked for": lambda liar, ask: [
+        accepted(members={"large": "a" * 32, "small": "a" * 32}),
+        handoff(liar.envelope(ask), [stretch(member="small")]),
+    ],
+}
+
+#: What an edge says of itself before it hands over a good latent.
+NAMES: dict[str, edge_pb2.DenoiseEvent] = {
+    "no name": accepted(node_id=""),
+    "a name that prints badly": accepted(node_id="liar\x1b[2J"),
+    "a long name": accepted(node_id="x" * 257),
+    "the device's name": accepted(node_id="device"),
+    "no build": accepted(build=None),
+    "a build without a version": built(torch=""),
+    "a build that prints badly": built(processor="a\nb"),
+    "a long build": built(baton="x" * 257),
+    "no members": accepted(members={}),
+    "another member": accepted(members={"small": "a" * 32}),
+    "a member that prints badly": accepted(members={"large": "a" * 32, "\n": "a" * 32}),
+    "a member with a long name": accepted(members={"large": "a" * 32, "x" * 257: "a" * 32}),
+    "no fingerprint": accepted(members={"large": ""}),
+    "a fingerprint that is none": accepted(members={"large": "a" * 31 + "/"}),
+    "a long fingerprint": accepted(members={"large": "a" * 33}),
+    "many members": accepted(members=dict.fromkeys(["large", *map(str, range(16))], "a" * 32)),
 }
 
 
@@ -152,14 +229,34 @@ LIES: dict[str, Script] = {
 async def test_whatever_an_edge_claims_the_picture_is_right(
     lie: str, family: Family, family_folder: Path
 ) -> None:
-    liar, script = Liar(family), LIES[lie]
+    assert await _why_it_was_not_believed(LIES[lie], family, family_folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_an_edge_that_does_not_say_what_it_draws_with_is_not_believed(
+    name: str, family: Family, family_folder: Path
+) -> None:
+    event = NAMES[name]
+    own = [stretch(node_id=event.accepted.node_id)]
+    reason = await _why_it_was_not_believed(
+        lambda liar, ask: [event, handoff(liar.envelope(ask), own)], family, family_folder
+    )
+    assert "answered nonsense: " in reason
+
+
+async def _why_it_was_not_believed(script: Script, family: Family, folder: Path) -> str:
+    """The picture must be the one that the device draws alone."""
+    liar = Liar(family)
     async with serving(Scripted(lambda request: script(liar, request))) as address:
-        with device(family_folder, edges=address) as client:
+        with device(folder, edges=address) as client:
             result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
     alone = task(plan("device:small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
     assert [step.location for step in result.executed] == ["device"] * STEPS
-    assert result.notes[0].startswith(f"edge {address} lost at step 0: ")
+    assert result.provenance.nodes.keys() == {"device"}
+    lost, _, reason = result.notes[0].partition(" at step 0: ")
+    assert lost == f"edge {address} lost"
+    return reason
 
 
 @pytest.mark.parametrize("lie", [lie for lie in LIES if lie != "another protocol"])
@@ -184,4 +281,38 @@ async def test_the_truth_is_believed(family: Family, family_folder: Path) -> Non
     split = task(plan("relay:large>small@0.5", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, split))
     assert [step.node_id for step in result.executed] == ["liar"] * CUT + ["device"] * CUT
+    assert result.provenance.nodes == {
+        "liar": Origin(this_build(), {"large": "a" * 32}),
+        "device": Origin(this_build(), {"small": family.member_fingerprints["small"]}),
+    }
     assert result.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("event", "alike"),
+    [
+        (accepted(), True),
+        (accepted(members={"large": "a" * 32, "small": "b" * 32}), True),
+        (accepted(members={"large": "b" * 32}), False),
+        (built(torch="1.0"), False),
+    ],
+)
+async def test_a_name_stands_for_one_build_and_its_weights(
+    event: edge_pb2.DenoiseEvent, alike: bool, family: Family, family_folder: Path
+) -> None:
+    """An edge that came back as another, or two of one name: a record could not hold both."""
+    liar = Liar(family)
+
+    def script(request: edge_pb2.DenoiseRequest) -> list[edge_pb2.DenoiseEvent]:
+        if request.resume:
+            return [event, handoff(liar.envelope(request), [stretch(1, CUT)])]
+        kept = liar.envelope(request, liar.state(1))
+        return [accepted(), checkpoint(kept, [stretch(stop=1)])]
+
+    async with serving(Scripted(script)) as one, serving(Scripted(script)) as two:
+        with device(family_folder, edges=f"{one},{two}") as client:
+            result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
+    assert result.steps_at("edge") == (CUT if alike else 1)
+    told = result.provenance.nodes["liar"].members
+    assert told == (dict(event.accepted.members) if alike else {"large": "a" * 32})
+    assert alike != ("other weights or another build" in "; ".join(result.notes))

@@ -15,11 +15,13 @@ from edge_server.engine.engine import Engine, Limits
 from edge_server.engine.job import (
     Checkpointed,
     Drawn,
+    Dropped,
     Event,
     HandedOff,
     Job,
     Outcome,
     Progressed,
+    Started,
     Work,
 )
 
@@ -97,6 +99,11 @@ class Gate:
                 raise TimeoutError(f"only {self.arrived} of {number} model calls came")
 
 
+def is_last(event: Event) -> bool:
+    """Whether nothing may come of the job after it."""
+    return not isinstance(event, Started | Progressed | Checkpointed)
+
+
 class Listener:
     """Takes what one job emits."""
 
@@ -109,15 +116,21 @@ class Listener:
         self.events.append(event)
         if self._on_event is not None:
             self._on_event(event)
-        if not isinstance(event, Progressed | Checkpointed):
+        if is_last(event):
             self._ended.set()
 
-    def outcome(self) -> Outcome:
-        """Wait for the job's end; it must be the only one."""
+    def ending(self) -> Outcome | Dropped:
+        """Wait for the job's last event."""
         if not self._ended.wait(_PATIENCE):
             raise TimeoutError(f"no outcome after {len(self.events)} events")
         last = self.events[-1]
-        assert isinstance(last, HandedOff | Drawn | BatonError)
+        assert isinstance(last, HandedOff | Drawn | BatonError | Dropped)
+        return last
+
+    def outcome(self) -> Outcome:
+        """Wait for the outcome of a job that nobody drops."""
+        last = self.ending()
+        assert not isinstance(last, Dropped)
         return last
 
     def handoff(self) -> HandedOff:

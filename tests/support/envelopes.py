@@ -14,7 +14,7 @@ from common.errors import BatonError
 from common.latents import Codec, HistoryEntry, LatentState, NoiseLevel, decode_state, encode_state
 
 FINGERPRINT = "f" * 32
-_HEAD = 36  # magic and digest
+HEAD_BYTES = 36  # magic and digest
 
 
 def small_state(seed: int = 0, shape: tuple[int, int, int] = (4, 2, 3)) -> LatentState:
@@ -35,7 +35,7 @@ def seal(body: bytes) -> bytes:
 
 
 def fields_of(envelope: bytes) -> dict[str, Any]:
-    fields: dict[str, Any] = msgpack.unpackb(envelope[_HEAD:])
+    fields: dict[str, Any] = msgpack.unpackb(envelope[HEAD_BYTES:])
     return fields
 
 

@@ -58,6 +58,10 @@ class Cable:
     def cut(self) -> None:
         if self._server is not None:
             self._server.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Break the connections there are; new ones are carried."""
         for end in self._ends:
             end.transport.abort()
 

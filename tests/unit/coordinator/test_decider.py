@@ -185,6 +185,80 @@ async def test_a_report_and_the_expiry_at_once_count_once(world: World) -> None:
     assert stats.rewards == 1
 
 
+GAVE_UP = Outcome(ok=False, error="CANCELLED")
+
+
+async def test_a_withdrawn_request_teaches_nothing_and_ends_once(world: World) -> None:
+    world.join()
+    await world.decider.report((await world.decider.decide(query("first"))).decision_id, OK)
+    before = world.decider.arms()
+    scores = (await _scores(world, "before"))[1]
+    answer = await world.decider.decide(query("gone"))
+    assert await world.decider.report(answer.decision_id, GAVE_UP)
+    assert not await world.decider.report(answer.decision_id, GAVE_UP)
+    assert not await world.decider.report(answer.decision_id, OK)
+    assert world.decider.arms() == before
+    assert (await _scores(world, "after"))[1] == pytest.approx(scores)
+    assert (await world.decider.find("gone")).state == "withdrawn"
+    world.clock.now += 10_000
+    assert await world.decider.expire() == 0
+
+
+async def _scores(world: World, request_id: str) -> tuple[str, list[float]]:
+    """Every arm's bound at a question that is withdrawn at once."""
+    answer = await world.decider.decide(query(request_id))
+    record = await world.decider.find(answer.decision_id)
+    await world.decider.report(answer.decision_id, GAVE_UP)
+    return record.arm, [score.bound for score in record.scores if score.feasible]
+
+
+async def test_a_withdrawn_request_stays_withdrawn_after_a_restart(world: World) -> None:
+    answer = await world.decider.decide(query())
+    await world.decider.report(answer.decision_id, GAVE_UP)
+    world.boot(SETTINGS)
+    assert await world.decider.restore() == 0
+    assert world.decider.arms() == []
+    assert not await world.decider.report(answer.decision_id, OK)
+    world.clock.now += 10_000
+    assert await world.decider.expire() == 0
+
+
+async def test_a_failure_by_another_name_is_learned(world: World) -> None:
+    answer = await world.decider.decide(query())
+    assert await world.decider.report(answer.decision_id, Outcome(ok=False, error="ABORTED"))
+    (stats,) = world.decider.arms()
+    assert (stats.rewards, stats.mean_reward) == (1, 0.0)
+
+
+async def test_silence_of_a_device_that_never_heard_the_answer_is_not_held_against_the_arm(
+    world: World,
+) -> None:
+    for heard in (False, True):
+        call = asyncio.ensure_future(world.decider.decide(query(f"heard-{heard}")))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        if heard:
+            await world.decider.decide(query(f"heard-{heard}"))
+    world.clock.now += 61
+    assert await world.decider.expire() == 2
+    assert (await world.decider.find("heard-False")).state == "withdrawn"
+    assert (await world.decider.find("heard-True")).state == "expired"
+
+
+async def test_a_decision_is_its_owners_alone(world: World) -> None:
+    anna, bert = [await world.decider.decide(query(owner=owner)) for owner in ("anna", "bert")]
+    assert anna.decision_id != bert.decision_id
+    assert (await world.decider.find("r1", "anna")).decision_id == anna.decision_id
+    for _ in range(2):  # while its reward is out, and when it is not
+        with pytest.raises(UnknownName):
+            await world.decider.find(anna.decision_id, "bert")
+        with pytest.raises(UnknownName):
+            await world.decider.report(anna.decision_id, OK, "bert")
+        await world.decider.report(anna.decision_id, OK, "anna")
+    assert await world.decider.report(bert.decision_id, OK)
+
+
 async def test_a_failing_store_answers_an_error_and_leaves_no_trace(world: World) -> None:
     world.store.broken = True
     with pytest.raises(ExecutionFailed):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from common.plan import EdgeChoice
 from coordinator.explain import explain
-from coordinator.values import ArmScore, DecisionRecord, Outcome
+from coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
 RECORD = DecisionRecord(
     decision_id="d1",
@@ -66,9 +66,36 @@ def test_it_tells_what_came_of_it() -> None:
             RECORD, state="rewarded", reward=0.0, outcome=failed
         ),
         "never reported in time: reward 0.000": replace(RECORD, state="expired", reward=0.0),
+        "reported: withdrawn by its caller; nothing was learned from it": replace(
+            RECORD, state="withdrawn", outcome=Outcome(ok=False, error="CANCELLED")
+        ),
+        "its device had hung up before the answer; nothing was learned from it": replace(
+            RECORD, state="withdrawn"
+        ),
     }
     for line, record in ends.items():
         assert told(record).splitlines()[-1] == line
+
+
+def test_it_tells_which_edges_were_tried_and_how_they_failed() -> None:
+    tried = (
+        EdgeAttempt("e1", "h:1", 0, 5, "UNAVAILABLE", "the connection broke"),
+        EdgeAttempt("", "h:2", 5, 5, "UNAVAILABLE", "no answer"),
+        EdgeAttempt("e3", "h:3", 5, 8),
+    )
+    outcome = Outcome(ok=True, total_seconds=1.5, attempts=tried)
+    lines = told(replace(RECORD, state="rewarded", reward=0.5, outcome=outcome)).splitlines()
+    assert lines[-5:-1] == [
+        "edges tried, in order:",
+        "  e1 at h:1: failed after step 5 (UNAVAILABLE): the connection broke",
+        "  an edge at h:2: failed without a step (UNAVAILABLE): no answer",
+        "  e3 at h:3: ran steps 5 to 8",
+    ]
+
+
+def test_it_names_who_asked() -> None:
+    first, *_ = told(replace(RECORD, owner="anna")).splitlines()
+    assert first == "decision d1 for request r1 of anna"
 
 
 def test_a_device_arm_needs_no_edge() -> None:

@@ -11,7 +11,7 @@ import pytest
 from common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest
 from coordinator.store.base import NewDecision, Resolution
 from coordinator.store.sqlite import SqliteStore
-from coordinator.values import DecisionRecord
+from coordinator.values import DecisionRecord, Outcome
 
 
 def decision(number: int) -> DecisionRecord:
@@ -55,7 +55,7 @@ def test_it_runs_in_wal_mode_with_full_sync(path: Path) -> None:
     store = SqliteStore(path)
     pragmas = ("journal_mode", "synchronous", "user_version")
     values = [store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
-    assert values == ["wal", 2, 1]
+    assert values == ["wal", 2, 2]
     store.close()
 
 
@@ -78,6 +78,53 @@ def test_a_truncated_file_is_found_at_the_start(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2 // 4096 * 4096])
     assert "damaged" in open_fails(path, ExecutionFailed)
+
+
+_VERSION_1 = """
+    CREATE TABLE decisions (
+        seq INTEGER PRIMARY KEY, decision_id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL,
+        created_unix REAL NOT NULL, family TEXT NOT NULL, preference TEXT NOT NULL,
+        arm TEXT NOT NULL, propensity REAL NOT NULL, explored INTEGER NOT NULL,
+        context BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX decisions_by_request ON decisions (request_id, seq);
+    CREATE TABLE details (
+        seq INTEGER PRIMARY KEY REFERENCES decisions (seq), detail TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE rewards (
+        seq INTEGER PRIMARY KEY,
+        decision_id TEXT NOT NULL UNIQUE REFERENCES decisions (decision_id),
+        state TEXT NOT NULL CHECK (state IN ('rewarded', 'expired')), reward REAL NOT NULL,
+        resolved_unix REAL NOT NULL, outcome TEXT
+    ) STRICT;
+    INSERT INTO decisions VALUES
+        (1, 'd1', 'r1', 1.0, 'scenes', 'speed', 'device:small', 1.0, 0, zeroblob(16)),
+        (2, 'd2', 'r2', 1.0, 'scenes', 'speed', 'device:small', 1.0, 0, zeroblob(16)),
+        (3, 'd3', 'r3', 1.0, 'scenes', 'speed', 'device:small', 1.0, 0, zeroblob(16));
+    INSERT INTO rewards VALUES
+        (1, 'd2', 'expired', 0.0, 2.0, NULL),
+        (2, 'd1', 'rewarded', 0.5, 2.0, '{"ok": true, "total_seconds": 1.5, "quality": null}');
+    PRAGMA user_version = 1;
+"""
+
+
+def test_a_database_of_the_first_version_opens_with_all_it_holds(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(_VERSION_1)
+    connection.close()
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert [row.reward for row in store.rewards()] == [0.0, 0.5]
+        assert [item.decision_id for item in store.pending()] == ["d3"]
+        found = store.find("d1")
+        assert found is not None
+        assert found.outcome == Outcome(ok=True, total_seconds=1.5)
+        assert found.owner == ""
+        store.close()
+    store = SqliteStore(path)
+    assert store.write([Resolution("d3", "withdrawn", None, 3.0)]) == [True]
+    assert store.write([Resolution("d1", "withdrawn", None, 3.0)]) == [False]
+    store.close()
 
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
@@ -132,6 +179,7 @@ def test_no_column_could_hold_a_prompt(path: Path) -> None:
         "decisions.family",
         "decisions.preference",
         "decisions.arm",
+        "decisions.owner",
         "details.detail",
         "rewards.decision_id",
         "rewards.state",

@@ -12,6 +12,7 @@ from coordinator.values import (
     ArmScore,
     ArmStats,
     DecisionRecord,
+    EdgeAttempt,
     NodeLoad,
     NodeView,
     Outcome,
@@ -34,7 +35,11 @@ RECORD = DecisionRecord(
     rejected=(EdgeChoice("x", "h:2", "full"),),
     reason="because",
 )
-OUTCOME = Outcome(True, "device:small", 2.0, 0.5, 1.5, 10, 20, 0.0)
+TRIED = (
+    EdgeAttempt("e", "h:1", 0, 5, "UNAVAILABLE", "the connection broke"),
+    EdgeAttempt("", "h:2", 5, 8),
+)
+OUTCOME = Outcome(True, "device:small", 2.0, 0.5, 1.5, 10, 20, 0.0, attempts=TRIED)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,7 @@ OUTCOME = Outcome(True, "device:small", 2.0, 0.5, 1.5, 10, 20, 0.0)
         replace(RECORD, state="rewarded", reward=0.0, outcome=OUTCOME),
         replace(RECORD, state="rewarded", reward=0.5, outcome=replace(OUTCOME, quality=None)),
         replace(RECORD, state="expired", reward=0.0),
+        replace(RECORD, state="withdrawn", owner="anna"),
     ],
 )
 def test_a_record_survives_the_wire(record: DecisionRecord) -> None:
@@ -74,6 +80,38 @@ def test_a_question_comes_in_whole() -> None:
     )
     assert query.prompt == PromptFeatures(1, 2, 3, 4, 5)
     assert (query.preference, query.members, query.probes) == ("speed", ("b", "a"), (("e", 0.5),))
+
+
+def test_a_question_belongs_to_its_caller() -> None:
+    assert wire.query_from_proto(request(), "anna").owner == "anna"
+    assert wire.query_from_proto(request()).owner == ""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"address": ""},
+        {"address": "a red cat"},
+        {"node_id": "a red cat"},
+        {"start": 2, "stop": 1},
+        {"stop": 201},
+        {"error": "a red cat"},
+        {"reason": "two\nlines"},
+        {"reason": "\x1b[2J"},
+        {"reason": "x" * 501},
+    ],
+)
+def test_a_bad_attempt_is_refused(fields: dict[str, object]) -> None:
+    attempt = pb.EdgeAttempt(**({"address": "h:1"} | fields))  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest):
+        wire.outcome_from_proto(pb.ReportRequest(attempts=[attempt]))
+
+
+def test_too_many_attempts_are_refused() -> None:
+    attempt = pb.EdgeAttempt(address="h:1")
+    wire.outcome_from_proto(pb.ReportRequest(attempts=[attempt] * 64))
+    with pytest.raises(InvalidRequest):
+        wire.outcome_from_proto(pb.ReportRequest(attempts=[attempt] * 65))
 
 
 def test_no_preference_is_balanced() -> None:

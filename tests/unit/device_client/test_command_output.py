@@ -38,7 +38,7 @@ def result() -> Result:
         executed=EXECUTED,
         seconds=Seconds(1.5, 1.0, 0.5),
         traffic=Traffic(100, 2000),
-        provenance=Provenance(made, EXECUTED, "f", "fp16"),
+        provenance=Provenance(made, EXECUTED, "f", "fp16", (), {}),
         quality=Quality(0.5, False, {"red": True, "cat": False}),
         notes=("edge a:1 lost at step 1: gone",),
     )
@@ -48,7 +48,7 @@ def test_the_summary_says_where_and_how_and_what_went_wrong(result: Result) -> N
     first, note = summary(result, Path("a.png")).splitlines()
     assert first == (
         "a.png  relay:large>small@0.4  1 edge + 2 device steps  1.50 s  2100 bytes  seed 4"
-        "  not verified ✗ (cat)"
+        "  not verified ✗ (cat)  request r1"
     )
     assert note == "  note: edge a:1 lost at step 1: gone"
 

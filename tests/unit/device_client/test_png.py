@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.build import Origin, this_build
 from common.errors import InvalidRequest
 from common.plan import ExecutedStep, Task
 from device_client.png import Provenance
@@ -15,13 +16,28 @@ from device_client.result import Result, Seconds, Traffic
 from tests.support.tasks import plan, task
 
 PROMPT = "a red cat"
+NODES = {
+    "e1": Origin(this_build(), {"large": "d" * 32}),
+    "device": Origin(this_build(), {"small": "e" * 32}),
+}
+
+
+NODE_IDS = {"edge": "e1", "device": "device"}
 
 
 def result(of: Task, scale: int = 1) -> Result:
     """A picture of noise that says that it was relayed."""
     places = [of.plan.segment_at(step) for step in range(of.plan.steps)]
     executed = tuple(
-        ExecutedStep(step, place.member, place.location, f"at {place.location}", True, 2, 1)
+        ExecutedStep(
+            step,
+            place.member,
+            place.location,
+            NODE_IDS[place.location],
+            guided=True,
+            rows=2,
+            threads=1,
+        )
         for step, place in enumerate(places)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -34,7 +50,7 @@ def result(of: Task, scale: int = 1) -> Result:
         executed=executed,
         seconds=Seconds(),
         traffic=Traffic(),
-        provenance=Provenance(of, executed, "f" * 32, "fp16"),
+        provenance=Provenance(of, executed, "f" * 32, "fp16", (3,), NODES),
         save_scale=scale,
     )
 
@@ -66,9 +82,14 @@ def test_the_chunk_holds_what_really_ran(tmp_path: Path) -> None:
     chunk = json.loads(texts(made.save(tmp_path / "a.png"))["baton"])
     assert [ExecutedStep(**step) for step in chunk.pop("executed")] == list(made.executed)
     assert chunk == {
-        "version": 1,
+        "version": 2,
+        "protocol": 1,
         "family": "tiny",
         "fingerprint": "f" * 32,
+        "nodes": {
+            "e1": {"build": asdict(this_build()), "members": {"large": "d" * 32}},
+            "device": {"build": asdict(this_build()), "members": {"small": "e" * 32}},
+        },
         "prompt": PROMPT,
         "negative_prompt": "",
         "seed": 2**63 - 1,
@@ -77,6 +98,7 @@ def test_the_chunk_holds_what_really_ran(tmp_path: Path) -> None:
         "steps": 6,
         "guidance_scale": 3.0,
         "codec": "fp16",
+        "transfers": [3],
     }
 
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 
-from common.errors import Cancelled, Draining, ExecutionFailed, InvalidRequest, Overloaded
+from common.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    ExecutionFailed,
+    InvalidRequest,
+    Overloaded,
+)
 from common.families.loader import Family
 from common.latents import Codec
 from edge_server.engine.job import Checkpointed, Drawn, Event, HandedOff, Outcome, Progressed, Work
-from edge_server.registry import Entry, Registry
+from edge_server.entry import Entry
+from edge_server.kept import Keeping
+from edge_server.lifecycle import State
+from edge_server.registry import Bounds, Counts, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
+from tests.support.nodes import until
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work
 
 FOREVER = 3600.0
+KEEP = Keeping(FOREVER)
 LONG = task(plan("edge:small", 200, guidance=1.0))
 
 
@@ -35,7 +47,12 @@ class Edge:
         return (await self.events(entry))[-1]  # type: ignore[return-value]
 
     async def events(self, entry: Entry) -> list[Event]:
-        return [event async for event in self.registry.follow(entry)]
+        return [event async for event in self.follow(entry)]
+
+    async def follow(self, entry: Entry) -> AsyncGenerator[Event, None]:
+        with self.registry.listening(entry):
+            async for event in entry.events():
+                yield event
 
     async def step_until_ended(self, entry: Entry) -> None:
         """Let one model call through every millisecond, so that timers fall between them."""
@@ -46,12 +63,16 @@ class Edge:
 
 @contextlib.contextmanager
 def edge_of(
-    family: Family, capacity: int = 10, result_ttl: float = FOREVER, linger: float = FOREVER
+    family: Family,
+    capacity: int = 10,
+    linger: float = FOREVER,
+    keeping: Keeping = KEEP,
+    active: int = 16,
 ) -> Iterator[Edge]:
     gate = Gate()
-    with started_engine(WatchedFamily(family, gate)) as engine:
+    with started_engine(WatchedFamily(family, gate), active) as engine:
         try:
-            yield Edge(Registry(engine, capacity, result_ttl, linger), gate)
+            yield Edge(Registry(engine, Bounds(capacity, linger, keeping=keeping)), gate)
         finally:
             gate.lift()
 
@@ -64,7 +85,7 @@ async def edge(family: Family) -> AsyncIterator[Edge]:
 
 async def until_told(edge: Edge, entry: Entry) -> None:
     """One listener comes, hears of one step, and leaves."""
-    async with contextlib.aclosing(edge.registry.follow(entry)) as events:
+    async with contextlib.aclosing(edge.follow(entry)) as events:
         edge.gate.allow(1)
         await anext(events)
 
@@ -165,7 +186,7 @@ async def test_an_edge_without_requests_is_idle(edge: Edge) -> None:
 async def test_a_slow_listener_hears_the_newest_step_only(edge: Edge) -> None:
     item = work("r", task(plan("edge:small", 60)), checkpoint_every=1)
     entry = edge.admit(item)
-    async with contextlib.aclosing(edge.registry.follow(entry)) as slow:
+    async with contextlib.aclosing(edge.follow(entry)) as slow:
         edge.gate.allow(1)
         assert await anext(slow) == Progressed(1, 60, 2)
         edge.gate.lift()
@@ -196,15 +217,16 @@ async def test_a_request_that_all_listeners_left_ends_after_lingering(family: Fa
         await until_told(edge, entry)
         assert entry.outcome is None
         await edge.step_until_ended(entry)
+        assert entry.state is State.ABANDONED
         assert isinstance(entry.outcome, Cancelled)
-        assert edge.registry.counts.cancelled == 1
+        assert (edge.registry.counts.abandoned, edge.registry.counts.cancelled) == (1, 0)
 
 
 async def test_a_request_that_nobody_ever_followed_ends_after_lingering(family: Family) -> None:
     with edge_of(family, linger=0.02) as edge:
         entry = edge.admit(work("r", LONG))
         await edge.step_until_ended(entry)
-        assert isinstance(entry.outcome, Cancelled)
+        assert entry.state is State.ABANDONED
 
 
 async def test_a_listener_that_comes_back_in_time_keeps_the_request_alive(family: Family) -> None:
@@ -241,7 +263,7 @@ async def test_leaving_one_part_of_a_request_does_not_end_another_that_is_follow
 
 
 async def test_a_result_is_kept_for_its_time_and_then_forgotten(family: Family) -> None:
-    with edge_of(family, result_ttl=0.05) as edge:
+    with edge_of(family, keeping=Keeping(0.05)) as edge:
         edge.gate.lift()
         entry = edge.admit(work("r"))
         await edge.outcome(entry)
@@ -265,8 +287,7 @@ async def test_cancelling_ends_a_request_for_every_listener(edge: Edge) -> None:
         with pytest.raises(Cancelled, match="r was cancelled"):
             await listener
     assert isinstance(await edge.outcome(other), HandedOff)
-    counts = edge.registry.counts
-    assert (counts.completed, counts.failed, counts.cancelled) == (1, 0, 1)
+    assert edge.registry.counts == Counts(completed=1, cancelled=1)
 
 
 async def test_there_is_nothing_to_cancel_in_what_is_unknown_or_over(edge: Edge) -> None:
@@ -296,6 +317,155 @@ async def test_listeners_that_hear_the_same_failure_do_not_lengthen_it(edge: Edg
             await edge.events(edge.admit(bad))
         lengths.append(len(caught.traceback))
     assert len(set(lengths)) == 1
+
+
+async def test_an_abandoned_request_may_be_asked_for_again_and_a_cancelled_one_stays(
+    family: Family,
+) -> None:
+    with edge_of(family, linger=0.0) as edge:
+        left = edge.admit(work("r"))
+        await until(lambda: left.state.ended)
+        again, known = edge.registry.admit(work("r"))
+        assert (again is left, known) == (False, False)
+        edge.registry.cancel("r")
+        assert edge.registry.admit(work("r")) == (again, True)
+        with pytest.raises(Cancelled):
+            await edge.events(again)
+        edge.gate.lift()
+        await until(lambda: not edge.registry.places)
+        assert edge.registry.counts == Counts(abandoned=1, cancelled=1)
+
+
+async def test_what_the_engine_tells_of_an_ended_request_is_not_heard(edge: Edge) -> None:
+    entry = edge.admit(work("r", task(plan("edge:small", 1))))
+    await asyncio.to_thread(edge.gate.wait_for_call, 1)
+    edge.registry.cancel("r")
+    edge.gate.lift()  # the only step is under way: the engine finishes the picture
+    await until(lambda: not edge.registry.places)
+    assert entry.state is State.CANCELLED
+    assert edge.registry.counts == Counts(cancelled=1)
+
+
+async def test_a_cancelled_request_holds_its_place_until_its_next_step(family: Family) -> None:
+    with edge_of(family, capacity=1) as edge:
+        edge.admit(work("r"))
+        await asyncio.to_thread(edge.gate.wait_for_call, 1)
+        edge.registry.cancel("r")
+        assert (edge.registry.unfinished, edge.registry.places) == (0, 1)
+        with pytest.raises(Overloaded):
+            edge.admit(work("other"))
+        edge.gate.lift()
+        await until(lambda: not edge.registry.places)
+        assert isinstance(await edge.outcome(edge.admit(work("other"))), HandedOff)
+
+
+async def test_a_request_that_is_not_done_by_its_deadline_expires_for_good(edge: Edge) -> None:
+    now = asyncio.get_running_loop().time()
+    entry, _ = edge.registry.admit(work("r", LONG), now + 0.05)
+    with pytest.raises(DeadlineExceeded, match="in the time that it was given"):
+        await edge.events(entry)
+    assert entry.state is State.EXPIRED
+    assert edge.registry.counts == Counts(expired=1)
+    with pytest.raises(DeadlineExceeded):
+        await edge.events(edge.registry.admit(work("r", LONG), now + FOREVER)[0])
+    edge.gate.lift()
+    await until(lambda: not edge.registry.places)
+    assert edge.gate.arrived <= 1
+
+
+async def test_the_latest_deadline_of_those_who_ask_counts(edge: Edge) -> None:
+    now = asyncio.get_running_loop().time()
+    entry, _ = edge.registry.admit(work("r"), now + 0.05)
+    edge.registry.admit(work("r"), now + FOREVER)
+    edge.registry.admit(work("r"), now + 0.01)
+    assert entry.deadline == now + FOREVER
+    edge.gate.lift()
+    assert isinstance(await edge.outcome(entry), HandedOff)
+
+
+async def measured(edge: Edge, steps: int = 12) -> None:
+    """Let one request run, at no less than 5 ms a step."""
+    entry = edge.admit(work("measured", task(plan("edge:small", steps))))
+    while not entry.state.ended:
+        edge.gate.allow(1)
+        await asyncio.sleep(0.005)
+
+
+async def test_what_cannot_end_in_time_is_refused_before_any_model_work(edge: Edge) -> None:
+    await measured(edge)
+    calls, now = edge.gate.arrived, asyncio.get_running_loop().time()
+    with pytest.raises(DeadlineExceeded, match=r"200 steps take about .* s are left"):
+        edge.registry.admit(work("hopeless", LONG), now + 0.2)
+    with pytest.raises(DeadlineExceeded):
+        edge.registry.admit(work("past", LONG), now - 1)
+    assert (edge.gate.arrived, edge.registry.unfinished) == (calls, 0)
+
+
+async def test_what_would_end_in_time_but_for_the_queue_is_refused_as_overload(
+    family: Family,
+) -> None:
+    with edge_of(family, active=1) as edge:
+        await measured(edge)
+        for number in range(9):  # of 200 steps each, at 5 ms or more: 9 s
+            edge.admit(work(f"r{number}", LONG))
+        now, short = asyncio.get_running_loop().time(), task(plan("edge:small", 1))
+        with pytest.raises(Overloaded, match="with 9 requests ahead") as caught:
+            edge.registry.admit(work("late", short), now + 5.0)
+        assert 0 < caught.value.retry_after <= 30
+        edge.registry.admit(work("patient", short), now + FOREVER)
+        edge.registry.close(Draining("enough"))
+
+
+async def test_nothing_is_refused_for_time_before_it_was_measured(edge: Edge) -> None:
+    now = asyncio.get_running_loop().time()
+    entry, _ = edge.registry.admit(work("r", LONG), now + 0.01)
+    await until(lambda: entry.state is State.EXPIRED)
+    edge.gate.lift()
+
+
+async def test_kept_results_stay_within_their_number_and_the_oldest_go(family: Family) -> None:
+    with edge_of(family, keeping=Keeping(FOREVER, entries=2)) as edge:
+        edge.gate.lift()
+        for name in ("a", "b", "c"):
+            await edge.outcome(edge.admit(work(name)))
+        assert len(edge.registry.kept) == 2
+        assert [edge.registry.holds(work(name)) for name in ("a", "b", "c")] == [False, True, True]
+
+
+async def test_kept_results_stay_within_their_bytes(family: Family) -> None:
+    picture = 3 * 16 * 16
+    keeping = Keeping(FOREVER, bytes=2 * picture + 1)
+    with edge_of(family, keeping=keeping) as edge:
+        edge.gate.lift()
+        for name in "abcd":
+            await edge.outcome(edge.admit(work(name, task(plan("edge:small", 2)))))
+        assert (len(edge.registry.kept), edge.registry.kept.bytes) == (2, 2 * picture)
+        large = edge.admit(work("large", task(plan("edge:small", 2), size=64)))
+        assert isinstance(await edge.outcome(large), Drawn)
+        assert (len(edge.registry.kept), edge.registry.kept.bytes) == (0, 0)
+
+
+async def test_a_request_has_so_many_listeners_at_most(edge: Edge) -> None:
+    entry = edge.admit(work("r"))
+    listeners = [asyncio.ensure_future(edge.events(entry)) for _ in range(16)]
+    await until(lambda: entry.listeners == 16)
+    with pytest.raises(Overloaded, match="16 listeners"):
+        await edge.events(entry)
+    edge.gate.lift()
+    assert len({id((await listener)[-1]) for listener in listeners}) == 1
+
+
+async def test_closing_ends_everything_with_its_reason_and_lets_nothing_in(edge: Edge) -> None:
+    entries = [edge.admit(work(name, LONG)) for name in ("a", "b")]
+    edge.registry.close(Draining("gone"))
+    for entry in entries:
+        assert entry.state is State.FAILED
+        with pytest.raises(Draining, match="gone"):
+            await edge.events(entry)
+    with pytest.raises(Draining, match="gone"):
+        edge.admit(work("c"))
+    edge.gate.lift()
+    await until(lambda: not edge.registry.places)
 
 
 async def test_many_requests_at_once_each_end_once(edge: Edge) -> None:

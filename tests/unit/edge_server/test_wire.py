@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from baton.v1 import edge_pb2, plan_pb2
+from common.build import Build, this_build
 from common.errors import (
     BatonError,
     CorruptEnvelope,
@@ -172,4 +173,6 @@ def test_acceptance_names_node_latent_space_and_first_step(family: Family) -> No
     told = accepted(work("r", resume=state), family, "edge-1", attached=True).accepted
     assert (told.node_id, told.fingerprint, told.first_step) == ("edge-1", family.fingerprint, 2)
     assert told.attached
+    assert Build(**{name: getattr(told.build, name) for name in vars(this_build())}) == this_build()
+    assert dict(told.members) == {"large": family.member_fingerprints["large"]}
     assert decode_state(encode_state(state, "r", told.fingerprint, Codec.FP32)).state.step == 2

@@ -121,11 +121,33 @@ Global___DenoiseEvent: _TypeAlias = DenoiseEvent  # noqa: Y015
 class Accepted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MembersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     FIRST_STEP_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     fingerprint: _builtins.str
@@ -133,6 +155,12 @@ class Accepted(_message.Message):
     """Step at which the edge begins."""
     attached: _builtins.bool
     """True if the request id was known already and this stream follows the first one."""
+    @_builtins.property
+    def build(self) -> Global___Build: ...
+    @_builtins.property
+    def members(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Fingerprint of each member that the edge's part of the plan uses, with its text encoder."""
+
     def __init__(
         self,
         *,
@@ -141,14 +169,53 @@ class Accepted(_message.Message):
         fingerprint: _builtins.str = ...,
         first_step: _builtins.int = ...,
         attached: _builtins.bool = ...,
+        build: Global___Build | None = ...,
+        members: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "fingerprint", b"fingerprint", "first_step", b"first_step", "node_id", b"node_id", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "build", b"build", "fingerprint", b"fingerprint", "first_step", b"first_step", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
+
+@_typing.final
+class Build(_message.Message):
+    """On what the last bits of a picture depend, beside the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATON_FIELD_NUMBER: _builtins.int
+    TORCH_FIELD_NUMBER: _builtins.int
+    DIFFUSERS_FIELD_NUMBER: _builtins.int
+    TRANSFORMERS_FIELD_NUMBER: _builtins.int
+    NUMPY_FIELD_NUMBER: _builtins.int
+    PROCESSOR_FIELD_NUMBER: _builtins.int
+    baton: _builtins.str
+    torch: _builtins.str
+    diffusers: _builtins.str
+    transformers: _builtins.str
+    numpy: _builtins.str
+    processor: _builtins.str
+    """Architecture, the instructions that torch makes use of, and the model."""
+    def __init__(
+        self,
+        *,
+        baton: _builtins.str = ...,
+        torch: _builtins.str = ...,
+        diffusers: _builtins.str = ...,
+        transformers: _builtins.str = ...,
+        numpy: _builtins.str = ...,
+        processor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baton", b"baton", "diffusers", b"diffusers", "numpy", b"numpy", "processor", b"processor", "torch", b"torch", "transformers", b"transformers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Build: _TypeAlias = Build  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/plan.proto\x12\x08\x62\x61ton.v1\"\x1f\n\rStepDirective\x12\x0e\n\x06guided\x18\x01 \x01(\x08\"\x89\x01\n\x07Segment\x12\x0e\n\x06member\x18\x01 \x01(\t\x12$\n\x08location\x18\x02 \x01(\x0e\x32\x12.baton.v1.Location\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0c\n\x04stop\x18\x04 \x01(\r\x12+\n\ndirectives\x18\x05 \x03(\x0b\x32\x17.baton.v1.StepDirective\"s\n\x04Plan\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07sampler\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12#\n\x08segments\x18\x05 \x03(\x0b\x32\x11.baton.v1.Segment\"\xa4\x01\n\x0f\x45xecutedStretch\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\x12\x0e\n\x06member\x18\x03 \x01(\t\x12$\n\x08location\x18\x04 \x01(\x0e\x32\x12.baton.v1.Location\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x0f\n\x07threads\x18\x08 \x01(\r*L\n\x08Location\x12\x18\n\x14LOCATION_UNSPECIFIED\x10\x00\x12\x11\n\rLOCATION_EDGE\x10\x01\x12\x13\n\x0fLOCATION_DEVICE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/plan.proto\x12\x08\x62\x61ton.v1\"\x1f\n\rStepDirective\x12\x0e\n\x06guided\x18\x01 \x01(\x08\"\x89\x01\n\x07Segment\x12\x0e\n\x06member\x18\x01 \x01(\t\x12$\n\x08location\x18\x02 \x01(\x0e\x32\x12.baton.v1.Location\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0c\n\x04stop\x18\x04 \x01(\r\x12+\n\ndirectives\x18\x05 \x03(\x0b\x32\x17.baton.v1.StepDirective\"s\n\x04Plan\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07sampler\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12#\n\x08segments\x18\x05 \x03(\x0b\x32\x11.baton.v1.Segment\"\xb1\x01\n\x0f\x45xecutedStretch\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\x12\x0e\n\x06member\x18\x03 \x01(\t\x12$\n\x08location\x18\x04 \x01(\x0e\x32\x12.baton.v1.Location\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x0f\n\x07threads\x18\x08 \x01(\r\x12\x0b\n\x03row\x18\t \x01(\r*L\n\x08Location\x12\x18\n\x14LOCATION_UNSPECIFIED\x10\x00\x12\x11\n\rLOCATION_EDGE\x10\x01\x12\x13\n\x0fLOCATION_DEVICE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCATION']._serialized_start=490
-  _globals['_LOCATION']._serialized_end=566
+  _globals['_LOCATION']._serialized_start=503
+  _globals['_LOCATION']._serialized_end=579
   _globals['_STEPDIRECTIVE']._serialized_start=33
   _globals['_STEPDIRECTIVE']._serialized_end=64
   _globals['_SEGMENT']._serialized_start=67
@@ -40,5 +40,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLAN']._serialized_start=206
   _globals['_PLAN']._serialized_end=321
   _globals['_EXECUTEDSTRETCH']._serialized_start=324
-  _globals['_EXECUTEDSTRETCH']._serialized_end=488
+  _globals['_EXECUTEDSTRETCH']._serialized_end=501
 # @@protoc_insertion_point(module_scope)

@@ -140,6 +140,7 @@ class ExecutedStretch(_message.Message):
     GUIDED_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
     start: _builtins.int
     stop: _builtins.int
     member: _builtins.str
@@ -147,10 +148,11 @@ class ExecutedStretch(_message.Message):
     node_id: _builtins.str
     guided: _builtins.bool
     rows: _builtins.int
-    """Rows of the batches that the steps were part of, and threads of the process that ran them:
-    together they make a replay exact.
+    """Rows of the batches that the steps were part of, threads of the process that ran them, and the
+    first row that was the request's own: together they make a replay exact.
     """
     threads: _builtins.int
+    row: _builtins.int
     def __init__(
         self,
         *,
@@ -162,10 +164,11 @@ class ExecutedStretch(_message.Message):
         guided: _builtins.bool = ...,
         rows: _builtins.int = ...,
         threads: _builtins.int = ...,
+        row: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guided", b"guided", "location", b"location", "member", b"member", "node_id", b"node_id", "rows", b"rows", "start", b"start", "stop", b"stop", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guided", b"guided", "location", b"location", "member", b"member", "node_id", b"node_id", "row", b"row", "rows", b"rows", "start", b"start", "stop", b"stop", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -96,9 +96,9 @@ def test_an_envelope_with_any_single_bit_flipped_is_refused(codec: Codec) -> Non
 def test_a_flipped_bit_in_a_large_envelope_is_refused_wherever_it_is() -> None:
     state = small_state(shape=(4, 64, 64))
     envelope = bytearray(encode_state(state, "r", FINGERPRINT, Codec.FP16))
-    for bit in np.random.default_rng(0).integers(8 * len(envelope), size=200):
+    for bit in np.random.default_rng(0).integers(8 * len(envelope), size=10_000):
         envelope[bit // 8] ^= 1 << int(bit) % 8
-        with pytest.raises(CorruptEnvelope, match=r"digest|not a latent"):
+        with pytest.raises(CorruptEnvelope):
             decode_state(bytes(envelope))
         envelope[bit // 8] ^= 1 << int(bit) % 8
 

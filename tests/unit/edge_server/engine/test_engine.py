@@ -10,19 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.errors import BatonError, Cancelled, Draining, ExecutionFailed, Incompatible
+from common.errors import BatonError, Draining, ExecutionFailed, Incompatible
 from common.errors import InvalidRequest as Invalid
 from common.families.loader import Family
 from common.latents import Codec, HistoryEntry, LatentState, decode_state
 from common.plan import Plan, Segment, Task
 from edge_server.engine.engine import Engine, Limits
-from edge_server.engine.job import Checkpointed, Drawn, Event, HandedOff, Job, Progressed
+from edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Started
 from tests.support.engines import (
     NODE,
     Counter,
     Gate,
     Listener,
     WatchedFamily,
+    is_last,
     run_together,
     started_engine,
 )
@@ -208,22 +209,26 @@ def test_the_handoff_travels_in_the_codec_that_was_asked_for(family: Family, cod
     assert (envelope.codec, envelope.request_id) == (codec, "r")
 
 
-def test_a_cancelled_request_ends_at_its_next_step_and_its_neighbours_go_on(
+def test_a_dropped_job_leaves_at_its_next_step_and_its_neighbours_go_on(
     family: Family,
 ) -> None:
     tasks = [task(plan("relay:large>small@0.5", 12), seed=i) for i in range(3)]
 
-    def cancel_at_two(event: Event) -> None:
+    def drop_at_two(event: Event) -> None:
         if event == Progressed(2, 12, 6):
-            engine.cancel("r1")
+            engine.drop(jobs[1])
 
-    listeners = [Listener(), Listener(cancel_at_two), Listener()]
+    listeners = [Listener(), Listener(drop_at_two), Listener()]
     engine = Engine(family, NODE, Limits())
-    for i, (of, listener) in enumerate(zip(tasks, listeners, strict=True)):
-        engine.submit(Job(work(f"r{i}", of), emit=listener))
+    jobs = [
+        Job(work(f"r{i}", of), emit=listener)
+        for i, (of, listener) in enumerate(zip(tasks, listeners, strict=True))
+    ]
+    for job in jobs:
+        engine.submit(job)
     engine.start()
     try:
-        assert isinstance(listeners[1].outcome(), Cancelled)
+        assert listeners[1].ending() == Dropped()
         assert [p.step for p in listeners[1].progress] == [1, 2]
         for i in (0, 2):
             assert_as_alone(family, tasks[i], listeners[i])
@@ -233,21 +238,23 @@ def test_a_cancelled_request_ends_at_its_next_step_and_its_neighbours_go_on(
         engine.stop()
 
 
-def test_a_waiting_request_can_be_cancelled_and_an_unknown_one_is_no_matter(
+def test_a_waiting_job_can_be_dropped_and_an_unknown_one_is_no_matter(
     family: Family,
 ) -> None:
     gate = Gate()
     running, waiting = Listener(), Listener()
     with started_engine(WatchedFamily(family, gate), active=1) as engine:
         engine.submit(Job(work("running"), emit=running))
-        engine.submit(Job(work("waiting"), emit=waiting))
+        job = Job(work("waiting"), emit=waiting)
+        engine.submit(job)
         gate.wait_for_call(1)
-        engine.cancel("nobody")
-        engine.cancel("waiting")
+        engine.drop(Job(work("nobody"), emit=Listener()))
+        engine.drop(job)
         gate.lift()
-        assert isinstance(waiting.outcome(), Cancelled)
+        assert waiting.ending() == Dropped()
         assert_as_alone(family, task(), running)
-    assert len(waiting.events) == 1
+        engine.drop(job)
+    assert waiting.events == [Dropped()]
 
 
 def beside(family: Family, *bad: object, count: int = 2) -> list[Listener]:
@@ -357,9 +364,10 @@ def test_stopping_ends_what_runs_and_what_waits_as_draining(family: Family) -> N
     assert [type(listener.outcome()) for listener in listeners] == [Draining] * 3
 
 
-def test_every_request_ends_exactly_once_whatever_is_cancelled_when(family: Family) -> None:
+def test_every_job_ends_exactly_once_whatever_is_dropped_when(family: Family) -> None:
     rng = np.random.default_rng(4)
     listeners: dict[str, Listener] = {}
+    jobs: dict[str, Job] = {}
     tasks: dict[str, Task] = {}
     victims = {f"r{i}" for i in rng.choice(24, size=8, replace=False)}
     with started_engine(family, active=5, rows=7) as engine:
@@ -373,18 +381,100 @@ def test_every_request_ends_exactly_once_whatever_is_cancelled_when(family: Fami
 
             def on_event(event: Event, name: str = name, at: int = at) -> None:
                 if name in victims and isinstance(event, Progressed) and event.step == at:
-                    engine.cancel(name)
+                    engine.drop(jobs[name])
 
             listeners[name] = Listener(on_event)
-            engine.submit(Job(work(name, tasks[name]), emit=listeners[name]))
-        outcomes = {name: listener.outcome() for name, listener in listeners.items()}
+            jobs[name] = Job(work(name, tasks[name]), emit=listeners[name])
+            engine.submit(jobs[name])
+        endings = {name: listener.ending() for name, listener in listeners.items()}
     for name, listener in listeners.items():
-        endings = [e for e in listener.events if not isinstance(e, Progressed | Checkpointed)]
-        assert endings == [outcomes[name]]
-        if isinstance(outcomes[name], Cancelled):
+        assert [event for event in listener.events if is_last(event)] == [endings[name]]
+        if endings[name] == Dropped():
             assert name in victims
         else:
             assert_as_alone(family, tasks[name], listener)
+
+
+def test_a_job_tells_that_it_has_a_place_before_all_else(family: Family) -> None:
+    (listener,) = run_together(family, [work("r")])
+    assert listener.events[0] == Started()
+    assert listener.events.count(Started()) == 1
+
+
+class Crash(BaseException):
+    """What no step catches."""
+
+
+def test_a_crash_of_the_thread_ends_what_runs_what_waits_and_what_comes(
+    family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, crashes = Gate(), list[BatonError]()
+
+    def crash(member: str, x: Tensor) -> None:
+        gate(member, x)
+        raise Crash("secret detail")
+
+    engine = Engine(WatchedFamily(family, crash), NODE, Limits(active=2))
+    listeners = [Listener() for _ in range(4)]
+    for i, listener in enumerate(listeners[:3]):
+        engine.submit(Job(work(f"r{i}"), emit=listener))
+    engine.start(crashes.append)
+    gate.wait_for_call(1)
+    engine.submit(Job(work("r3"), emit=listeners[3]))  # in the inbox when the thread ends
+    gate.lift()
+    late = Listener()
+    outcomes = [listener.outcome() for listener in listeners]
+    engine.stop()
+    engine.submit(Job(work("late"), emit=late))
+    for outcome in (*outcomes, late.outcome()):
+        assert isinstance(outcome, ExecutionFailed)
+        assert "secret" not in str(outcome)
+    for listener in (*listeners, late):
+        assert sum(is_last(event) for event in listener.events) == 1
+    assert len(crashes) == 1
+    assert "secret detail" in caplog.text
+
+
+def test_what_is_submitted_to_a_stopped_engine_ends_as_draining(family: Family) -> None:
+    with started_engine(family) as engine:
+        pass
+    listener = Listener()
+    engine.submit(Job(work("late"), emit=listener))
+    assert isinstance(listener.outcome(), Draining)
+
+
+def test_an_engine_that_never_started_ends_what_it_was_given(family: Family) -> None:
+    engine, listener = Engine(family, NODE, Limits()), Listener()
+    engine.submit(Job(work("r"), emit=listener))
+    engine.stop()
+    assert isinstance(listener.outcome(), Draining)
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_every_job_submitted_while_the_engine_stops_ends_exactly_once(
+    family: Family, attempt: int
+) -> None:
+    engine = Engine(family, NODE, Limits())
+    engine.start()
+    listeners = [Listener() for _ in range(40)]
+    together = threading.Barrier(3)
+
+    def submit(mine: list[Listener]) -> None:
+        together.wait()
+        for i, listener in enumerate(mine):
+            engine.submit(Job(work(f"r{i}"), emit=listener))
+
+    halves = [listeners[::2], listeners[1::2]]
+    threads = [threading.Thread(target=submit, args=(half,)) for half in halves]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    engine.stop()
+    for thread in threads:
+        thread.join()
+    for listener in listeners:
+        assert isinstance(listener.outcome(), Draining | HandedOff)
+        assert sum(is_last(event) for event in listener.events) == 1
 
 
 def test_two_engines_in_one_process_do_not_meet(family: Family) -> None:

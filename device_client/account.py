@@ -1,0 +1,98 @@
+"""What the journal is told of a request, also of one that failed or was withdrawn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
+
+from common.errors import BatonError
+from common.plan import ExecutedStep, Plan
+from device_client.decide import is_static
+from device_client.journal import Entry, Journal, Settled, Stretch
+from device_client.result import Result, Seconds, Traffic
+from device_client.session import PictureSession, Wish
+
+
+async def run_and_tell(session: PictureSession, journal: Journal) -> Result:
+    """Run the session and write down how it went. Raises what the session raises."""
+    created, begun = time.time(), time.monotonic()
+    try:
+        result = await session.run()
+    except (Exception, asyncio.CancelledError) as error:
+        await journal.write(_unfinished(session, created, time.monotonic() - begun, error))
+        raise
+    await journal.write(_finished(session, created, result))
+    return result
+
+
+def _finished(session: PictureSession, created: float, result: Result) -> Entry:
+    quality = result.quality
+    return replace(
+        _so_far(session, created),
+        ending="picture",
+        executed=_stretches(result.executed, session.wish),
+        seconds=result.seconds,
+        quality=None if quality is None else quality.graded,
+        verified=None if quality is None else quality.strict,
+    )
+
+
+def _unfinished(
+    session: PictureSession, created: float, seconds: float, error: BaseException
+) -> Entry:
+    entry = replace(_so_far(session, created), seconds=Seconds(seconds))
+    if isinstance(error, asyncio.CancelledError):
+        return replace(entry, ending="cancelled")
+    status = error.status if isinstance(error, BatonError) else BatonError.status
+    return replace(entry, error=status, message=session.wish.hide(str(error)))
+
+
+def _so_far(session: PictureSession, created: float) -> Entry:
+    wish, task, part = session.wish, session.task, session.part
+    return Entry(
+        request_id=session.request_id,
+        created_unix=created,
+        ending="failed",
+        family=session.device.family.name,
+        preference=wish.preference,
+        seed=wish.seed,
+        sampler=wish.sampler,
+        steps=task.plan.steps if task else wish.steps,
+        guidance=task.plan.guidance_scale if task else wish.guidance,
+        size=task.size if task else wish.size,
+        decision=_settled(session),
+        planned=_planned(task.plan) if task else (),
+        attempts=tuple(replace(a, node_id=wish.hide(a.node_id)) for a in session.attempts),
+        executed=_stretches(part.executed, wish),
+        traffic=Traffic(part.sent, part.received),
+        notes=tuple(wish.hide(note) for note in session.notes),
+    )
+
+
+def _settled(session: PictureSession) -> Settled | None:
+    decision = session.decision
+    if decision is None:
+        return None
+    static = is_static(decision.decision_id)
+    coordinator = "" if static else session.device.settings.coordinator
+    return Settled(
+        decision.decision_id, decision.arm.name, decision.reason, decision.edges, coordinator
+    )
+
+
+def _planned(plan: Plan) -> tuple[Stretch, ...]:
+    return tuple(Stretch(s.start, s.stop, s.member, s.location) for s in plan.segments)
+
+
+def _stretches(steps: Iterable[ExecutedStep], wish: Wish) -> tuple[Stretch, ...]:
+    """Neighbouring steps that ran on one member of one node are one stretch."""
+    groups = groupby(steps, lambda step: (step.member, step.location, step.node_id))
+    made = []
+    for (member, location, node_id), group in groups:
+        numbers = [step.step for step in group]
+        names = wish.hide(member), wish.hide(node_id)  # as the edge told them
+        made.append(Stretch(numbers[0], numbers[-1] + 1, names[0], location, names[1]))
+    return tuple(made)

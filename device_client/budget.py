@@ -1,0 +1,86 @@
+"""The time that a picture may take, and how much of it this device needs for itself."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from common.errors import DeadlineExceeded
+from common.plan import Plan
+
+_WEIGHT = 0.3  # of the newest measurement
+_UNMEASURED_SHARE = 0.1  # of the time, kept for the device before it has been measured
+_MARGIN = 1.5  # of the measured time, when it is kept back from the edges
+_LEAST_SECONDS = 0.001
+
+
+@dataclass(frozen=True)
+class Budget:
+    """seconds: from the start, infinite if nobody set any; deadline: in monotonic time."""
+
+    seconds: float = math.inf
+    deadline: float = math.inf
+
+    @classmethod
+    def of(cls, seconds: float | None) -> Budget:
+        """A budget that begins now."""
+        return cls() if seconds is None else cls(seconds, time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def within(self, limit: float) -> float:
+        """The limit of a call that must not outlast the budget; never zero."""
+        return max(min(limit, self.left), _LEAST_SECONDS)
+
+    def check(self, needed: float = 0.0) -> None:
+        """Raises DeadlineExceeded unless so many seconds are left."""
+        left = self.left
+        if left <= 0:
+            raise DeadlineExceeded(f"the picture was not done within {self.seconds:.3g} s")
+        if left < needed:
+            raise DeadlineExceeded(
+                f"{left:.3g} of {self.seconds:.3g} s are left and what remains takes this device"
+                f" about {needed:.3g} s; allow {self.seconds + needed - left:.3g} s or fewer steps"
+            )
+
+
+class StepTimes:
+    """Measured seconds of this device's model work, shared by the pictures of one client."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, float] = {}
+        self._rest: float | None = None
+        self._lock = threading.Lock()
+
+    def measured(self, member: str, step: float, rest: float) -> None:
+        """``step``: seconds of one step; ``rest``: of encoding and decoding. Thread-safe."""
+        with self._lock:
+            self._steps[member] = _mean(self._steps.get(member), step)
+            self._rest = _mean(self._rest, rest)
+
+    def needed(self, plan: Plan, first: int) -> float | None:
+        """Seconds for the plan's steps from ``first``, here; None before the first measurement."""
+        members: Counter[str] = Counter()
+        for segment in plan.segments:
+            if segment.stop > first:
+                members[segment.member] += segment.stop - max(segment.start, first)
+        if self._rest is None or not members.keys() <= self._steps.keys():
+            return None
+        return self._rest + sum(self._steps[name] * count for name, count in members.items())
+
+    def reserve(self, plan: Plan, budget: Budget) -> float:
+        """Seconds to keep for what the plan leaves to the device after its edge part."""
+        handoff = plan.stretch_end(0)
+        if budget.seconds == math.inf or handoff == plan.steps:
+            return 0.0
+        needed = self.needed(plan, handoff)
+        return _UNMEASURED_SHARE * budget.seconds if needed is None else _MARGIN * needed
+
+
+def _mean(known: float | None, new: float) -> float:
+    return new if known is None else known + _WEIGHT * (new - known)

@@ -1,0 +1,189 @@
+"""``baton explain``: the story of one request, from the device's journal and its coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from baton.v1 import coordinator_pb2
+from common.cli import print_json
+from common.errors import BatonError
+from common.plan import EdgeChoice
+from device_client import coordination
+from device_client.journal import JOURNAL_FILE, Entry, Journal, Stretch
+from device_client.result import EdgeAttempt
+from device_client.settings import DeviceSettings
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """What the coordinator adds, or the reason why it adds nothing."""
+
+    told: coordinator_pb2.ExplainResponse | None = None
+    silence: str = ""
+
+
+def explain(settings: DeviceSettings, key: str, as_json: bool) -> None:
+    """Print what is known of the request. Raises UnknownName."""
+    journal = Journal(settings.state_folder / JOURNAL_FILE, settings.journal_requests)
+    entry = journal.find(key)
+    hindsight = _ask(settings, entry)
+    if as_json:
+        print_json(asdict(entry) | {"coordinator": _row(hindsight)})
+    else:
+        print("\n".join(story(entry, hindsight)))
+
+
+def _ask(settings: DeviceSettings, entry: Entry) -> Hindsight:
+    if entry.decision is None or not entry.decision.coordinator:
+        return Hindsight()
+    address, timeout = entry.decision.coordinator, settings.coordinator_timeout
+    try:
+        link = coordination.Link(address, settings.access(), timeout)
+        return Hindsight(asyncio.run(coordination.explain(link, entry.decision.decision_id)))
+    except BatonError as error:
+        return Hindsight(silence=str(error))
+
+
+def _row(hindsight: Hindsight) -> dict[str, object] | None:
+    """For programs; None if no coordinator had a part in it."""
+    told = hindsight.told
+    if told is None:
+        return {"error": hindsight.silence} if hindsight.silence else None
+    decision = told.decision
+    return {
+        "propensity": decision.propensity,
+        "explored": decision.explored,
+        "state": decision.state,
+        "reward": decision.reward if decision.HasField("reward") else None,
+        "context": dict(zip(told.features, decision.context, strict=False)),
+        "scores": [
+            {
+                "arm": score.arm,
+                "feasible": score.feasible,
+                "estimate": score.estimate,
+                "bonus": score.bonus,
+                "reason": score.reason,
+            }
+            for score in decision.scores
+        ],
+        "rejected": [asdict(edge) for edge in _rejected(told)],
+    }
+
+
+def story(entry: Entry, hindsight: Hindsight) -> Iterator[str]:
+    """The request in lines: how it ended, why it went where, what ran, what it cost."""
+    created = datetime.fromtimestamp(entry.created_unix, UTC)
+    yield f"request {entry.request_id}: {_ending(entry)}"
+    yield f"  asked {created:%Y-%m-%d %H:%M:%S} UTC; {_terms(entry)}"
+    yield from _decision(entry)
+    yield from _arms(entry, hindsight)
+    yield from _edges(entry, hindsight)
+    yield from _steps("planned", entry.planned)
+    yield from _steps("ran", entry.executed)
+    yield from _cost(entry)
+    for note in entry.notes:
+        yield f"note: {note}"
+    if hindsight.silence:
+        yield f"the coordinator adds nothing: {hindsight.silence}"
+
+
+def _ending(entry: Entry) -> str:
+    if entry.ending == "picture":
+        scores = {True: "verified", False: "not verified", None: "not verifiable"}
+        return f"a picture, {scores[entry.verified]}"
+    if entry.ending == "cancelled":
+        return "withdrawn by its caller"
+    return f"failed ({entry.error}): {entry.message}"
+
+
+def _terms(entry: Entry) -> str:
+    parts = [f"family {entry.family}", f"prefers {entry.preference}"]
+    parts += [f"{entry.steps} steps"] if entry.steps is not None else []
+    parts += [f"guidance {entry.guidance:g}"] if entry.guidance is not None else []
+    parts += [f"{entry.size} pixels"] if entry.size is not None else []
+    return ", ".join([*parts, entry.sampler, f"seed {entry.seed}"])
+
+
+def _decision(entry: Entry) -> Iterator[str]:
+    decision = entry.decision
+    if decision is None:
+        yield "it ended before there was a decision"
+        return
+    who = f"the coordinator at {decision.coordinator}" if decision.coordinator else "this device"
+    yield f"arm {decision.arm}, decided by {who}: {decision.reason}"
+    yield f"  decision {decision.decision_id}"
+
+
+def _arms(entry: Entry, hindsight: Hindsight) -> Iterator[str]:
+    if hindsight.told is None or entry.decision is None or not hindsight.told.decision.scores:
+        return
+    scores = hindsight.told.decision.scores
+    yield "arms by upper bound (estimated reward + uncertainty):"
+    feasible = [score for score in scores if score.feasible]
+    for score in sorted(feasible, key=lambda item: -(item.estimate + item.bonus)):
+        mark = "*" if score.arm == entry.decision.arm else " "
+        bound = score.estimate + score.bonus
+        yield f"{mark} {score.arm}  {bound:.3f} = {score.estimate:.3f} + {score.bonus:.3f}"
+    for score in scores:
+        if not score.feasible:
+            yield f"  {score.arm}  not possible: {score.reason}"
+
+
+def _edges(entry: Entry, hindsight: Hindsight) -> Iterator[str]:
+    edges = entry.decision.edges if entry.decision else ()
+    if edges:
+        yield "edges, best first:"
+    for rank, edge in enumerate(edges, 1):
+        yield f"  {rank}. {_name(edge.node_id, edge.address)}: {edge.reason}"
+        tried = [attempt for attempt in entry.attempts if attempt.address == edge.address]
+        for attempt in tried:
+            yield f"     {_attempt(attempt)}"
+        if not tried:
+            yield "     not used: " + _why_not_used(entry)
+    if hindsight.told is None or not (rejected := _rejected(hindsight.told)):
+        return
+    yield "edges that could not take part:"
+    for edge in rejected:
+        yield f"  {_name(edge.node_id, edge.address)}: {edge.reason}"
+
+
+def _name(node_id: str, address: str) -> str:
+    return address if node_id in ("", address) else f"{node_id} at {address}"
+
+
+def _attempt(attempt: EdgeAttempt) -> str:
+    if not attempt.error:
+        return f"ran steps {attempt.start} to {attempt.stop}"
+    kept = f"steps {attempt.start} to {attempt.stop} kept" if attempt.stop > attempt.start else ""
+    return f"failed ({attempt.error}), {kept or 'nothing kept'}: {attempt.reason}"
+
+
+def _why_not_used(entry: Entry) -> str:
+    if any(not attempt.error for attempt in entry.attempts):
+        return "another had done the edge's part"
+    return "the request ended before its turn" if entry.ending != "picture" else "not needed"
+
+
+def _steps(what: str, stretches: Sequence[Stretch]) -> Iterator[str]:
+    if not stretches:
+        return
+    yield f"{what}:"
+    for part in stretches:
+        place = "this device" if part.location == "device" else part.node_id or "an edge"
+        yield f"  steps {part.start} to {part.stop}: {part.member} on {place}"
+
+
+def _cost(entry: Entry) -> Iterator[str]:
+    seconds, traffic = entry.seconds, entry.traffic
+    parts = f": {seconds.edge:.2f} s at edges, {seconds.device:.2f} s of model work here"
+    yield (
+        f"took {seconds.total:.2f} s{parts if entry.ending == 'picture' else ''};"
+        f" {traffic.sent} bytes sent, {traffic.received} received"
+    )
+
+
+def _rejected(told: coordinator_pb2.ExplainResponse) -> list[EdgeChoice]:
+    return [EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in told.rejected]

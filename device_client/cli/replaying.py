@@ -1,0 +1,89 @@
+"""``baton replay``: draws a picture again from the plan in its file, and says what came of it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from common.cli import print_json
+from common.quiet import quiet_libraries
+
+quiet_libraries()
+
+from device_client.events import Stepped  # noqa: E402
+from device_client.replaying import (  # noqa: E402
+    TOLERANCE_LEVELS,
+    TOLERANCE_SHARE,
+    Replay,
+    replay,
+)
+
+_DIFFERENT = 5
+
+
+def replay_file(path: Path, family: str | None, out: Path | None, as_json: bool) -> int:
+    """Replay, save and tell; returns the exit code: 0, or 5 for another picture.
+
+    Raises BatonError.
+    """
+    console = Console(stderr=True, quiet=as_json or not sys.stderr.isatty())
+    columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("reading", total=None)
+
+        def on_step(event: Stepped) -> None:
+            what = f"{event.member} step {event.step}"
+            progress.update(bar, description=what, completed=event.step, total=event.steps)
+
+        made = replay(path, family, on_step)
+    if out is not None:
+        made.save(out)
+    if as_json:
+        print_json(describe(made, out))
+    else:
+        if made.reasons:
+            print(warning(made), file=sys.stderr)
+        print(summary(made))
+    return _DIFFERENT if made.verdict == "different" else 0
+
+
+def describe(made: Replay, out: Path | None) -> dict[str, object]:
+    """One replay for programs."""
+    difference, provenance = made.difference, made.provenance
+    return {
+        "path": str(made.path),
+        "verdict": made.verdict,
+        "steps": provenance.task.plan.steps,
+        "members": list(provenance.members_run),
+        "seed": provenance.task.seed,
+        "levels": difference.levels,
+        "share": difference.share,
+        "psnr": difference.psnr if math.isfinite(difference.psnr) else None,
+        "reasons": list(made.reasons),
+        "out": None if out is None else str(out),
+    }
+
+
+def warning(made: Replay) -> str:
+    """Why the replay may not be the same to the last bit, and what is let pass."""
+    return (
+        f"warning: {'; '.join(made.reasons)}: up to {TOLERANCE_LEVELS} of 255 levels in"
+        f" {TOLERANCE_SHARE:.0%} of the pixels are within tolerance"
+    )
+
+
+def summary(made: Replay) -> str:
+    """One replay for people: the verdict, how far apart the pictures are, what was run."""
+    provenance, difference = made.provenance, made.difference
+    members = ">".join(provenance.members_run)
+    ran = f"({provenance.task.plan.steps} steps, {members}, seed {provenance.task.seed})"
+    if made.verdict == "identical":
+        return f"{made.path}: identical {ran}"
+    return (
+        f"{made.path}: {made.verdict}: up to {difference.levels} of 255 levels in"
+        f" {difference.share:.2%} of the pixels, {difference.psnr:.1f} dB {ran}"
+    )

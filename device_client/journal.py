@@ -1,0 +1,185 @@
+"""The device's own account of its requests, the newest few hundred, for ``baton explain``.
+
+A small SQLite file: processes may write at once, and one that dies in the middle leaves it whole.
+It holds no prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.errors import ExecutionFailed, InvalidRequest, UnknownName
+from common.plan import EdgeChoice, Location
+from device_client.result import EdgeAttempt, Seconds, Traffic
+
+_log = logging.getLogger(__name__)
+
+JOURNAL_FILE = "journal.db"
+LAST = "last"
+_BUSY_SECONDS = 1.0
+_MAX_NAMED = 5
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS requests (
+        seq INTEGER PRIMARY KEY,
+        request_id TEXT NOT NULL,
+        entry TEXT NOT NULL -- JSON
+    ) STRICT
+"""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps ``start <= i < stop`` on one member at one place; node_id: empty before they ran."""
+
+    start: int
+    stop: int
+    member: str
+    location: Location
+    node_id: str = ""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The decision. coordinator: whose it was, ``host:port``; empty if the device decided alone."""
+
+    decision_id: str
+    arm: str
+    reason: str
+    edges: tuple[EdgeChoice, ...] = ()
+    coordinator: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request. None, or an empty tuple, stands for what it never came to.
+
+    error, message: status name and text of the failure.
+    """
+
+    request_id: str
+    created_unix: float
+    ending: Literal["picture", "failed", "cancelled"]
+    family: str
+    preference: str
+    seed: int
+    sampler: str
+    steps: int | None = None
+    guidance: float | None = None
+    size: int | None = None
+    decision: Settled | None = None
+    planned: tuple[Stretch, ...] = ()
+    attempts: tuple[EdgeAttempt, ...] = ()
+    executed: tuple[Stretch, ...] = ()
+    seconds: Seconds = field(default_factory=Seconds)
+    traffic: Traffic = field(default_factory=Traffic)
+    quality: float | None = None
+    verified: bool | None = None
+    error: str = ""
+    message: str = ""
+    notes: tuple[str, ...] = ()
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+class Journal:
+    """The newest ``keep`` requests in the file ``path``; with 0, none, and no file."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self._path = path
+        self._keep = keep
+
+    async def write(self, entry: Entry) -> None:
+        """Add an entry. A journal that cannot be written costs a warning, never a picture."""
+        if not self._keep:
+            return
+        try:
+            await asyncio.to_thread(self.add, entry)
+        except (OSError, sqlite3.Error) as error:
+            _log.warning(
+                "journal %s was not written (%s); make room, delete it, or set journal_requests=0",
+                self._path,
+                error,
+            )
+
+    def add(self, entry: Entry) -> None:
+        """Raises OSError or sqlite3.Error."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch(mode=0o600)
+        with closing(sqlite3.connect(self._path, _BUSY_SECONDS)) as connection, connection:
+            # Survives the death of a process; after a power cut it may have to be deleted, which
+            # beats the 20 ms that every picture would wait for a disk.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(_SCHEMA)
+            cursor = connection.execute(
+                "INSERT INTO requests (request_id, entry) VALUES (?, ?)",
+                (entry.request_id, _ENTRY.dump_json(entry).decode()),
+            )
+            oldest = (cursor.lastrowid or 0) - self._keep
+            connection.execute("DELETE FROM requests WHERE seq <= ?", (oldest,))
+
+    def find(self, key: str) -> Entry:
+        """The request whose id is, or alone begins with, ``key``, or the ``last`` one.
+
+        Raises UnknownName, InvalidRequest if several begin so, ExecutionFailed for a file that
+        cannot be read.
+        """
+        known = self._read("SELECT request_id, seq FROM requests ORDER BY seq DESC")
+        if not known:
+            raise UnknownName(
+                f"no request is known: journal {self._path} is empty; draw a picture with"
+                " journal_requests above 0"
+            )
+        if key == LAST:
+            return self._entry(known[0][1])
+        found = [row for row in known if key and row[0].startswith(key)]
+        found = [row for row in found if row[0] == key][:1] or found
+        if not found:
+            raise UnknownName(
+                f"no request {key[:64]!r} is known; `{LAST}` is {known[0][0]}, the newest of"
+                f" {len(known)}"
+            )
+        if len(found) > 1:
+            names = ", ".join(name for name, _ in found[:_MAX_NAMED])
+            more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+            raise InvalidRequest(f"{len(found)} requests begin with {key}: {names}{more}")
+        return self._entry(found[0][1])
+
+    def _read(self, query: str, *values: object) -> list[tuple[str, int]]:
+        if not self._path.exists():
+            return []
+        with self._legible(), closing(self._open_existing()) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def _open_existing(self) -> sqlite3.Connection:
+        """Writable, to roll back what a process that died has left."""
+        uri = f"{self._path.absolute().as_uri()}?mode=rw"
+        return sqlite3.connect(uri, _BUSY_SECONDS, uri=True)
+
+    def _entry(self, seq: int) -> Entry:
+        rows = self._read("SELECT entry, seq FROM requests WHERE seq = ?", seq)
+        if not rows:
+            raise UnknownName("the journal has just dropped that request; it keeps the newest ones")
+        with self._legible():
+            return _ENTRY.validate_json(rows[0][0])
+
+    @contextlib.contextmanager
+    def _legible(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error, ValidationError) as error:
+            cause = "an entry of another version" if isinstance(error, ValueError) else error
+            raise ExecutionFailed(
+                f"journal {self._path} cannot be read ({cause}); delete it to begin a new one"
+            ) from error

@@ -1,0 +1,101 @@
+"""The edge's part of one picture, over the ranked edges."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from common.errors import BatonError, DeadlineExceeded, InvalidRequest
+from common.plan import EdgeChoice
+from device_client.budget import Budget
+from device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
+from device_client.events import EdgeLost, Event, HandedOver, Reattached, Stepped
+from device_client.result import EdgeAttempt
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Where it is told how it goes: events, lines for people, and the edges that were tried.
+
+    hide: takes the prompt out of what an edge says.
+    """
+
+    emit: Callable[[Event], None]
+    notes: list[str]
+    attempts: list[EdgeAttempt]
+    hide: Callable[[str], str]
+
+
+class EdgeRelay:
+    """Tries the edges in order, each from where the last one got."""
+
+    def __init__(self, request: EdgeRequest, part: EdgePart, telling: Telling) -> None:
+        self._request = request
+        self._part = part
+        self._telling = telling
+
+    async def run(
+        self, edges: Sequence[EdgeChoice], budget: Budget, reserve: float
+    ) -> BatonError | None:
+        """Why no edge has done the part, or None if one has or there is none.
+
+        reserve: seconds of the budget that are not the edges'. An edge that came back without its
+        memory is tried once more. Raises InvalidRequest for what no edge would do.
+        """
+        waiting, again = deque(edges), set[EdgeChoice]()
+        lost: BatonError | None = None
+        while waiting:
+            seconds = min(self._request.timeout, budget.left - reserve)
+            if seconds <= 0:
+                return lost or DeadlineExceeded("no time was left for an edge")
+            choice = waiting.popleft()
+            session = EdgeSession(choice.address, self._request, self._part, self)
+            lost = await self._attempt(choice, session, seconds)
+            if lost is None:
+                return None
+            if session.forgotten and choice not in again:
+                again.add(choice)
+                waiting.appendleft(choice)
+        return lost
+
+    async def _attempt(
+        self, choice: EdgeChoice, session: EdgeSession, seconds: float
+    ) -> BatonError | None:
+        first, error = self._part.resume_step, None
+        try:
+            await session.run(self._part.newest, seconds)
+        except BatonError as lost:
+            error = lost
+        self._record(choice, session, first, error)
+        if isinstance(error, InvalidRequest):
+            raise error
+        if error is not None:
+            self._lose(choice.address, error)
+        elif self._part.handed_over:
+            self._telling.emit(HandedOver(self._part.resume_step, self._part.handoff_bytes))
+        return error
+
+    def _record(
+        self, choice: EdgeChoice, session: EdgeSession, first: int, error: BatonError | None
+    ) -> None:
+        status, reason = (error.status, self._telling.hide(str(error))) if error else ("", "")
+        stop = len(self._part.executed)
+        node_id = session.node_id or choice.node_id
+        attempt = EdgeAttempt(node_id, choice.address, first, stop, status, reason)
+        self._telling.attempts.append(attempt)
+
+    def _lose(self, address: str, error: BatonError) -> None:
+        step, reason = self._part.resume_step, self._telling.hide(str(error))
+        self._telling.notes.append(f"edge {address} lost at step {step}: {reason}")
+        self._telling.emit(EdgeLost(address, reason, step))
+
+    def on_step(self, done: int) -> None:
+        plan = self._request.task.plan
+        member = plan.segment_at(done - 1).member
+        self._telling.emit(Stepped(done, plan.steps, "edge", member))
+
+    def on_reattached(self, address: str, reason: str) -> None:
+        step = self._part.resume_step
+        self._telling.notes.append(f"edge {address} reached again after step {step}: {reason}")
+        self._telling.emit(Reattached(address, reason, step))

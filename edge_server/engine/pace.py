@@ -1,0 +1,120 @@
+"""How fast the model thread is, measured, and when a request would be done at that pace."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from common.plan import Plan
+
+_DECAY = 0.9  # of a round's weight with every later one
+_FRESH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a round as a straight line over its rows: exponentially weighted least squares.
+
+    A round is one model call with all that comes before and after it on the model thread. The sums
+    are weighted; ``measured`` is when the last round ended.
+    """
+
+    weight: float = 0.0
+    rows: float = 0.0
+    seconds: float = 0.0
+    rows_squared: float = 0.0
+    rows_seconds: float = 0.0
+    measured: float = -math.inf
+
+    def after(self, rows: int, seconds: float, now: float | None = None) -> Pace:
+        """The pace with one more round."""
+        return Pace(
+            self.weight * _DECAY + 1.0,
+            self.rows * _DECAY + rows,
+            self.seconds * _DECAY + seconds,
+            self.rows_squared * _DECAY + rows * rows,
+            self.rows_seconds * _DECAY + rows * seconds,
+            time.monotonic() if now is None else now,
+        )
+
+    def fresh(self, now: float) -> bool:
+        """Whether it may be relied on: an old measurement would refuse what nobody tried since."""
+        return now - self.measured < _FRESH_SECONDS
+
+    def round_seconds(self, rows: float) -> float:
+        """Expected seconds of a round over so many rows."""
+        mean_rows, mean = self.rows / self.weight, self.seconds / self.weight
+        spread = self.rows_squared / self.weight - mean_rows**2
+        slope = 0.0
+        if spread > 1e-3:  # seen at more than one size; else a round costs the same at any
+            slope = (self.rows_seconds / self.weight - mean_rows * mean) / spread
+        slope = min(max(slope, 0.0), mean / mean_rows)
+        return mean + slope * (rows - mean_rows)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a request still asks of the model: so many steps, each of so many rows, on a member."""
+
+    member: str
+    rows: int
+    steps: int
+
+    @classmethod
+    def of(cls, plan: Plan, done: int, stop: int) -> Demand:
+        """The steps from ``done`` to ``stop``, as if all were like the first of them."""
+        step = min(done, stop - 1)
+        guided = plan.directive_at(step).guided and plan.guidance_scale > 1.0
+        return cls(plan.segment_at(step).member, 2 if guided else 1, stop - done)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicts when requests end that share the model as the engine lets them.
+
+    active: requests that run together; rows: of one model call; the others wait in their order.
+    """
+
+    paces: Mapping[str, Pace]
+    active: int
+    rows: int
+
+    def knows(self, demands: Iterable[Demand], now: float) -> bool:
+        """Whether every member asked for has been measured lately."""
+        members = {demand.member for demand in demands}
+        return all(name in self.paces and self.paces[name].fresh(now) for name in members)
+
+    def seconds(self, demands: Sequence[Demand], limit: float = math.inf) -> float:
+        """Seconds until the last of the demands is met, or the first value above ``limit``.
+
+        All that run advance by one step a cycle, so the one with the fewest steps left ends first
+        and the next in line takes its place.
+        """
+        running: list[tuple[int, int]] = []
+        rows: Counter[str] = Counter()
+        waiting, last, cycles, elapsed = 0, len(demands) - 1, 0, 0.0
+        while elapsed <= limit:
+            while waiting < len(demands) and len(running) < self.active:
+                demand = demands[waiting]
+                heapq.heappush(running, (cycles + demand.steps, waiting))
+                rows[demand.member] += demand.rows
+                waiting += 1
+            end, index = heapq.heappop(running)
+            elapsed += (end - cycles) * self._cycle_seconds(rows)
+            cycles = end
+            rows[demands[index].member] -= demands[index].rows
+            if index == last:
+                break
+        return elapsed
+
+    def _cycle_seconds(self, rows: Mapping[str, int]) -> float:
+        """Seconds in which all that run take one step; rows: of all of them, by member."""
+        seconds = 0.0
+        for member, total in rows.items():
+            if calls := math.ceil(total / self.rows):
+                seconds += calls * self.paces[member].round_seconds(total / calls)
+        return seconds

@@ -1,0 +1,97 @@
+"""One request on an edge: what it asks, how far it is, how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from copy import copy
+from dataclasses import dataclass, field
+
+from common.errors import BatonError
+from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Job, Outcome, Progressed, Work
+from edge_server.engine.pace import Demand
+from edge_server.lifecycle import State, check_transition
+
+News = Progressed | Checkpointed | Outcome
+
+
+@dataclass(eq=False)
+class Entry:
+    """Changed by the registry alone, on the event loop.
+
+    Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
+    deadline: in the event loop's time; job: the engine's side of it.
+    """
+
+    work: Work
+    deadline: float = math.inf
+    state: State = State.QUEUED
+    job: Job | None = None
+    progress: Progressed | None = None
+    checkpoint: Checkpointed | None = None
+    outcome: Outcome | None = None
+    listeners: int = 0
+    lingering: asyncio.TimerHandle | None = None
+    expiring: asyncio.TimerHandle | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def start(self) -> None:
+        self.state = check_transition(self.state, State.RUNNING)
+
+    def advance(self, news: Progressed | Checkpointed) -> None:
+        if isinstance(news, Progressed):
+            self.progress = news
+        else:
+            self.checkpoint = news
+        self._wake()
+
+    def end(self, state: State, outcome: Outcome) -> None:
+        """Raises IllegalTransition if it has ended already."""
+        self.state = check_transition(self.state, state)
+        self.outcome = outcome
+        for timer in (self.lingering, self.expiring):
+            if timer is not None:
+                timer.cancel()
+        self._wake()
+
+    def demand(self) -> Demand:
+        """What it still asks of the model."""
+        done = self.progress.step if self.progress else self.work.first_step
+        return Demand.of(self.work.task.plan, done, self.work.stop)
+
+    @property
+    def size(self) -> int:
+        """Bytes that keeping it costs, as far as they grow with the request."""
+        resume = self.work.resume
+        size = 0 if resume is None else resume.x.nbytes * (1 + len(resume.history))
+        for part in (self.checkpoint, self.outcome):
+            if isinstance(part, Checkpointed | HandedOff):
+                size += len(part.envelope)
+            elif isinstance(part, Drawn):
+                size += part.picture.nbytes
+        return size
+
+    async def events(self) -> AsyncGenerator[News, None]:
+        """Whatever is new, until the outcome; a BatonError outcome is raised."""
+        progress: Progressed | None = None
+        checkpoint: Checkpointed | None = None
+        while True:
+            changed = self._changed
+            if self.progress is not progress and self.progress is not None:
+                progress = self.progress
+                yield progress
+            if self.checkpoint is not checkpoint and self.checkpoint is not None:
+                checkpoint = self.checkpoint
+                yield checkpoint
+            if isinstance(self.outcome, BatonError):
+                raise copy(self.outcome)  # raised itself, it would keep its listener's frames
+            if self.outcome is not None:
+                yield self.outcome
+                return
+            if changed is self._changed:
+                await changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

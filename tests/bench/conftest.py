@@ -1,0 +1,23 @@
+"""The built-in family for the tests of the benchmarks."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from common.families.loader import Family, load_family
+from tests.support.fixtures import one_thread
+
+__all__ = ["one_thread"]
+
+
+@pytest.fixture(scope="session")
+def scenes() -> Family:
+    """With all of its members; read only."""
+    return _loaded()
+
+
+@cache
+def _loaded() -> Family:
+    return load_family()

@@ -1,0 +1,218 @@
+"""Draws many plans on the same prompts and seeds, each common prefix once, and keeps the results.
+
+Plans that begin alike share their first steps: a trie over the steps runs every distinct stretch
+once, for batches of prompts, which is what drawing each plan by itself gives. What was drawn is
+kept in a folder under a key of weights, code, plan and prompts, so a broken run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+from torch import Tensor
+
+import common
+from common.diffusion.executor import Conditioning, Denoiser, Run, denoise_step, start_run
+from common.diffusion.schedules import Schedule
+from common.families.loader import Family
+from common.families.scenes.evaluate import Case
+from common.families.scenes.verify import verify
+from common.plan import Plan, SamplerName
+from common.quality.scores import Score, summarise
+
+_Floats = npt.NDArray[np.float64]
+_Moments = tuple[_Floats, _Floats]
+
+_BATCH = 25
+_SOURCES = ("diffusion", "families")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What one plan made of n prompts.
+
+    graded, strict: the verifier's scores, [n]. intensity: ``||x||_2`` before each step and after
+    the last (RISE, Sec. III), [n, steps + 1]; variance: of each channel, [n, steps + 1, C]; both in
+    the sampler's native form.
+    """
+
+    graded: _Floats
+    strict: _Floats
+    intensity: _Floats
+    variance: _Floats
+
+    def score(self, chosen: npt.NDArray[np.bool_] | None = None) -> Score:
+        """Over all prompts, or the chosen ones."""
+        graded, strict = self.graded, self.strict
+        if chosen is not None:
+            graded, strict = graded[chosen], strict[chosen]
+        return summarise(graded.tolist(), [bool(value) for value in strict])
+
+    def first(self, count: int) -> Drawing:
+        return Drawing(*(getattr(self, field.name)[:count] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Player:
+    """How a member of a plan denoises, and how its latents become pictures."""
+
+    denoiser: Denoiser
+    decode: Callable[[Tensor], npt.NDArray[np.uint8]]
+
+
+class Studio:
+    """Draws plans whose members are those of a family, and others by name.
+
+    others: members that stand in for no member of the family; cache: where results are kept, None
+    for nowhere.
+    """
+
+    def __init__(
+        self, family: Family, others: Mapping[str, tuple[Family, str]], cache: Path | None
+    ) -> None:
+        self._family = family
+        own = {member: (family, member) for member in family.members}
+        self._cast = {
+            name: Player(holder.denoiser(member), holder.decode)
+            for name, (holder, member) in {**own, **others}.items()
+        }
+        weights = [
+            (name, holder.fingerprint, holder.member_fingerprints[member])
+            for name, (holder, member) in {**own, **others}.items()
+        ]
+        self._cache = None if cache is None else cache / _digest(weights, _sources())
+
+    def draw(self, plans: Sequence[Plan], cases: Sequence[Case], title: str) -> dict[Plan, Drawing]:
+        """One drawing per plan; ``title`` stands before the progress bar."""
+        plans = list(dict.fromkeys(plans))
+        parts: dict[Plan, list[Drawing]] = {plan: [] for plan in plans}
+        starts = range(0, len(cases), _BATCH)
+        for start in track(starts, description=f"{title:<12}", transient=True):
+            batch = cases[start : start + _BATCH]
+            for plan, drawing in self._draw_batch(plans, batch).items():
+                parts[plan].append(drawing)
+        return {plan: _join(drawings) for plan, drawings in parts.items()}
+
+    def _draw_batch(self, plans: Sequence[Plan], batch: Sequence[Case]) -> dict[Plan, Drawing]:
+        drawn = {plan: self._load(plan, batch) for plan in plans}
+        missing = sorted((plan for plan in plans if drawn[plan] is None), key=_start)
+        prompts = [self._family.encode_text(case.prompt) for case in batch] if missing else []
+        for (sampler, steps, _), alike in groupby(missing, key=_start):
+            together = list(alike)
+            schedule = self._family.schedule(sampler, steps)
+            runs = self._start(together[0], schedule, prompts, batch)
+            for plan, ended, trace in self._play(together, runs, [_moments(runs)]):
+                drawn[plan] = self._judge(plan, ended, trace, batch)
+                self._store(plan, batch, drawn[plan])
+        return {plan: drawing for plan, drawing in drawn.items() if drawing is not None}
+
+    def _start(
+        self,
+        plan: Plan,
+        schedule: Schedule,
+        prompts: Sequence[Conditioning],
+        batch: Sequence[Case],
+    ) -> list[Run]:
+        shape = self._family.latent_shape(self._family.manifest.sizes.default)
+        return [
+            start_run(plan, schedule, prompt, case.seed, shape)
+            for prompt, case in zip(prompts, batch, strict=True)
+        ]
+
+    def _play(
+        self, plans: Sequence[Plan], runs: Sequence[Run], trace: list[_Moments]
+    ) -> Iterator[tuple[Plan, Sequence[Run], list[_Moments]]]:
+        """Walk the trie: plans that agree about the next step take it together."""
+        step = runs[0].step
+        if step == plans[0].steps:
+            yield from ((plan, runs, trace) for plan in plans)
+            return
+        branches: dict[object, list[Plan]] = {}
+        for plan in plans:
+            key = plan.segment_at(step).member, plan.directive_at(step)
+            branches.setdefault(key, []).append(plan)
+        for branch in branches.values():
+            copies = [replace(run, plan=branch[0]) for run in runs]
+            denoise_step(copies, self._cast[branch[0].segment_at(step).member].denoiser)
+            for run in copies:
+                if run.error is not None:
+                    raise run.error
+            yield from self._play(branch, copies, [*trace, _moments(copies)])
+
+    def _judge(
+        self, plan: Plan, runs: Sequence[Run], trace: Sequence[_Moments], batch: Sequence[Case]
+    ) -> Drawing:
+        decode = self._cast[plan.segments[-1].member].decode
+        verdicts = [verify(decode(run.x), case.spec) for run, case in zip(runs, batch, strict=True)]
+        return Drawing(
+            graded=np.array([verdict.graded for verdict in verdicts]),
+            strict=np.array([float(verdict.strict) for verdict in verdicts]),
+            intensity=np.stack([intensity for intensity, _ in trace], axis=1),
+            variance=np.stack([variance for _, variance in trace], axis=1),
+        )
+
+    def _path(self, plan: Plan, batch: Sequence[Case]) -> Path | None:
+        if self._cache is None:
+            return None
+        stretches = [(s.member, s.start, s.stop, s.directives) for s in plan.segments]
+        cases = [(case.prompt, case.seed) for case in batch]
+        return self._cache / f"{_digest(_start(plan), stretches, cases)}.npz"
+
+    def _load(self, plan: Plan, batch: Sequence[Case]) -> Drawing | None:
+        path = self._path(plan, batch)
+        if path is None or not path.is_file():
+            return None
+        with np.load(path) as kept:
+            return Drawing(**{name: kept[name] for name in kept.files})
+
+    def _store(self, plan: Plan, batch: Sequence[Case], drawing: Drawing | None) -> None:
+        path = self._path(plan, batch)
+        if path is None or drawing is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part.npz")
+        np.savez(unfinished, **vars(drawing))
+        os.replace(unfinished, path)
+
+
+def complexity(case: Case) -> int:
+    """How many facts a prompt states: of each thing, their relation, the background."""
+    spec = case.spec
+    of_things = sum(1 + bool(thing.color) + bool(thing.size) for thing in spec.objects)
+    return of_things + bool(spec.relation) + bool(spec.background)
+
+
+def _start(plan: Plan) -> tuple[SamplerName, int, float]:
+    """What plans must share to begin alike."""
+    return plan.sampler, plan.steps, plan.guidance_scale
+
+
+def _moments(runs: Sequence[Run]) -> _Moments:
+    """(``||x||_2`` [B], variance per channel [B, C]) of the runs' latents."""
+    x = torch.stack([run.x for run in runs]).double().flatten(2)
+    return x.flatten(1).norm(dim=1).numpy(), x.var(dim=2, correction=0).numpy()
+
+
+def _join(drawings: Sequence[Drawing]) -> Drawing:
+    names = [field.name for field in fields(Drawing)]
+    return Drawing(*(np.concatenate([getattr(d, name) for d in drawings]) for name in names))
+
+
+def _sources() -> list[str]:
+    """Digests of the code that decides what is drawn and how it is scored."""
+    root = Path(str(common.__file__)).parent
+    paths = sorted(path for name in _SOURCES for path in (root / name).rglob("*.py"))
+    return [hashlib.blake2b(path.read_bytes()).hexdigest() for path in paths]
+
+
+def _digest(*values: object) -> str:
+    return hashlib.blake2b(repr(values).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,276 @@
+"""Every picture can be drawn again from its record: however it was relayed, beside whomever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from common.errors import BatonError, Incompatible
+from common.families.loader import Family, load_family
+from common.plan import SAMPLERS, SamplerName
+from device_client import Result, replay, replay_provenance
+from device_client.events import Finished, Stepped
+from tests.support.engines import Gate
+from tests.support.families import copy_family, flip_bit
+from tests.support.nodes import device, edge, until
+from tests.support.tasks import PROMPTS
+
+CODECS = ("fp32", "fp16", "int8")
+STEPS, EVERY, LAST_SEEN = 8, 3, 5
+
+
+def assert_replays(family: Family, result: Result) -> None:
+    np.testing.assert_array_equal(replay_provenance(family, result.provenance), result.picture)
+
+
+async def drawn_together(
+    family: Family, folder: Path, codec: str, wishes: list[dict[str, Any]]
+) -> list[Result]:
+    """Pictures that meet at one edge: its first call waits until all of them are there."""
+    gate = Gate()
+    async with edge(family, gate) as node:
+        with device(folder, codec=codec, edges=node.address) as client:
+            tasks = [
+                asyncio.ensure_future(client.generate(prompt, **wish))
+                for prompt, wish in zip(PROMPTS, wishes, strict=False)
+            ]
+            await until(lambda: node.registry.unfinished == len(wishes))
+            gate.lift()
+            return await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(("codec", "threads"), [*((codec, 1) for codec in CODECS), ("fp32", 2)])
+async def test_relays_in_shared_batches_replay_to_the_same_pixels(
+    request: pytest.FixtureRequest, family: Family, family_folder: Path, codec: str, threads: int
+) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    wishes = [
+        {"arm": "relay:large>small@0.5", "sampler": "ddim", "steps": 8, "negative": "blue"},
+        {"arm": "relay:large>small@0.7", "sampler": "euler", "steps": 6, "guidance": 1.0},
+        {"arm": "relay:large>small@0.4", "sampler": "dpmpp_2m", "steps": 10, "size": 16},
+        {"arm": "relay:small>large@0.5", "sampler": "dpmpp_2m", "steps": 4, "seed": 9},
+        {"arm": "edge:large", "sampler": "euler", "steps": 5, "seed": 2**63 - 1},
+    ]
+    results = await drawn_together(family, family_folder, codec, wishes)
+    for result, wish in zip(results, wishes, strict=True):
+        transfers = result.provenance.transfers
+        assert transfers == (() if wish["arm"] == "edge:large" else (result.steps_at("edge"),))
+        assert_replays(family, result)
+    rows = {step.rows for result in results for step in result.executed}
+    assert {1, 2} < rows
+    assert any(count % 2 for count in rows - {1})
+    assert {step.row for result in results for step in result.executed} > {0}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("arm", ["relay:large>small@0.4", "edge:large", "device:small"])
+async def test_a_picture_in_a_file_is_drawn_again_from_the_file(
+    family: Family, family_folder: Path, tmp_path: Path, arm: str, sampler: SamplerName
+) -> None:
+    async with edge(family) as node:
+        with device(family_folder, codec="fp16", members="small") as client:
+            result = await client.generate(
+                PROMPTS[2], arm=arm, edge=node.address, sampler=sampler, steps=6, seed=4
+            )
+    found = replay(result.save(tmp_path / "a.png"), str(family_folder))
+    assert found.verdict == "identical"
+    assert found.provenance == result.provenance
+    assert found.reasons == ()
+    ran = {step.node_id: {step.member} for step in result.executed}
+    assert {name: origin.members.keys() for name, origin in found.provenance.nodes.items()} == ran
+
+
+async def with_a_lost_edge(family: Family, folder: Path, others: str, **wish: Any) -> Result:
+    """Drawn on an edge that vanishes after a checkpoint, then elsewhere."""
+    gate = Gate()
+    settings = {"checkpoint_every": EVERY, "codec": wish.pop("codec")}
+    async with edge(family, gate, node_id="doomed") as node:
+        edges = ",".join(filter(None, [node.address, others]))
+        with device(folder, members="small,large", **settings) as client:
+            gate.allow(1)
+            stream = client.stream(PROMPTS[3], edge=edges, steps=STEPS, seed=1, **wish)
+            async for event in stream:
+                if isinstance(event, Finished):
+                    return event.result
+                if isinstance(event, Stepped):
+                    if event.step == LAST_SEEN:
+                        node.cable.cut()
+                    gate.allow(event.step < LAST_SEEN)
+    raise AssertionError("no result")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("codec", CODECS)
+async def test_a_request_that_lost_its_edge_replays_over_the_checkpoint(
+    family: Family, family_folder: Path, sampler: SamplerName, codec: str
+) -> None:
+    options: dict[str, Any] = {"sampler": sampler, "codec": codec}
+    async with edge(family, node_id="second") as second:
+        for others, arm, transfers in (
+            (second.address, "edge:large", (EVERY,)),
+            (second.address, "relay:large>small@0.75", (EVERY, 6)),
+            ("", "relay:large>small@0.75", (EVERY,)),
+        ):
+            result = await with_a_lost_edge(family, family_folder, others, arm=arm, **options)
+            assert result.provenance.transfers == transfers
+            assert result.executed[0].node_id == "doomed"
+            assert_replays(family, result)
+
+
+async def test_the_codec_and_each_transfer_show_in_the_pixels(
+    family: Family, family_folder: Path, tmp_path: Path
+) -> None:
+    """So the tests above would notice if a replay passed over one of them."""
+    async with edge(family, node_id="second") as second:
+        result = await with_a_lost_edge(
+            family, family_folder, second.address, arm="relay:large>small@0.75", codec="int8"
+        )
+    path = result.save(tmp_path / "a.png")
+    changes: list[dict[str, object]] = [{"transfers": [3]}, {"transfers": [6]}, {"codec": "fp32"}]
+    for change in changes:
+        tampered = rewritten(path, tmp_path / "b.png", lambda chunk, change=change: chunk | change)
+        assert replay(tampered, family).difference.levels > 0
+
+
+@pytest.fixture
+def retrained(family_folder: Path, tmp_path: Path) -> Family:
+    """The family with other weights in one member: its latents mean the same."""
+    folder = copy_family(family_folder, tmp_path / "retrained", digests=False)
+    flip_bit(folder / "large/unet/diffusion_pytorch_model.safetensors")
+    return load_family(str(folder))
+
+
+async def test_a_picture_by_edges_of_other_weights_is_refused_with_the_edge_named(
+    family: Family, family_folder: Path, retrained: Family, tmp_path: Path
+) -> None:
+    """Two kinds of weights under one name, on two edges: no family here can have been both."""
+    async with edge(retrained, node_id="second") as second:
+        result = await with_a_lost_edge(
+            family, family_folder, second.address, arm="relay:large>small@0.75", codec="fp16"
+        )
+    assert [step.node_id for step in result.executed] == ["doomed"] * 3 + ["second"] * 3 + [
+        "device"
+    ] * 2
+    path = result.save(tmp_path / "a.png")
+    for here, named in ((family, "second"), (retrained, "doomed")):
+        with pytest.raises(Incompatible, match=f"member 'large' on edge {named} ") as caught:
+            replay(path, here)
+        for known in (family, retrained):
+            assert known.member_fingerprints["large"][:12] in str(caught.value)
+        assert caught.value.exit_code == 4
+
+
+async def test_an_edge_that_comes_back_with_other_weights_does_not_go_on(
+    family: Family, family_folder: Path, retrained: Family
+) -> None:
+    """The record has one place for a node, so its steps must be of one kind."""
+    async with edge(retrained, node_id="doomed") as again:
+        result = await with_a_lost_edge(
+            family, family_folder, again.address, arm="relay:large>small@0.75", codec="fp16"
+        )
+    assert result.steps_at("edge") == EVERY
+    assert "other weights" in "; ".join(result.notes)
+    assert_replays(family, result)
+
+
+def rewritten(path: Path, to: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """The same picture with another plan in it."""
+    with Image.open(path) as image:
+        chunk = change(json.loads(image.info["baton"]))
+        info = PngInfo()
+        info.add_itxt("baton", json.dumps(chunk))
+        image.save(to, pnginfo=info)
+    return to
+
+
+def _shorter(chunk: dict[str, Any]) -> dict[str, Any]:
+    steps = chunk["steps"] - 1
+    return chunk | {"steps": steps, "executed": chunk["executed"][:steps]}
+
+
+def _each(chunk: dict[str, Any], **change: object) -> dict[str, Any]:
+    return chunk | {"executed": [step | change for step in chunk["executed"]]}
+
+
+def _node(chunk: dict[str, Any], name: str, **change: object) -> dict[str, Any]:
+    return chunk | {"nodes": chunk["nodes"] | {name: chunk["nodes"][name] | change}}
+
+
+TAMPERED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "another seed": lambda c: c | {"seed": c["seed"] + 1},
+    "another prompt": lambda c: c | {"prompt": "a blue house"},
+    "another negative prompt": lambda c: c | {"negative_prompt": "a blue house"},
+    "another member": lambda c: _each(c, member="large"),
+    "another member on the edge": lambda c: _each(c, member="small"),
+    "a member that nobody has": lambda c: _each(c, member="huge"),
+    "another sampler": lambda c: c | {"sampler": "euler"},
+    "another scale": lambda c: c | {"guidance_scale": 7.0},
+    "no guidance": lambda c: _each(c, guided=False),
+    "one step fewer": _shorter,
+    "fewer steps than are listed": lambda c: c | {"steps": c["steps"] - 1},
+    "another size": lambda c: c | {"size": c["size"] * 2},
+    "another latent space": lambda c: c | {"fingerprint": "0" * 32},
+    "other weights": lambda c: _node(c, "device", members={"small": "0" * 32}),
+    "other weights on the edge": lambda c: _node(c, "edge-test", members={"large": "0" * 32}),
+    "another edge": lambda c: c | {"nodes": {"device": c["nodes"]["device"]}},
+    "another family": lambda c: c | {"family": "scenes"},
+}
+
+
+async def test_a_tampered_plan_is_refused_or_told_apart(
+    family: Family, family_folder: Path, tmp_path: Path
+) -> None:
+    async with edge(family) as node:
+        with device(family_folder, codec="fp16") as client:
+            result = await client.generate(
+                PROMPTS[1], arm="relay:large>small@0.5", edge=node.address, steps=6, seed=5
+            )
+    path = result.save(tmp_path / "a.png")
+    assert replay(rewritten(path, tmp_path / "b.png", dict), family).verdict == "identical"
+    for name, change in TAMPERED.items():
+        tampered = rewritten(path, tmp_path / "b.png", change)
+        try:
+            verdict = replay(tampered, family).verdict
+        except BatonError as error:
+            verdict = str(error)
+        assert verdict != "identical", name
+
+
+async def test_two_threads_replay_as_two_threads(family: Family, family_folder: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        async with edge(family) as node:
+            with device(family_folder, codec="int8") as client:
+                result = await client.generate(
+                    PROMPTS[0], arm="relay:large>small@0.5", edge=node.address, steps=6, size=32
+                )
+        torch.set_num_threads(1)
+        assert {step.threads for step in result.executed} == {2}
+        assert_replays(family, result)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+async def test_the_built_in_family_replays_without_being_named(tmp_path: Path) -> None:
+    scenes = load_family("scenes", ["large", "small"])
+    async with edge(scenes) as node:
+        with device(Path("scenes"), codec="fp16", members="small", edges=node.address) as client:
+            result = await client.generate(
+                "a red cat left of a blue house", arm="relay@0.4", steps=10, sampler="dpmpp_2m"
+            )
+    found = replay(result.save(tmp_path / "a.png"))
+    assert found.verdict == "identical"
+    assert found.scale == result.save_scale > 1

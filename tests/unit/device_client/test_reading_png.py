@@ -1,0 +1,245 @@
+"""Pictures read back with the plan in them, and files that only look like it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from common.build import Build, Origin
+from common.errors import BatonError, Incompatible, InvalidRequest
+from common.plan import ExecutedStep
+from device_client.png import Provenance, read_png, save_png
+from tests.support.tasks import plan, task
+
+BUILD = Build("0.1.0", "2.13.0+cpu", "0.42.1", "5.0", "2.4", "x86_64 AVX512 A Processor")
+TASK = task(
+    plan("relay:large>small@0.5", 6, "dpmpp_2m", 3.5), "猫 \0 and\n\ta 'dog'", "x", 2**63 - 1
+)
+EXECUTED = tuple(
+    ExecutedStep(step, *place, True, 8, 2, step)
+    for step, place in enumerate([("large", "edge", "e")] * 3 + [("small", "device", "device")] * 3)
+)
+NODES = {
+    "e": Origin(replace(BUILD, torch="2.12.0"), {"large": "d" * 32, "small": "c" * 32}),
+    "device": Origin(BUILD, {"small": "e" * 32}),
+}
+MADE = Provenance(TASK, EXECUTED, "f" * 32, "int8", (2, 3), NODES)
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def written(path: Path, chunk: str, image: Image.Image = IMAGE) -> Path:
+    info = PngInfo()
+    info.add_itxt("baton", chunk)
+    image.save(path, pnginfo=info)
+    return path
+
+
+def refusal(path: Path, kind: type[BatonError] = InvalidRequest) -> str:
+    """The one line with which a file is refused."""
+    with pytest.raises(kind) as caught:
+        read_png(path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert text.isprintable()
+    assert len(text) < len(str(path)) + 300
+    assert TASK.prompt not in text
+    return text
+
+
+def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
+    saved = read_png(save_png(IMAGE, tmp_path / "a.png", MADE))
+    assert saved.provenance == MADE
+    assert saved.scale == 2
+    np.testing.assert_array_equal(saved.pixels, np.asarray(IMAGE))
+
+
+def test_the_plan_read_is_the_one_that_ran(tmp_path: Path) -> None:
+    """A device may have finished what an edge was asked for, and a node may save a branch."""
+    planned = replace(TASK, plan=plan("edge:large", 6, "dpmpp_2m", 3.5))
+    executed = tuple(replace(step, guided=step.step != 4) for step in EXECUTED)
+    path = save_png(IMAGE, tmp_path / "a.png", replace(MADE, task=planned, executed=executed))
+    read = read_png(path).provenance.task.plan
+    assert read == plan("relay:large>small@0.5", 6, "dpmpp_2m", 3.5, [i != 4 for i in range(6)])
+
+
+Change = Callable[[dict[str, Any]], object]
+DAMAGED: dict[str, Change] = {
+    "a field too many": lambda c: c.update(more=1),
+    "a field that prints badly": lambda c: c.update({"\x1b[31m\n" * 90: 1}),
+    "a field too few": lambda c: c.pop("seed"),
+    "a text for a number": lambda c: c.update(seed="7"),
+    "a fraction for a number": lambda c: c.update(seed=7.5),
+    "a truth for a number": lambda c: c["executed"][0].update(rows=True),
+    "a negative seed": lambda c: c.update(seed=-1),
+    "a huge seed": lambda c: c.update(seed=10**4000),
+    "an empty prompt": lambda c: c.update(prompt=" "),
+    "a long prompt": lambda c: c.update(prompt="x" * 4001),
+    "an unknown sampler": lambda c: c.update(sampler="heun"),
+    "an unknown codec": lambda c: c.update(codec="fp8"),
+    "huge guidance": lambda c: c.update(guidance_scale=1e9),
+    "no size": lambda c: c.update(size=0),
+    "a huge size": lambda c: c.update(size=2**40),
+    "no steps": lambda c: c.update(steps=0, executed=[]),
+    "more steps than ran": lambda c: c.update(steps=7),
+    "far more steps than ran": lambda c: c.update(steps=10**15),
+    "a step too few": lambda c: c["executed"].pop(),
+    "too many steps": lambda c: c.update(steps=300, executed=c["executed"] * 50),
+    "steps out of order": lambda c: c["executed"].reverse(),
+    "an unknown place": lambda c: c["executed"][0].update(location="moon"),
+    "a nameless member": lambda c: c["executed"][0].update(member=""),
+    "a member with a long name": lambda c: c["executed"][0].update(member="x" * 65),
+    "a node that prints badly": lambda c: c["executed"][0].update(node_id="\x1b[2J"),
+    "a node with a long name": lambda c: c["executed"][0].update(node_id="x" * 10_000),
+    "an edge called device": lambda c: c["executed"][0].update(node_id="device"),
+    "a device called otherwise": lambda c: c["executed"][5].update(node_id="e"),
+    "no nodes": lambda c: c.update(nodes={}),
+    "no edge": lambda c: c["nodes"].pop("e"),
+    "no device": lambda c: c["nodes"].pop("device"),
+    "a node that ran nothing": lambda c: c["nodes"].update(other=c["nodes"]["e"]),
+    "thousands of nodes": lambda c: c.update(
+        nodes={str(number): c["nodes"]["e"] for number in range(5000)}
+    ),
+    "a node without a build": lambda c: c["nodes"]["e"].pop("build"),
+    "a node without members": lambda c: c["nodes"]["e"].pop("members"),
+    "a node with more": lambda c: c["nodes"]["e"].update(more=1),
+    "a build that prints badly": lambda c: c["nodes"]["e"]["build"].update(torch="\x1b[2J"),
+    "a build that goes on": lambda c: c["nodes"]["e"]["build"].update(torch="x" * 257),
+    "a build without a field": lambda c: c["nodes"]["device"]["build"].pop("torch"),
+    "a build with a field too many": lambda c: c["nodes"]["device"]["build"].update(more="1"),
+    "a number in a build": lambda c: c["nodes"]["e"]["build"].update(torch=2),
+    "thousands of members": lambda c: c["nodes"]["e"].update(
+        members=dict.fromkeys(map(str, range(5000)), "a" * 32) | {"large": "a" * 32}
+    ),
+    "a member that prints badly": lambda c: c["nodes"]["e"]["members"].update({"\n": "a" * 32}),
+    "weights that are no fingerprint": lambda c: c["nodes"]["e"]["members"].update(large="large"),
+    "no threads": lambda c: c["executed"][0].update(threads=0),
+    "thousands of threads": lambda c: c["executed"][0].update(threads=10_000),
+    "no rows": lambda c: c["executed"][0].update(rows=0),
+    "one row for both branches": lambda c: c["executed"][0].update(rows=1),
+    "millions of rows": lambda c: c["executed"][0].update(rows=10**7),
+    "a row before the first": lambda c: c["executed"][0].update(row=-1),
+    "a row behind the last": lambda c: c["executed"][0].update(row=7),
+    "a transfer before the first step": lambda c: c.update(transfers=[0]),
+    "a transfer behind the last step": lambda c: c.update(transfers=[7]),
+    "transfers out of order": lambda c: c.update(transfers=[3, 2]),
+    "a transfer twice": lambda c: c.update(transfers=[3, 3]),
+    "thousands of transfers": lambda c: c.update(transfers=[3] * 10_000),
+    "a fingerprint that is none": lambda c: c.update(fingerprint="../../etc/passwd"),
+    "no fingerprint of what ran here": lambda c: c["nodes"]["device"].update(members={}),
+    "no fingerprint of what ran there": lambda c: c["nodes"]["e"]["members"].pop("large"),
+    "steps that alternate": lambda c: c.update(
+        steps=40,
+        executed=[{**c["executed"][i % 2 * 3], "step": i, "row": 0, "rows": 2} for i in range(40)],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_plan_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    chunk = json.loads(MADE.chunk())
+    DAMAGED[damage](chunk)
+    refusal(written(tmp_path / "a.png", json.dumps(chunk)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"x"',
+        "[" * 100_000,
+        '{"version": NaN}',
+        MADE.chunk()[:-20],
+        " " * 600_000,
+    ],
+)
+def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    refusal(written(tmp_path / "a.png", text))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"version": 1}, "draw"),
+        ({"version": 3}, "update"),
+        ({"version": 99, "more": []}, "update"),
+        ({"protocol": 2}, "protocol"),
+    ],
+)
+def test_another_version_is_refused_with_both_named(
+    tmp_path: Path, change: dict[str, object], word: str
+) -> None:
+    chunk = json.loads(MADE.chunk()) | change
+    text = refusal(written(tmp_path / "a.png", json.dumps(chunk)), Incompatible)
+    assert word in text
+    assert str(next(iter(change.values()))) in text
+
+
+def test_a_picture_without_a_plan_says_so(tmp_path: Path) -> None:
+    assert "no plan" in refusal(save_png(IMAGE, tmp_path / "a.png", None))
+
+
+def test_what_is_no_png_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    IMAGE.save(tmp_path / "jpeg.png", format="JPEG")
+    for name in ("text", "empty", "jpeg"):
+        assert "not a PNG" in refusal(tmp_path / f"{name}.png")
+    assert "No such file" in refusal(tmp_path / "missing.png")
+    assert "directory" in refusal(tmp_path)
+
+
+def test_a_png_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    whole = save_png(IMAGE, tmp_path / "a.png", MADE).read_bytes()
+    end = whole.index(b"IDAT") + 40  # behind it nothing but the end of the pixels is lost
+    for length in range(0, end, 29):
+        (tmp_path / "cut.png").write_bytes(whole[:length])
+        refusal(tmp_path / "cut.png")
+
+
+def test_a_flipped_bit_in_the_plan_is_noticed(tmp_path: Path) -> None:
+    whole = bytearray(save_png(IMAGE, tmp_path / "a.png", MADE).read_bytes())
+    whole[whole.index(b'"seed"') + 9] ^= 1
+    (tmp_path / "flipped.png").write_bytes(whole)
+    refusal(tmp_path / "flipped.png")
+
+
+@pytest.mark.parametrize("size", [(24, 24), (32, 16), (8, 8), (16, 32)])
+def test_a_picture_that_was_resized_or_cropped_is_refused(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    assert "resized" in refusal(written(tmp_path / "a.png", MADE.chunk(), IMAGE.resize(size)))
+
+
+def test_bombs_are_not_unpacked(tmp_path: Path) -> None:
+    """A header that promises a huge picture, and a text that would swell to one."""
+    path = save_png(IMAGE, tmp_path / "huge.png", MADE)
+    for side in (9_600, 60_000):
+        data = bytearray(path.read_bytes())
+        data[16:24] = side.to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+        (tmp_path / f"{side}.png").write_bytes(data)
+        refusal(tmp_path / f"{side}.png")
+    info = PngInfo()
+    info.add_text("baton", " " * 2**27, zip=True)
+    IMAGE.save(tmp_path / "text.png", pnginfo=info)
+    refusal(tmp_path / "text.png")
+
+
+def test_another_mode_of_the_same_pixels_is_read_alike(tmp_path: Path) -> None:
+    """As optimisers rewrite a file."""
+    flat = Image.new("RGB", (16, 16), (10, 20, 30))
+    for image in (flat.quantize(2), flat.convert("RGBA")):
+        saved = read_png(written(tmp_path / f"{image.mode}.png", MADE.chunk(), image))
+        np.testing.assert_array_equal(saved.pixels, np.asarray(flat))

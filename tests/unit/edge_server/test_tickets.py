@@ -1,0 +1,151 @@
+"""The edge's gate: each ticket once, and a request may come back to itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from baton.v1 import edge_pb2
+from common.errors import Overloaded, PermissionDenied
+from common.families.loader import Family
+from common.rpc.convert import plan_to_proto
+from common.rpc.tickets import LEEWAY, Refusal, Ticket
+from edge_server.engine.job import Work
+from edge_server.tickets import Entrance, Policy, TicketGate
+from tests.support.security import a_ticket, new_signer
+from tests.support.tasks import plan, run_alone, task, work
+
+SIGNER = new_signer()
+NOW = 1_000_000.0
+TICKET = a_ticket(not_before=int(NOW), expires=int(NOW) + 60)
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def gate(
+    family: Family, clock: Clock, policy: Policy = "required", capacity: int = 9
+) -> TicketGate:
+    return TicketGate(Entrance("edge-test", policy, [SIGNER.public], capacity), family, clock)
+
+
+def ask(ticket: str, request_id: str = "good") -> edge_pb2.DenoiseRequest:
+    message = plan_to_proto(plan("edge:large", 4))
+    return edge_pb2.DenoiseRequest(request_id=request_id, plan=message, size=16, ticket=ticket)
+
+
+def enter(at: TicketGate, ticket: Ticket, of: Work | None = None, held: bool = False) -> None:
+    of = of or work("good")
+    checked = at.check(ask(SIGNER.sign(ticket), of.request_id), "")
+    with at.entering(checked, of, held):
+        pass
+
+
+def refusal(at: TicketGate, ticket: Ticket, of: Work | None = None) -> str:
+    with pytest.raises(PermissionDenied) as caught:
+        enter(at, ticket, of)
+    return caught.value.reason
+
+
+def later(family: Family, request_id: str = "good") -> Work:
+    """The same request, resumed after two steps."""
+    return work(request_id, resume=run_alone(family, task(), 2).state())
+
+
+def test_a_ticket_may_be_needed_or_not_but_never_wrong(family: Family, clock: Clock) -> None:
+    assert gate(family, clock, "optional").check(ask(""), "") is None
+    with pytest.raises(PermissionDenied) as caught:
+        gate(family, clock).check(ask(""), "")
+    assert caught.value.reason == Refusal.MISSING
+    with pytest.raises(PermissionDenied) as caught:
+        gate(family, clock, "optional").check(ask("x"), "")
+    assert caught.value.reason == Refusal.MALFORMED
+
+
+def test_a_ticket_is_used_once(family: Family, clock: Clock) -> None:
+    at = gate(family, clock)
+    enter(at, TICKET)
+    assert refusal(at, TICKET) == Refusal.REPLAYED
+
+
+def test_the_same_request_may_come_back_to_what_the_edge_holds(
+    family: Family, clock: Clock
+) -> None:
+    at = gate(family, clock)
+    enter(at, TICKET)
+    enter(at, TICKET, held=True)
+
+
+def test_each_resume_point_counts_for_itself(family: Family, clock: Clock) -> None:
+    at = gate(family, clock)
+    enter(at, TICKET)
+    enter(at, TICKET, later(family))
+    assert refusal(at, TICKET, later(family)) == Refusal.REPLAYED
+
+
+def test_an_open_ticket_belongs_to_the_first_request(family: Family, clock: Clock) -> None:
+    at, standby = gate(family, clock), replace(TICKET, request_id="")
+    enter(at, standby, work("one"))
+    assert refusal(at, standby, work("two")) == Refusal.REPLAYED
+    enter(at, standby, later(family, "one"))
+
+
+def test_a_ticket_for_two_admits_two(family: Family, clock: Clock) -> None:
+    at, pair = gate(family, clock), replace(TICKET, request_id="", count=2)
+    enter(at, pair, work("one"))
+    enter(at, pair, work("two"))
+    assert refusal(at, pair, work("three")) == Refusal.REPLAYED
+
+
+def test_a_request_that_was_not_let_in_used_no_ticket(family: Family, clock: Clock) -> None:
+    at = gate(family, clock)
+    checked = at.check(ask(SIGNER.sign(TICKET)), "")
+    with pytest.raises(Overloaded), at.entering(checked, work("good"), False):
+        raise Overloaded("full")
+    enter(at, TICKET)
+
+
+def test_what_is_remembered_is_bounded_and_forgotten_when_it_has_expired(
+    family: Family, clock: Clock
+) -> None:
+    at = gate(family, clock, capacity=2)
+    enter(at, TICKET)
+    enter(at, replace(TICKET, id="b"))
+    with pytest.raises(Overloaded):
+        enter(at, replace(TICKET, id="c"))
+    clock.now = TICKET.expires + LEEWAY - 1
+    assert refusal(at, TICKET) == Refusal.REPLAYED
+    clock.now += 1
+    fresh = replace(TICKET, id="d", not_before=int(clock.now), expires=int(clock.now) + 60)
+    enter(at, fresh)
+    enter(at, replace(fresh, id="e"))
+
+
+def test_the_coordinators_keys_replace_its_earlier_ones_only(
+    family: Family, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    at, other, third = gate(family, clock), new_signer(), new_signer()
+    text = other.sign(replace(TICKET, id="o"))
+    with pytest.raises(PermissionDenied):
+        at.check(ask(text), "")
+    at.trust([other.public])
+    at.check(ask(text), "")
+    at.check(ask(SIGNER.sign(TICKET)), "")
+    at.trust([b"no key"])
+    assert "ticket key" in caplog.text
+    at.check(ask(text), "")
+    at.trust([third.public])
+    with pytest.raises(PermissionDenied) as caught:
+        at.check(ask(text), "")
+    assert caught.value.reason == Refusal.UNKNOWN_KEY
+    at.check(ask(SIGNER.sign(TICKET)), "")
