@@ -98,7 +98,12 @@ def replay(
 @app.command()
 def explain(
     request: Annotated[
-        str, typer.Argument(help="A request's id, its beginning, or `last`.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="REQUEST",
+            help="A request's id, its beginning, or `last`.",
+            show_default=False,
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from common.plan import Plan
 
 _DECAY = 0.9  # of a round's weight with every later one
-_FRESH_SECONDS = 60.0
+_SETTLED_WEIGHT = 3.0
+_OUTLIER = 4.0  # times what was expected: a stall of the machine says little of the next round
+_FRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Pace:
     measured: float = -math.inf
 
     def after(self, rows: int, seconds: float, now: float | None = None) -> Pace:
-        """The pace with one more round."""
+        """The pace with one more round; one that took far too long counts as less."""
+        if self.weight > _SETTLED_WEIGHT:
+            seconds = min(seconds, _OUTLIER * self.round_seconds(rows))
         return Pace(
             self.weight * _DECAY + 1.0,
             self.rows * _DECAY + rows,
@@ -42,7 +46,7 @@ class Pace:
         )
 
     def fresh(self, now: float) -> bool:
-        """Whether it may be relied on: an old measurement would refuse what nobody tried since."""
+        """Whether it may be relied on: what it refused meanwhile was not measured again."""
         return now - self.measured < _FRESH_SECONDS
 
     def round_seconds(self, rows: float) -> float:

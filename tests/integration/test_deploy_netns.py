@@ -5,6 +5,7 @@ The nodes of deploy/compose.yaml, with the secrets that deploy/certificates.py w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,13 +20,13 @@ import pytest
 from PIL import Image
 
 from common.families.loader import Family
-from tests.support.netns import Network, Process, missing, network
+from tests.support.netns import SPACES, Network, Process, missing, network, remove_abandoned
 from tests.support.nodes import drawn_here
 from tests.support.tasks import plan, task
 from tests.support.telling_device import Device
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 200
+SECONDS = 600
 PORTS = {"coordinator": 7700, "edge-1": 7701, "edge-2": 7701}
 SERVERS = list(PORTS)
 EDGES = SERVERS[1:]
@@ -208,3 +209,30 @@ def test_with_every_link_cut_the_device_draws_alone(site: Site, device: Device) 
     assert result["nodes"] == {"device": STEPS}
     assert result["notes"][0].startswith("decided alone: ")
     assert result["notes"][-1] == "drawn on the device with small from step 0"
+
+
+def test_nothing_is_left_of_hosts_whose_test_failed(tmp_path: Path) -> None:
+    with contextlib.suppress(ZeroDivisionError), network({"one": []}) as net:
+        process = net["one"].start(["sleep", "600"], os.environ, tmp_path / "log")
+        space = SPACES / net["one"].space
+        assert space.exists()
+        raise ZeroDivisionError
+    assert process.poll() is not None
+    assert not space.exists()
+
+
+def test_nothing_is_left_of_hosts_whose_run_was_killed() -> None:
+    lines = (
+        "import os, pathlib, tests.support.netns as netns",
+        "net = netns.Network({'one': []})",
+        "net.build()",
+        "net['one'].start(['sleep', '600'], os.environ, pathlib.Path(os.devnull))",
+        "print(net['one'].space, flush=True)",
+        "os._exit(1)",
+    )
+    command = [sys.executable, "-c", "; ".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    space = done.stdout.strip()
+    assert (SPACES / space).exists(), done.stderr
+    remove_abandoned()
+    assert not list(SPACES.glob(space.removesuffix("one") + "*"))

@@ -25,6 +25,7 @@ from common.plan import ExecutedStep
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.channel import bind
 from common.rpc.convert import executed_to_proto, plan_to_proto
+from common.rpc.edge_status import edge_status
 from coordinator import wire
 from coordinator.checks import check_id
 from device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
@@ -224,10 +225,14 @@ class Liar:
     async def cancel(self, request: bytes, context: object) -> bytes:
         return b""
 
+    async def nonsense(self, request: bytes, context: object) -> bytes:
+        return b"\xff"
+
     async def start(self) -> grpc.aio.Server:
         methods = {
             "Denoise": grpc.unary_stream_rpc_method_handler(self.denoise),
             "Cancel": grpc.unary_unary_rpc_method_handler(self.cancel),
+            "GetStatus": grpc.unary_unary_rpc_method_handler(self.nonsense),
         }
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(
@@ -318,6 +323,11 @@ def test_the_truth_is_believed(
     assert part.handed_over
     assert part.resume_step == 3
     assert part.nodes == {"e1": Origin(this_build(), family.member_fingerprints)}
+
+
+def test_an_answer_that_is_no_message_is_an_error_of_the_peer(liar: Liar) -> None:
+    with pytest.raises(ExecutionFailed, match="cannot be read"):
+        liar.runner.run(edge_status(liar.address))
 
 
 @settings(max_examples=80)

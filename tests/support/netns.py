@@ -1,7 +1,7 @@
 """Hosts on one machine: network namespaces around a router, each in a subnet of its own.
 
     with network({"edge": [], "device": ["edge"]}) as net:
-        net["edge"].start(["baton-edge", "serve"], {})
+        net["edge"].start(["baton-edge", "serve"], os.environ, Path("edge.log"))
 
 A host is wired to the router alone. Policy routing, not a firewall, decides who reaches whom, and
 the machine's own network is left as it is.
@@ -22,7 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_SPACES = Path("/run/netns")
+#: Where `ip` keeps the names.
+SPACES = Path("/run/netns")
 _SECONDS = 20
 _counter = itertools.count()
 
@@ -173,7 +174,7 @@ def network(peers: Mapping[str, Sequence[str]]) -> Iterator[Network]:
 
 def remove_abandoned() -> None:
     """Remove what runs that were killed could not."""
-    for path in _SPACES.glob("baton-*"):
+    for path in SPACES.glob("baton-*"):
         found = re.fullmatch(r"baton-(\d+)-.*", path.name)
         if found and not Path(f"/proc/{found[1]}").exists():
             for pid in _run(["ip", "netns", "pids", path.name]).split():

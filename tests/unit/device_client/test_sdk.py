@@ -16,10 +16,12 @@ import pytest
 import device_client
 from common.errors import BatonError, InvalidRequest, WeightsError
 from common.families.loader import Family
+from common.rpc.access import OPEN
 from device_client.events import Decided, Event, Finished, Stepped
 from device_client.sdk import AsyncClient, Client, check_wish
 from device_client.session import Device, PictureSession, Wish
 from device_client.settings import DeviceSettings
+from device_client.standby import StandbyTickets
 from tests.support.engines import Gate, WatchedFamily
 from tests.support.nodes import check_executed, device, drawn_here
 from tests.support.tasks import plan, task
@@ -170,11 +172,12 @@ async def test_pictures_asked_for_at_once_do_not_mix(async_client: AsyncClient) 
 
 
 async def test_a_stream_closed_early_stops_the_model_at_its_next_step(
-    family: Family, family_folder: Path
+    family: Family, family_folder: Path, tmp_path: Path
 ) -> None:
     gate, thread = Gate(), ThreadPoolExecutor(1)
     settings = DeviceSettings(family=str(family_folder), members="small")
-    drawing = Device(WatchedFamily(family, gate), settings, None, thread)
+    standby = StandbyTickets(tmp_path)
+    drawing = Device(WatchedFamily(family, gate), settings, None, thread, OPEN, standby)
     wish = Wish(PROMPT, arm="device", steps=50)
     session = asyncio.ensure_future(PictureSession(drawing, wish, "r1", lambda _: None).run())
     await asyncio.to_thread(gate.wait_for_call, 1)

@@ -15,6 +15,7 @@ from common.families.manifest import BUILT_IN
 from common.families.scenes.members import MEMBERS, build_text_encoder
 from common.families.scenes.text import build_tokenizer
 from common.families.scenes.training.card import write_card
+from common.families.scenes.training.curves import draw_curves
 from common.families.scenes.training.dataset import load_dataset
 from common.families.scenes.training.denoiser import (
     DenoiserRecipe,
@@ -101,8 +102,12 @@ def card(
     bench: Annotated[Path, typer.Option(help="Folder for scenes.json.")] = Path("bench"),
     count: Annotated[int, typer.Option(help="Prompts.")] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
+    run_dir: Annotated[Path, typer.Option(help="Logs for the learning curves.")] = Path(
+        "runs/scenes"
+    ),
 ) -> None:
     """Measure the family and write its card."""
+    draw_curves(run_dir, MEMBERS, folder / "learning.png")
     write_card(folder, bench, count, seed)
 
 

@@ -154,6 +154,8 @@ def _card(
         n = next(iter(scores.values()))[task].n
         lines.append(f"| {task} | " + " | ".join(cells) + f" | {n} |")
     lines += ["", *(f"![{member}]({member}.png)" for member in scores), ""]
+    lines += ["Curves of the newest training run, in batches of 64:", ""]
+    lines += ["![learning curves](learning.png)", ""]
     return "\n".join(lines)
 
 

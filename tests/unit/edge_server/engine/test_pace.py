@@ -43,9 +43,16 @@ def test_the_newest_rounds_count_most() -> None:
     assert slow_then_fast.round_seconds(2) < 0.05
 
 
+def test_a_stall_hardly_counts_and_a_lasting_change_does() -> None:
+    steady = pace_of(*[(2, 0.01)] * 20)
+    assert steady.after(2, 60.0, 0.0).round_seconds(2) < 0.02
+    slower = pace_of(*[(2, 0.01)] * 20, *[(2, 0.5)] * 20)
+    assert slower.round_seconds(2) > 0.3
+
+
 def test_a_pace_grows_old() -> None:
-    assert pace_of((2, 1.0), now=100.0).fresh(159.0)
-    assert not pace_of((2, 1.0), now=100.0).fresh(160.0)
+    assert pace_of((2, 1.0), now=100.0).fresh(104.9)
+    assert not pace_of((2, 1.0), now=100.0).fresh(105.0)
     assert not Pace().fresh(0.0)
 
 
