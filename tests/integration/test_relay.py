@@ -213,7 +213,7 @@ async def test_a_stream_closed_early_frees_its_place_at_the_edge(
                     if isinstance(event, Stepped):
                         break
             gate.lift()
-            await until(lambda: not node.registry.unfinished)
+            await until(lambda: not node.registry.places)
             assert node.registry.counts.cancelled == 1
             assert gate.arrived < 5
             again = await client.generate(PROMPT, arm="edge", edge=node.address, steps=2)
