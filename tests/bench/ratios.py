@@ -42,9 +42,10 @@ class Loss:
             self.graded.low >= -share * GRADED_MARGIN and self.strict.low >= -share * STRICT_MARGIN
         )
 
-    def may_be_within(self) -> bool:
-        """Whether it is within the margins on average: more prompts could show it."""
-        return self.graded.mean >= -GRADED_MARGIN and self.strict.mean >= -STRICT_MARGIN
+    def may_be_within(self, share: float = 1.0) -> bool:
+        """Whether it is within ``share`` of the margins on average: more prompts could show it."""
+        graded, strict = share * GRADED_MARGIN, share * STRICT_MARGIN
+        return self.graded.mean >= -graded and self.strict.mean >= -strict
 
     def as_dict(self) -> dict[str, float]:
         return {
@@ -170,14 +171,14 @@ def spread(items: Sequence[_Item], count: int) -> list[_Item]:
 
 
 def ladder(candidates: Sequence[Candidate], shares: Sequence[float] = (1.0, 0.5, 0.0)) -> list[str]:
-    """The fastest candidate within the margins, within half of them, and without any loss.
+    """The fastest candidate that may be within the margins, within half of them, without any loss.
 
-    Names from the fastest to the most careful, each once. If nothing stays within the margins: the
+    Names from the fastest to the most careful, each once. If none may be within the margins: the
     one that loses least with confidence.
     """
     chosen: list[str] = []
     for share in shares:
-        able = [candidate for candidate in candidates if candidate.loss.within(share)]
+        able = [candidate for candidate in candidates if candidate.loss.may_be_within(share)]
         if able:
             chosen.append(min(able, key=lambda c: c.seconds).name)
     if not chosen and candidates:

@@ -11,9 +11,9 @@ The cut is chosen on one set of prompts and measured on another:
 
 1. *selection*: every configuration on ``count`` prompts, timed at batch 1 over a gRPC loopback;
 2. up to 12 relays that are within the margins on average again, on ``refine`` prompts of the same
-   set. The headline's candidates are the fastest whose paired loss against `large` stays, with its
-   whole 95% interval, within 0.03 graded and 0.05 strict; within half of that; and within none
-   (`ladder`);
+   set. The headline's candidates are the fastest whose mean paired loss against `large` is within
+   0.03 graded and 0.05 strict; within half of that; and within none (`ladder`). The headline asks
+   whole intervals to be within, which so few prompts could not show;
 3. *headline*: the candidates, every member alone, and the alternatives next to the candidates'
    score, on ``headline`` other prompts, timed anew in one interleaved run. Since up to three
    candidates are looked at, their intervals are at 1 - 0.05 / candidates.
