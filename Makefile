@@ -8,7 +8,7 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo secrets test check bench format proto train-scenes clean
+.PHONY: help setup demo secrets test check bench bench-accel format proto train-scenes clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ check: $(READY) ## stub drift, lint, format, types, imports; changes nothing
 
 bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores) and write it to bench/
 	$(PY) -m tests.bench.relay $(ARGS)
+
+bench-accel: $(READY) ## measure the accelerations against diffusers and write it to bench/
+	$(PY) -m tests.bench.accel $(ARGS)
 
 format: $(READY) ## sort the imports, apply the safe fixes, format
 	.venv/bin/ruff check --fix

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from common.errors import InvalidRequest, UnknownName
@@ -17,8 +17,11 @@ from common.errors import InvalidRequest, UnknownName
 Location = Literal["edge", "device"]
 SamplerName = Literal["ddim", "euler", "dpmpp_2m"]
 ArmKind = Literal["device", "relay", "edge"]
+#: How steps may be made cheaper: by reusing the encoder's output, by a learned mask, or by both.
+Accel = Literal["none", "propagate", "masks", "full"]
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+ACCELS: tuple[Accel, ...] = get_args(Accel)
 LOCATIONS: tuple[Location, ...] = get_args(Location)
 
 MAX_STEPS = 200
@@ -26,6 +29,11 @@ MAX_GUIDANCE = 30.0
 MAX_PROMPT_CHARS = 4_000
 MAX_SEGMENTS = 16
 MAX_NAME_CHARS = 64
+MAX_BLOCKS = 1024
+#: Of one model call.
+MAX_ROWS = 512
+MAX_AHEAD = 16
+MAX_PRIOR_NOISE = 0.1
 #: What every device is called in a picture's record; no edge may be.
 DEVICE_NODE = "device"
 
@@ -36,9 +44,29 @@ class StepDirective:
 
     guided: evaluate the conditional and the unconditional branch (classifier-free guidance);
         False evaluates the conditional branch alone, one row instead of two.
+    blocks: bit ``i`` runs the member's block ``i``, the others reuse their cached outputs; None
+        runs them all.
+    ahead: so many of the following steps are evaluated in the same model call, from what this one
+        computes (parallel decoding).
+    prior_noise: this share of the starting noise is added to the latent before the step.
     """
 
     guided: bool = True
+    blocks: int | None = None
+    ahead: int = 0
+    prior_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None and not 0 <= self.blocks < 1 << MAX_BLOCKS:
+            raise InvalidRequest(f"a member has at most {MAX_BLOCKS} blocks")
+        if not 0 <= self.ahead <= MAX_AHEAD:
+            raise InvalidRequest(f"at most {MAX_AHEAD} steps run ahead, got {self.ahead}")
+        if not 0.0 <= self.prior_noise <= MAX_PRIOR_NOISE:
+            raise InvalidRequest(f"prior noise is from 0 to {MAX_PRIOR_NOISE:g}")
+
+    def for_any_member(self) -> StepDirective:
+        """Without what is said in terms of one member's blocks."""
+        return replace(self, blocks=None, ahead=0)
 
 
 FULL_STEP = StepDirective()
@@ -66,6 +94,11 @@ class Segment:
         if not 0 < len(self.member) <= MAX_NAME_CHARS:
             raise InvalidRequest("a segment needs a member's name")
 
+    @property
+    def masked(self) -> bool:
+        """Whether any step names its blocks."""
+        return any(directive.blocks is not None for directive in self.directives)
+
     @classmethod
     def full(cls, member: str, location: Location, start: int, stop: int) -> Segment:
         """A stretch in which every step runs in full."""
@@ -75,18 +108,24 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole of one request's denoising."""
+    """The whole of one request's denoising.
+
+    accel: what whoever runs a stretch may write into its directives' ``blocks``, ``ahead`` and
+    ``prior_noise`` where they say nothing themselves.
+    """
 
     family: str
     sampler: SamplerName
     steps: int
     guidance_scale: float
     segments: tuple[Segment, ...]
+    accel: Accel = "none"
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
         check_guidance(self.guidance_scale)
         check_sampler(self.sampler)
+        check_accel(self.accel)
         if not 0 < len(self.segments) <= MAX_SEGMENTS:
             raise InvalidRequest(f"a plan has 1 to {MAX_SEGMENTS} segments")
         expected = 0
@@ -119,11 +158,24 @@ class Plan:
         return end
 
     def rest_on(self, member: str, location: Location, start: int) -> Plan:
-        """The same plan with every step from ``start`` moved to another member and place."""
+        """The same plan with every step from ``start`` moved to another member and place.
+
+        What the plan said of the former member's blocks is left out.
+        """
         kept = [self._cut(segment, start) for segment in self.segments if segment.start < start]
-        directives = tuple(self.directive_at(step) for step in range(start, self.steps))
+        directives = tuple(
+            self.directive_at(step).for_any_member() for step in range(start, self.steps)
+        )
         rest = Segment(member, location, start, self.steps, directives)
-        return Plan(self.family, self.sampler, self.steps, self.guidance_scale, (*kept, rest))
+        return replace(self, segments=(*kept, rest))
+
+    def in_full(self) -> Plan:
+        """The same plan with every block run at every step."""
+        segments = tuple(
+            replace(item, directives=tuple(StepDirective(d.guided) for d in item.directives))
+            for item in self.segments
+        )
+        return replace(self, segments=segments, accel="none")
 
     @staticmethod
     def _cut(segment: Segment, stop: int) -> Segment:
@@ -153,7 +205,9 @@ class ExecutedStep:
     """One step as it ran; the executed plan is a list of them.
 
     rows: of the batch that the step was part of; row: the first that was the request's own;
-    threads: of the process that ran it. Together they make a replay exact.
+    threads: of the process that ran it; blocks, ahead and prior_noise: as in `StepDirective`, with
+    what really ran; neighbours: (rows, blocks) over the whole batch, in its order, where its rows
+    did not all run the same, with -1 for all blocks. Together they make a replay exact.
     """
 
     step: int
@@ -164,6 +218,15 @@ class ExecutedStep:
     rows: int
     threads: int
     row: int = 0
+    blocks: int | None = None
+    ahead: int = 0
+    prior_noise: float = 0.0
+    neighbours: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def directive(self) -> StepDirective:
+        """What makes the step run so again."""
+        return StepDirective(self.guided, self.blocks, self.ahead, self.prior_noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +338,12 @@ def check_seed(seed: int) -> int:
 def check_sampler(name: str) -> SamplerName:
     if name not in SAMPLERS:
         raise UnknownName(f"unknown sampler {name[:32]!r}; known: {', '.join(SAMPLERS)}")
+    return name
+
+
+def check_accel(name: str) -> Accel:
+    if name not in ACCELS:
+        raise UnknownName(f"unknown acceleration {name[:32]!r}; known: {', '.join(ACCELS)}")
     return name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -92,7 +92,18 @@ def _stretches(steps: Iterable[ExecutedStep], wish: Wish) -> tuple[Stretch, ...]
     groups = groupby(steps, lambda step: (step.member, step.location, step.node_id))
     made = []
     for (member, location, node_id), group in groups:
-        numbers = [step.step for step in group]
+        ran = list(group)
         names = wish.hide(member), wish.hide(node_id)  # as the edge told them
-        made.append(Stretch(numbers[0], numbers[-1] + 1, names[0], location, names[1]))
+        calls = len(ran) - sum(step.ahead for step in ran)
+        made.append(
+            Stretch(ran[0].step, ran[-1].step + 1, names[0], location, names[1], _share(ran), calls)
+        )
     return tuple(made)
+
+
+def _share(steps: Sequence[ExecutedStep]) -> float:
+    """Of the blocks of the fullest step: whoever takes over runs its first one in full."""
+    counts = [step.blocks.bit_count() for step in steps if step.blocks is not None]
+    if not counts or not max(counts):
+        return 1.0
+    return (sum(counts) / max(counts) + len(steps) - len(counts)) / len(steps)

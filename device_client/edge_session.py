@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Protocol
@@ -31,6 +31,7 @@ from common.rpc.convert import check_protocol, executed_from_proto, plan_to_prot
 from common.rpc.status import from_rpc_error, parsed
 
 _CANCEL_TIMEOUT = 1.0
+_MAX_NOTES = 16
 
 
 @dataclass
@@ -110,6 +111,8 @@ class Listener(Protocol):
     """Hears how an edge session goes."""
 
     def on_step(self, done: int) -> None: ...
+
+    def on_notes(self, address: str, notes: Sequence[str]) -> None: ...
 
     def on_reattached(self, address: str, reason: str) -> None: ...
 
@@ -216,6 +219,7 @@ class EdgeSession:
     def _accepted(self, accepted: edge_pb2.Accepted, broken: Unreachable | None) -> None:
         check_protocol(accepted.protocol_version, self._address)
         self._identify(accepted)
+        self._listener.on_notes(self._address, accepted.notes[:_MAX_NOTES])
         if broken is None:
             return
         if not accepted.attached:

@@ -39,13 +39,18 @@ _SCHEMA = """
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps ``start <= i < stop`` on one member at one place; node_id: empty before they ran."""
+    """Steps ``start <= i < stop`` on one member at one place; node_id: empty before they ran.
+
+    share: of the blocks that a full step runs, as they ran; calls: of the model, 0 before it ran.
+    """
 
     start: int
     stop: int
     member: str
     location: Location
     node_id: str = ""
+    share: float = 1.0
+    calls: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Annotated
@@ -22,22 +22,22 @@ from common.latents import Codec
 from common.plan import (
     DEVICE_NODE,
     MAX_NAME_CHARS,
+    MAX_ROWS,
     MAX_STEPS,
     ExecutedStep,
     Plan,
     SamplerName,
     Segment,
-    StepDirective,
     Task,
 )
 from common.rpc import PROTOCOL_VERSION
 
 PLAN_CHUNK = "baton"
-_CHUNK_VERSION = 2
+_CHUNK_VERSION = 3
 _MAX_CHUNK_CHARS = 512 * 1024
 _MAX_SIDE = 8192
 #: The most that an edge or a device can be set to.
-MAX_ROWS = MAX_THREADS = 512
+MAX_THREADS = 512
 _SAMPLER_NAMES = {"ddim": "DDIM", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
 
 
@@ -104,9 +104,17 @@ class Provenance:
                 "guidance_scale": plan.guidance_scale,
                 "codec": self.codec,
                 "transfers": list(self.transfers),
-                "executed": [asdict(step) for step in self.executed],
+                "executed": [_told(step) for step in self.executed],
             }
         )
+
+
+def _told(step: ExecutedStep) -> dict[str, object]:
+    """Without what is as usual."""
+    usual = ExecutedStep(0, "", "device", "", True, 0, 0)
+    optional = ("blocks", "ahead", "prior_noise", "neighbours")
+    left_out = {name for name in optional if getattr(step, name) == getattr(usual, name)}
+    return {name: value for name, value in asdict(step).items() if name not in left_out}
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,15 +273,37 @@ def _check_executed(chunk: _Chunk) -> None:
     if chunk.steps != count or [step.step for step in chunk.executed] != list(range(count)):
         raise InvalidRequest("its plan is damaged: its steps are not all there, in order")
     for step in chunk.executed:
-        rows_before, rows_after = step.row, step.rows - step.row - (2 if step.guided else 1)
+        own = (2 if step.guided else 1) * (1 + step.ahead)
+        rows_before, rows_after = step.row, step.rows - step.row - own
         if min(rows_before, rows_after) < 0 or step.rows > MAX_ROWS:
             raise InvalidRequest(f"its plan is damaged: step {step.step} cannot have such rows")
+        counts = [rows for rows, _ in step.neighbours]
+        if counts and (min(counts) < 1 or sum(counts) != step.rows):
+            raise InvalidRequest(f"its plan is damaged: step {step.step} has other neighbours")
         if not 1 <= step.threads <= MAX_THREADS:
             raise InvalidRequest(f"its plan is damaged: step {step.step}: {step.threads} threads")
         if (step.location == "device") != (step.node_id == DEVICE_NODE):
             raise InvalidRequest(f"its plan is damaged: step {step.step} ran nowhere")
     if any(one >= next_one for one, next_one in pairwise([0, *chunk.transfers, chunk.steps + 1])):
         raise InvalidRequest("its plan is damaged: the transfers are not steps in order")
+    _check_groups(chunk)
+
+
+def _check_groups(chunk: _Chunk) -> None:
+    """Steps that one call evaluated are rows of one batch, and nothing changed hands in between."""
+    for key in chunk.executed:
+        branches = 2 if key.guided else 1
+        followers = chunk.executed[key.step + 1 : key.step + 1 + key.ahead]
+        whole = len(followers) == key.ahead >= 0
+        for index, step in enumerate(followers, start=1):
+            own = replace(step, blocks=key.blocks, prior_noise=key.prior_noise)
+            row = key.row + index * branches
+            together = own == replace(key, step=key.step + index, row=row, ahead=0)
+            whole = whole and together and step.step not in chunk.transfers
+        if not whole:
+            raise InvalidRequest(
+                f"its plan is damaged: step {key.step} cannot have run with {key.ahead} others"
+            )
 
 
 def _check_nodes(chunk: _Chunk) -> None:
@@ -293,7 +323,7 @@ def plan_that_ran(
     segments = []
     for (member, location), group in groupby(executed, lambda step: (step.member, step.location)):
         steps = list(group)
-        directives = tuple(StepDirective(step.guided) for step in steps)
+        directives = tuple(step.directive for step in steps)
         start = steps[0].step
         segments.append(Segment(member, location, start, start + len(steps), directives))
     return Plan(*terms, tuple(segments))

@@ -95,6 +95,11 @@ class EdgeRelay:
         member = plan.segment_at(done - 1).member
         self._telling.emit(Stepped(done, plan.steps, "edge", member))
 
+    def on_notes(self, address: str, notes: Sequence[str]) -> None:
+        for note in map(self._telling.hide, notes):
+            if (line := f"edge {address}: {note}") not in self._telling.notes:
+                self._telling.notes.append(line)
+
     def on_reattached(self, address: str, reason: str) -> None:
         step = self._part.resume_step
         self._telling.notes.append(f"edge {address} reached again after step {step}: {reason}")

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
 
 from common.build import this_build
-from common.diffusion.executor import Denoiser, Run, step_alone
+from common.diffusion.calls import Crowd
+from common.diffusion.executor import Run, step_alone
 from common.errors import Incompatible
 from common.families.loader import Family, load_family
 from common.families.local import begin
@@ -180,11 +180,15 @@ def _stretch(
     if records:
         torch.set_num_threads(records[0].threads)
     run = begin(family, task, state)
-    for record in records:
+    stop = run.step + len(records)
+    while run.step < stop:
+        record = records[run.step - run.first]
         torch.set_num_threads(record.threads)
-        step_alone(run, _batched(family.denoiser(record.member), record))
-        if on_step is not None:
-            on_step(Stepped(run.step, run.plan.steps, record.location, record.member))
+        crowd = Crowd(record.rows, record.row, record.neighbours)
+        for ran in step_alone(run, family.denoiser(record.member), crowd):
+            if on_step is not None:
+                done = Stepped(ran.step + 1, run.plan.steps, record.location, record.member)
+                on_step(done)
     return run
 
 
@@ -192,18 +196,6 @@ def _carried(run: Run, family: Family, codec: Codec) -> LatentState:
     """The state as it arrives after a journey in an envelope."""
     envelope = encode_state(run.state(), "replay", family.fingerprint, codec)
     return decode_state(envelope, family.fingerprint).state
-
-
-def _batched(denoiser: Denoiser, record: ExecutedStep) -> Denoiser:
-    """The member, in a batch like the recorded one: all other rows repeat the request's own."""
-
-    def denoise(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        own = len(x)
-        source = (torch.arange(record.rows) - record.row) % own
-        out = denoiser(x[source], timesteps[source], context[source])
-        return out[record.row : record.row + own]
-
-    return denoise
 
 
 def _load(provenance: Provenance, name: str | None) -> Family:

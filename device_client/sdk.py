@@ -16,7 +16,14 @@ import torch
 from common.config import checked
 from common.errors import InvalidRequest
 from common.families.loader import load_family
-from common.plan import check_guidance, check_prompt, check_sampler, check_seed, check_steps
+from common.plan import (
+    check_accel,
+    check_guidance,
+    check_prompt,
+    check_sampler,
+    check_seed,
+    check_steps,
+)
 from common.quality.verifier import find_scorer
 from device_client.account import run_and_tell
 from device_client.decide import PREFERENCES
@@ -153,6 +160,8 @@ def check_wish(wish: Wish) -> Wish:
     check_prompt(wish.negative, "negative prompt")
     check_sampler(wish.sampler)
     check_seed(wish.seed)
+    if wish.accel is not None:
+        check_accel(wish.accel)
     if wish.preference not in PREFERENCES:
         known = ", ".join(PREFERENCES)
         raise InvalidRequest(f"the preference is one of {known}, got {wish.preference!r}")

@@ -25,7 +25,7 @@ from common.errors import (
 )
 from common.families.loader import Family
 from common.families.local import begin, run_here
-from common.plan import DEVICE_NODE, Arm, Decision, ExecutedStep, SamplerName, Task
+from common.plan import DEVICE_NODE, Accel, Arm, Decision, ExecutedStep, SamplerName, Task
 from common.quality.verifier import Scorer
 from common.rpc.access import Access
 from common.rpc.channel import Keepalive
@@ -49,7 +49,8 @@ _FAREWELL_SECONDS = 1.0
 class Wish:
     """What the caller asks for. None leaves it to the family, the coordinator or chance.
 
-    timeout: seconds that the picture may take; None sets no limit.
+    timeout: seconds that the picture may take; None sets no limit. accel: how steps may be made
+    cheaper (none, propagate, masks, full).
     """
 
     prompt: str = field(repr=False)
@@ -63,6 +64,7 @@ class Wish:
     arm: str | None = None
     edge: str | None = None
     timeout: float | None = None
+    accel: Accel | None = None
 
     def hide(self, text: str) -> str:
         """An error's text without the prompts, which a node might have put into it, as one line."""
@@ -221,9 +223,11 @@ class PictureSession:
         steps = manifest.default_steps if wish.steps is None else wish.steps
         guidance = manifest.default_guidance if wish.guidance is None else wish.guidance
         plan = decision.arm.expand(family.name, wish.sampler, steps, guidance)
-        for segment in plan.segments:
-            if segment.location == "device":
-                family.denoiser(segment.member)
+        plan = replace(plan, accel=wish.accel or self.device.settings.accel)
+        own = [segment.member for segment in plan.segments if segment.location == "device"]
+        for member in own:
+            family.denoiser(member)
+        self.notes += family.accelerator.notes(plan, own)
         return Task(wish.prompt, wish.negative, plan, wish.seed, self._size)
 
     @property

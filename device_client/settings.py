@@ -8,6 +8,7 @@ from platformdirs import user_state_path
 from pydantic import ConfigDict, Field
 
 from common.latents import Codec
+from common.plan import Accel
 from common.rpc.access import ClientAccess
 
 
@@ -24,6 +25,9 @@ class DeviceSettings(ClientAccess):
     #: Edges to use without a coordinator, comma-separated, best first.
     edges: str = ""
     codec: Codec = Codec.FP16
+    #: How steps may be made cheaper: none, propagate (the encoder's output is reused), masks
+    #: (learned block masks) or full (both).
+    accel: Accel = "none"
     #: Steps between two checkpoints from the edge.
     checkpoint_every: int = Field(default=5, ge=0, le=200)
     #: Threads of the model; 0 leaves torch's default.

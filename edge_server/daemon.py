@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
+from common.build import this_build
 from common.errors import BatonError, Draining
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
@@ -59,7 +60,9 @@ class Node:
         self._server = make_server(secrets.guard, _keepalive(settings), largest_request(family))
         self._health = Health(self._server, _SERVICES)
         self._engine = Engine(
-            family, settings.node_id, Limits(settings.max_active, settings.max_rows)
+            family,
+            settings.node_id,
+            Limits(settings.max_active, settings.max_rows, settings.cache_mib << 20),
         )
         self.registry = Registry(self._engine, _bounds(settings))
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
@@ -163,6 +166,7 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     node.bind()
     if family is None:
         warm_up(loaded)
+        this_build()  # asked of the system once, and not while a request waits
     await node.start()
     try:
         yield node

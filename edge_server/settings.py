@@ -36,6 +36,9 @@ class EdgeSettings(ServerAccess, ClientAccess):
     max_active: int = Field(default=16, ge=1, le=256)
     #: Rows in one model call; a guided request takes two.
     max_rows: int = Field(default=16, ge=2, le=512)
+    #: MiB of block outputs that requests may keep between their steps, all together; one that
+    #: wants more alone runs in full.
+    cache_mib: int = Field(default=1024, ge=0, le=1 << 20)
     #: Requests that may wait for a place.
     max_queue: int = Field(default=64, ge=0, le=10_000)
     #: Threads of the model; 0 leaves torch's default.

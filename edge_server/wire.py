@@ -30,7 +30,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str = "") -> Work:
     """Check a request of ``owner`` against the limits and the loaded family.
 
-    Raises InvalidRequest, UnknownName, CorruptEnvelope or Incompatible.
+    Its plan comes out with what its ``accel`` means here. Raises InvalidRequest, UnknownName,
+    CorruptEnvelope, Incompatible or WeightsError.
     """
     check_protocol(message.protocol_version, "the client")
     if not _REQUEST_ID.fullmatch(message.request_id):
@@ -56,7 +57,7 @@ def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str
         task=Task(
             prompt=message.prompt,
             negative=message.negative_prompt,
-            plan=plan_from_proto(message.plan),
+            plan=family.accelerator.expand(plan_from_proto(message.plan)),
             seed=message.seed,
             size=message.size,
         ),
@@ -138,6 +139,7 @@ def accepted(work: Work, family: Family, node_id: str, attached: bool) -> edge_p
             attached=attached,
             build=edge_pb2.Build(**asdict(this_build())),
             members={member: family.member_fingerprints[member] for member in _members(work)},
+            notes=family.accelerator.notes(work.task.plan, _members(work)),
         )
     )
 

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from common.diffusion.calls import Answer, Ask, BlockCache, Crowd, Denoiser, call, followers
 from common.diffusion.samplers import Past, advance, rescale, vp_form
 from common.diffusion.schedules import Schedule
 from common.errors import ExecutionFailed, Incompatible, InvalidRequest
 from common.latents.state import HistoryEntry, LatentState
-from common.plan import Plan
-
-
-class Denoiser(Protocol):
-    """A member: VP latents [B, C, H, W], timesteps [B], context [B, L, D] -> [B, C, H, W]."""
-
-    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
+from common.plan import MAX_ROWS, Plan
 
 
 @dataclass(frozen=True)
@@ -35,30 +29,48 @@ class Conditioning:
 
 @dataclass
 class Run:
-    """One request's denoising in progress.
+    """One request's denoising in progress, advanced by `denoise_step` alone.
 
-    x: native latent [C, H, W]; step: steps done. Advanced by `denoise_step` alone.
+    x: native latent [C, H, W]; prior: the unit noise it started from; step: steps done;
+    pause_every: no group of steps goes past a multiple of it, counted from the first step;
+    most_rows: that a group may take; cache: block outputs of the step before, of no use to anybody
+    else.
     """
 
     plan: Plan
     schedule: Schedule
     conditioning: Conditioning
     x: Tensor
+    prior: Tensor = field(repr=False)
     step: int = 0
     past: Past | None = None
+    pause_every: int = 0
+    most_rows: int = MAX_ROWS
+    cache: BlockCache | None = field(default=None, repr=False)
     error: ExecutionFailed | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        self.first = self.step
         if self.schedule.steps != self.plan.steps or self.schedule.sampler != self.plan.sampler:
             raise InvalidRequest("the schedule is not that of the plan")
 
     @property
     def rows(self) -> int:
-        """Rows that the next step takes in a batch: two if guided."""
-        return 2 if self._guided else 1
+        """Rows that the next step takes in a batch: two if guided, more if it decodes ahead."""
+        return (2 if self.guided else 1) * (1 + self.ahead)
 
     @property
-    def _guided(self) -> bool:
+    def ahead(self) -> int:
+        """How many steps are evaluated together with the next one."""
+        limit = self.most_rows // (2 if self.guided else 1) - 1
+        if self.pause_every:
+            left = self.pause_every - 1 - (self.step - self.first) % self.pause_every
+            limit = min(limit, left)
+        return followers(self.plan.segment_at(self.step), self.step, limit)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the next step evaluates both branches."""
         return self.plan.directive_at(self.step).guided and self.plan.guidance_scale > 1.0
 
     def state(self) -> LatentState:
@@ -84,15 +96,20 @@ def start_run(
     shape: tuple[int, int, int],
 ) -> Run:
     """A run from the seed's noise, the same as a diffusers pipeline with a CPU generator."""
+    noise = prior_noise(seed, shape)
+    return Run(plan, schedule, conditioning, noise * schedule.initial_scale, noise)
+
+
+def prior_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The unit noise that a picture starts from."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((1, *shape), generator=generator)[0]
-    return Run(plan, schedule, conditioning, noise * schedule.initial_scale)
+    return torch.randn((1, *shape), generator=generator)[0]
 
 
 def resume_run(
-    plan: Plan, schedule: Schedule, conditioning: Conditioning, state: LatentState
+    plan: Plan, schedule: Schedule, conditioning: Conditioning, state: LatentState, seed: int
 ) -> Run:
-    """A run that goes on from a state, history included.
+    """A run that goes on from a state, history included; its first step runs in full.
 
     Raises Incompatible if the state belongs to another sampler, number of steps or noise level.
     """
@@ -105,7 +122,8 @@ def resume_run(
         raise Incompatible(f"the latent's noise level is not that of step {state.step}")
     level = schedule.levels[state.step]
     x = rescale(torch.from_numpy(state.x.copy()), state.level, level)
-    return Run(plan, schedule, conditioning, x, state.step, _past_of(state, schedule))
+    noise = prior_noise(seed, tuple(x.shape))
+    return Run(plan, schedule, conditioning, x, noise, state.step, _past_of(state, schedule))
 
 
 def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
@@ -117,28 +135,100 @@ def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
     return Past(newest.level, torch.from_numpy(newest.x0.copy()))
 
 
-@torch.inference_mode()
-def denoise_step(runs: Sequence[Run], denoiser: Denoiser) -> int:
-    """Advance every run by one step in one model call; returns the batch's number of rows.
+@dataclass(frozen=True)
+class Ran:
+    """One step of a run as it ran; see `common.plan.ExecutedStep` for the fields."""
 
-    The runs must share member and latent shape. A run whose latent stops being finite gets its
-    ``error`` set and keeps its last good latent; its neighbours go on.
+    step: int
+    guided: bool
+    rows: int
+    row: int
+    blocks: int | None
+    ahead: int
+    prior_noise: float
+    neighbours: tuple[tuple[int, int], ...]
+
+
+@torch.inference_mode()
+def denoise_step(
+    runs: Sequence[Run], denoiser: Denoiser, crowd: Crowd | None = None
+) -> list[list[Ran]]:
+    """Advance every run by one step, or by one group of them, in one model call.
+
+    Returns by run the steps that it took. The runs must share member and latent shape. A run whose
+    latent stops being finite gets its ``error`` set and keeps its last good latent; its neighbours
+    go on. crowd: for a single run, the batch that it was part of when it ran before.
     """
-    latents, timesteps, contexts = [], [], []
-    for run in runs:
-        level = run.schedule.levels[run.step]
-        x = rescale(run.x, level, vp_form(level))
-        branches = [run.conditioning.positive, run.conditioning.negative][: run.rows]
-        latents += [x] * len(branches)
-        timesteps += [run.schedule.timesteps[run.step]] * len(branches)
-        contexts += branches
-    out = denoiser(torch.stack(latents), torch.tensor(timesteps), torch.stack(contexts))
-    row = 0
-    for run in runs:
-        rows = run.rows
-        _advance_run(run, _guide(out[row : row + rows], run.plan.guidance_scale))
-        row += rows
-    return row
+    asks = [_ask(run) for run in runs]
+    answers = call(denoiser, asks, crowd)
+    records = _records(runs, asks, answers)
+    for run, answer, taken in zip(runs, answers, records, strict=True):
+        _advance_group(run, answer, taken)
+    return records
+
+
+def _ask(run: Run) -> Ask:
+    segment, level = run.plan.segment_at(run.step), run.schedule.levels[run.step]
+    contexts = (run.conditioning.positive, run.conditioning.negative)
+    stop = run.step + 1 + run.ahead
+    return Ask(
+        segment=segment,
+        step=run.step,
+        latent=rescale(_noised(run), level, vp_form(level)),
+        timesteps=tuple(run.schedule.timesteps[run.step : stop]),
+        contexts=contexts if run.guided else contexts[:1],
+        cache=run.cache,
+    )
+
+
+def _noised(run: Run) -> Tensor:
+    """The latent with the step's share of prior noise (Faster Diffusion, Sec. 3.3), native form.
+
+    The paper adds ``share * z_T`` to a latent in VP form.
+    """
+    share = run.plan.directive_at(run.step).prior_noise
+    if not share:
+        return run.x
+    level = run.schedule.levels[run.step]
+    return run.x + rescale(share * run.prior, vp_form(level), level)
+
+
+def _records(
+    runs: Sequence[Run], asks: Sequence[Ask], answers: Sequence[Answer]
+) -> list[list[Ran]]:
+    total, row = sum(ask.rows for ask in asks), 0
+    patterns = _patterns(asks, answers)
+    records = []
+    for run, ask, answer in zip(runs, asks, answers, strict=True):
+        taken = []
+        for index, bits in enumerate(answer.bits):
+            step = ask.step + index
+            taken.append(
+                Ran(
+                    step=step,
+                    guided=len(ask.contexts) == 2,
+                    rows=total,
+                    row=row + index * len(ask.contexts),
+                    blocks=bits,
+                    ahead=0 if index else ask.steps - 1,
+                    prior_noise=run.plan.directive_at(step).prior_noise,
+                    neighbours=patterns,
+                )
+            )
+        records.append(taken)
+        row += ask.rows
+    return records
+
+
+def _patterns(asks: Sequence[Ask], answers: Sequence[Answer]) -> tuple[tuple[int, int], ...]:
+    """(rows, blocks) in the order of the batch, where several runs do not all run the same."""
+    if len(asks) == 1 or all(answer.bits == [None] for answer in answers):
+        return ()
+    return tuple(
+        (len(ask.contexts), -1 if bits is None else bits)
+        for ask, answer in zip(asks, answers, strict=True)
+        for bits in answer.bits
+    )
 
 
 def _guide(branches: Tensor, scale: float) -> Tensor:
@@ -149,9 +239,19 @@ def _guide(branches: Tensor, scale: float) -> Tensor:
     return negative + scale * (positive - negative)
 
 
+def _advance_group(run: Run, answer: Answer, taken: list[Ran]) -> None:
+    """Take the sampler through what the call evaluated; ``taken`` keeps only steps that succeed."""
+    for index, branches in enumerate(answer.out):
+        _advance_run(run, _guide(branches, run.plan.guidance_scale))
+        if run.error is not None:
+            del taken[index:]
+            return
+    run.cache = answer.cache
+
+
 def _advance_run(run: Run, out: Tensor) -> None:
     try:
-        x, past = advance(run.x, out, run.schedule, run.step, run.past)
+        x, past = advance(_noised(run), out, run.schedule, run.step, run.past)
     except (ValueError, ArithmeticError) as error:  # its neighbours have their own levels and past
         run.error = ExecutionFailed(f"the sampler failed at step {run.step}: {error}")
         return
@@ -161,12 +261,12 @@ def _advance_run(run: Run, out: Tensor) -> None:
     run.x, run.past, run.step = x, past, run.step + 1
 
 
-def step_alone(run: Run, denoiser: Denoiser) -> int:
-    """Advance one run by one step; returns the batch's number of rows.
+def step_alone(run: Run, denoiser: Denoiser, crowd: Crowd | None = None) -> list[Ran]:
+    """Advance one run by one step or group; returns the steps that it took.
 
-    Raises ExecutionFailed if the latent stops being finite.
+    crowd: as for `denoise_step`. Raises ExecutionFailed if the latent stops being finite.
     """
-    rows = denoise_step([run], denoiser)
+    taken = denoise_step([run], denoiser, crowd)[0]
     if run.error is not None:
         raise run.error
-    return rows
+    return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from functools import lru_cache
@@ -20,9 +21,15 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.diffusion.executor import Conditioning, Denoiser
+from common.accel.columns import Accelerable, Accelerator
+from common.accel.propagation import Propagation
+from common.diffusion.blocks import BlockGraph, Shared
+from common.diffusion.calls import Denoiser, flow_of
+from common.diffusion.executor import Conditioning
+from common.diffusion.graphs import graph_of
+from common.diffusion.profile import Profile, profile
 from common.diffusion.schedules import Schedule, make_schedule
-from common.errors import WeightsError
+from common.errors import Incompatible, WeightsError
 from common.families.manifest import (
     Manifest,
     Part,
@@ -31,10 +38,35 @@ from common.families.manifest import (
     folder_fingerprint,
     read_manifest,
 )
-from common.plan import SamplerName
+from common.plan import Plan, SamplerName
 
+_BRANCHES = 2  # of guidance
 _TRANSFORMERS = {"dtype": torch.float32}
 _DIFFUSERS = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+
+
+class Member:
+    """A denoiser, whole or block by block.
+
+    graph: its blocks; None for an architecture whose blocks are not known.
+    """
+
+    def __init__(self, model: UNet2DConditionModel) -> None:
+        self.model = model
+        self.graph: BlockGraph | None = None
+        with contextlib.suppress(Incompatible):
+            self.graph = graph_of(model)
+
+    @property
+    def blocks(self) -> BlockGraph:
+        """Raises Incompatible if they are not known."""
+        if self.graph is None:
+            raise Incompatible(f"the blocks of a {type(self.model).__name__} are not known")
+        return self.graph
+
+    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        out: Tensor = self.model(x, timesteps, context, return_dict=False)[0]
+        return out
 
 
 class Family:
@@ -62,6 +94,11 @@ class Family:
             member: folder_fingerprint(places.of(manifest.members[member]), *text_folders)
             for member in self.unets
         }
+        self.folder = folder
+        self._members = {member: Member(unet) for member, unet in self.unets.items()}
+        accelerable = {member: self._accelerable(member) for member in self.unets}
+        self.accelerator = Accelerator(manifest.name, accelerable)
+        self._profile = lru_cache(maxsize=64)(self._make_profile)
         self._schedule = lru_cache(maxsize=64)(self._make_schedule)
 
     @property
@@ -73,6 +110,19 @@ class Family:
         """Loaded members, from the largest to the smallest."""
         return tuple(member for member in self.manifest.members if member in self.unets)
 
+    def masks_folder(self, member: str) -> Path:
+        """Where the learned block masks of a member lie."""
+        return self.folder / member / "masks"
+
+    def _accelerable(self, member: str) -> Accelerable:
+        told = self.manifest.propagation.get(member)
+        return Accelerable(
+            graph=self._members[member].graph,
+            propagation=Propagation(**told.model_dump()) if told else Propagation(),
+            masks=self.masks_folder(member),
+            fingerprint=self.member_fingerprints[member],
+        )
+
     def schedule(self, sampler: SamplerName, steps: int) -> Schedule:
         return self._schedule(sampler, steps)
 
@@ -81,16 +131,37 @@ class Family:
 
     def denoiser(self, member: str) -> Denoiser:
         """The member as the executor calls it. Raises UnknownName if it is not loaded."""
-        if member not in self.unets:
-            self.manifest.check_member(member)
-            raise WeightsError(f"member {member} of {self.name} is not loaded on this node")
-        unet = self.unets[member]
+        return self.member(member)
 
-        def denoise(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-            out: Tensor = unet(x, timesteps, context, return_dict=False)[0]
-            return out
+    def member(self, name: str) -> Member:
+        """A loaded member. Raises UnknownName, and WeightsError if it is not loaded."""
+        if name not in self._members:
+            self.manifest.check_member(name)
+            raise WeightsError(f"member {name} of {self.name} is not loaded on this node")
+        return self._members[name]
 
-        return denoise
+    def cache_bytes(self, plan: Plan, size: int) -> int:
+        """The most that a request with this expanded plan keeps of its blocks between steps."""
+        sizes = [0]
+        for segment in plan.segments:
+            if segment.masked and segment.member in self.unets:
+                flow = flow_of(self.member(segment.member).blocks, segment)
+                sizes.append(_BRANCHES * self.profile(segment.member, size).cache_bytes(flow))
+        return max(sizes)
+
+    def profile(self, member: str, size: int | None = None) -> Profile:
+        """What the member's blocks cost for a picture of this side, pixels (None: the default).
+
+        Raises Incompatible if its blocks are not known.
+        """
+        return self._profile(member, self.manifest.sizes.default if size is None else size)
+
+    def _make_profile(self, member: str, size: int) -> Profile:
+        prompt = self.encode_text("")
+        shared = Shared(
+            torch.zeros(1, *self.latent_shape(size)), torch.zeros(1), prompt.positive[None]
+        )
+        return profile(self.member(member).blocks, shared)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """[C, H, W] of the latent of a square picture. Raises InvalidRequest for a bad size."""

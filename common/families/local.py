@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 
-from common.diffusion.executor import Run, resume_run, start_run, step_alone
+from common.diffusion.executor import Ran, Run, resume_run, start_run, step_alone
 from common.families.loader import Family
 from common.latents.state import LatentState
 from common.plan import Arm, ExecutedStep, Location, Task
 
 
 def begin(family: Family, task: Task, state: LatentState | None = None) -> Run:
-    """A run of the task from its seed's noise, or from a state.
+    """A run of the task from its seed's noise, or from a state, accelerated as its plan allows.
 
-    Raises InvalidRequest for a bad size, Incompatible for a state of another plan.
+    Raises InvalidRequest for a bad size or blocks that a member lacks, Incompatible for a state or
+    a block mask of something else.
     """
-    schedule = family.schedule(task.plan.sampler, task.plan.steps)
+    plan = family.accelerator.expand(task.plan)
+    schedule = family.schedule(plan.sampler, plan.steps)
     conditioning = family.encode_text(task.prompt, task.negative)
     if state is not None:
-        return resume_run(task.plan, schedule, conditioning, state)
+        return resume_run(plan, schedule, conditioning, state, task.seed)
     shape = family.latent_shape(task.size)
-    return start_run(task.plan, schedule, conditioning, task.seed, shape)
+    return start_run(plan, schedule, conditioning, task.seed, shape)
 
 
 def run_here(
@@ -38,14 +41,21 @@ def run_here(
     """
     executed: list[ExecutedStep] = []
     while run.step < stop:
-        step, member = run.step, run.plan.segment_at(run.step).member
-        guided = run.rows == 2
-        rows = step_alone(run, family.denoiser(member))
-        record = ExecutedStep(step, member, *place, guided, rows, torch.get_num_threads())
-        executed.append(record)
-        if on_step is not None:
-            on_step(record)
+        member = run.plan.segment_at(run.step).member
+        for ran in step_alone(run, family.denoiser(member)):
+            record = executed_step(ran, member, *place)
+            executed.append(record)
+            if on_step is not None:
+                on_step(record)
     return executed
+
+
+def executed_step(ran: Ran, member: str, location: Location, node_id: str) -> ExecutedStep:
+    """A step's record, with where it ran and by how many threads."""
+    threads = torch.get_num_threads()
+    return ExecutedStep(
+        member=member, location=location, node_id=node_id, threads=threads, **asdict(ran)
+    )
 
 
 def warm_up(family: Family) -> None:

@@ -47,6 +47,15 @@ class Sizes(_Strict):
     multiple: int
 
 
+class Propagated(_Strict):
+    """How a member's encoder is propagated; see `common.accel.propagation.Propagation`."""
+
+    keys: tuple[int, ...]
+    steps: int
+    parallel: bool = True
+    prior_noise: float = 0.0
+
+
 class Manifest(_Strict):
     """``family.json``. Members are listed from the largest to the smallest."""
 
@@ -61,6 +70,8 @@ class Manifest(_Strict):
     sizes: Sizes
     default_steps: int = 50
     default_guidance: float = 7.5
+    #: By member; the key steps of Stable Diffusion where it says nothing.
+    propagation: dict[str, Propagated] = Field(default_factory=dict)
     #: Factor by which a saved picture is enlarged, for pixel art.
     save_scale: int = 1
     #: blake2b digests of weight files, by path; checked when they are read.

@@ -9,6 +9,8 @@ from baton.v1 import plan_pb2
 from common.errors import Incompatible, InvalidRequest
 from common.plan import (
     FULL_STEP,
+    MAX_BLOCKS,
+    MAX_ROWS,
     MAX_SEGMENTS,
     MAX_STEPS,
     ExecutedStep,
@@ -16,6 +18,7 @@ from common.plan import (
     Plan,
     Segment,
     StepDirective,
+    check_accel,
     check_sampler,
 )
 from common.rpc import PROTOCOL_VERSION
@@ -46,6 +49,7 @@ def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
         sampler=plan.sampler,
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
+        accel=plan.accel,
         segments=[_segment_to_proto(segment) for segment in plan.segments],
     )
 
@@ -60,6 +64,7 @@ def plan_from_proto(message: plan_pb2.Plan) -> Plan:
         steps=message.steps,
         guidance_scale=message.guidance_scale,
         segments=tuple(_segment_from_proto(segment) for segment in message.segments),
+        accel=check_accel(message.accel or "none"),
     )
 
 
@@ -97,7 +102,35 @@ def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:
         rows=step.rows,
         threads=step.threads,
         row=step.row,
+        blocks=_blocks_to_proto(step.blocks),
+        ahead=step.ahead,
+        prior_noise=step.prior_noise,
+        neighbours=[
+            plan_pb2.BatchRows(rows=rows, blocks=_blocks_to_proto(None if bits < 0 else bits))
+            for rows, bits in step.neighbours
+        ],
     )
+
+
+def _blocks_to_proto(blocks: int | None) -> bytes | None:
+    return None if blocks is None else blocks.to_bytes((blocks.bit_length() + 7) // 8, "little")
+
+
+def _blocks_from_proto(
+    message: plan_pb2.StepDirective | plan_pb2.ExecutedStretch | plan_pb2.BatchRows,
+) -> int | None:
+    if not message.HasField("blocks"):
+        return None
+    if len(message.blocks) > MAX_BLOCKS // 8:
+        raise InvalidRequest(f"a member has at most {MAX_BLOCKS} blocks")
+    return int.from_bytes(message.blocks, "little")
+
+
+def _neighbours_from_proto(message: plan_pb2.ExecutedStretch) -> tuple[tuple[int, int], ...]:
+    if len(message.neighbours) > MAX_ROWS:
+        raise InvalidRequest(f"a batch has at most {MAX_ROWS} rows")
+    found = [(item.rows, _blocks_from_proto(item)) for item in message.neighbours]
+    return tuple((rows, -1 if blocks is None else blocks) for rows, blocks in found)
 
 
 def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
@@ -112,6 +145,10 @@ def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
         rows=message.rows,
         threads=message.threads,
         row=message.row,
+        blocks=_blocks_from_proto(message),
+        ahead=message.ahead,
+        prior_noise=message.prior_noise,
+        neighbours=_neighbours_from_proto(message),
     )
     return [replace(first, step=index) for index in range(message.start, message.stop)]
 
@@ -130,9 +167,7 @@ def _segment_to_proto(segment: Segment) -> plan_pb2.Segment:
         location=_LOCATIONS[segment.location],
         start=segment.start,
         stop=segment.stop,
-        directives=()
-        if plain
-        else [plan_pb2.StepDirective(guided=item.guided) for item in segment.directives],
+        directives=() if plain else [_directive_to_proto(item) for item in segment.directives],
     )
 
 
@@ -142,5 +177,23 @@ def _segment_from_proto(message: plan_pb2.Segment) -> Segment:
         raise InvalidRequest(f"a segment has {len(message.directives)} directives")
     if not message.directives:
         return Segment.full(message.member, location, message.start, message.stop)
-    directives = tuple(StepDirective(guided=item.guided) for item in message.directives)
+    directives = tuple(_directive_from_proto(item) for item in message.directives)
     return Segment(message.member, location, message.start, message.stop, directives)
+
+
+def _directive_to_proto(directive: StepDirective) -> plan_pb2.StepDirective:
+    return plan_pb2.StepDirective(
+        guided=directive.guided,
+        blocks=_blocks_to_proto(directive.blocks),
+        ahead=directive.ahead,
+        prior_noise=directive.prior_noise,
+    )
+
+
+def _directive_from_proto(message: plan_pb2.StepDirective) -> StepDirective:
+    return StepDirective(
+        guided=message.guided,
+        blocks=_blocks_from_proto(message),
+        ahead=message.ahead,
+        prior_noise=message.prior_noise,
+    )

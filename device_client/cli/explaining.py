@@ -173,7 +173,10 @@ def _steps(what: str, stretches: Sequence[Stretch]) -> Iterator[str]:
     yield f"{what}:"
     for part in stretches:
         place = "this device" if part.location == "device" else part.node_id or "an edge"
-        yield f"  steps {part.start} to {part.stop}: {part.member} on {place}"
+        line = f"  steps {part.start} to {part.stop}: {part.member} on {place}"
+        if part.share < 1.0:
+            line += f", {part.share:.0%} of its blocks in {part.calls} model calls"
+        yield line
 
 
 def _cost(entry: Entry) -> Iterator[str]:

@@ -40,6 +40,10 @@ def generate(
         typer.Option(help="device, edge, relay@FRACTION, or a full name; left out: decided."),
     ] = None,
     sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    accel: Annotated[
+        str | None,
+        typer.Option(help="none, propagate, masks or full; left out: as the settings say."),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the picture, pixels.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds that a picture may take; left out: no limit.")
@@ -66,6 +70,7 @@ def generate(
             "seed": generating.pick_seed(seed),
             "size": size,
             "sampler": sampler,
+            "accel": accel,
             "preference": prefer,
             "arm": arm,
             "edge": edge,
@@ -112,6 +117,86 @@ def explain(
     from device_client.cli import explaining
 
     explaining.explain(settings, request, as_json)
+
+
+@app.command()
+def analyze(
+    family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
+    member: Annotated[
+        str | None, typer.Option(help="Member to measure; left out: the family's largest.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 turns it off.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File with a prompt on each line; left out: the family's.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Prompts; left out: all of the file, or 16.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the prompts and the first picture's noise.")] = 0,
+    keys: Annotated[
+        int | None, typer.Option(help="Key steps to propose; left out: as many as the paper has.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="JSON file, or a folder; the plot lies beside.")] = Path(
+        "."
+    ),
+    as_json: Json = False,
+) -> None:
+    """Measure how much each block changes from step to step, and propose key steps."""
+    settings, _ = load_settings(DeviceSettings, "device", {"family": family})
+    from device_client.cli import analyzing
+
+    request = analyzing.AnalyzeRequest(
+        member, sampler, steps, guidance, prompts, count, seed, keys, out
+    )
+    analyzing.analyze(settings, request, as_json)
+
+
+@app.command("train-masks")
+def train_masks(
+    member: Annotated[str, typer.Option(help="Member to train for.")] = "large",
+    sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    target_speed: Annotated[
+        float, typer.Option(help="How many times cheaper than running every block.")
+    ] = 1.8,
+    cost: Annotated[
+        str, typer.Option(help="What that is counted in: time on this machine, macs or blocks.")
+    ] = "time",
+    estimator: Annotated[str, typer.Option(help="bernoulli, interpolate or gumbel.")] = "bernoulli",
+    iterations: Annotated[int, typer.Option(help="Of the optimiser, for each step.")] = 40,
+    count: Annotated[int, typer.Option(help="Prompts to train on.")] = 8,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File with a prompt on each line; left out: the family's.")
+    ] = None,
+    loss_scaling: Annotated[bool, typer.Option(help="Spare steps that change much.")] = True,
+    bimodal: Annotated[float, typer.Option(help="Weight of the bi-modal regulariser.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of prompts, noise and sampling.")] = 0,
+    family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File; left out: beside the member's weights.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn which blocks of a member may reuse their last output, step by step."""
+    device, _ = load_settings(DeviceSettings, "device", {"family": family})
+    from common.accel.estimators import check_estimator
+    from common.accel.training import Settings
+    from device_client.cli import mask_training
+
+    settings = Settings(
+        target_speed=target_speed,
+        estimator=check_estimator(estimator),
+        iterations=iterations,
+        bimodal=bimodal,
+        loss_scaling=loss_scaling,
+        seed=seed,
+    )
+    request = mask_training.MaskRequest(
+        device.family, member, sampler, steps, count, prompts, cost, out
+    )
+    mask_training.train_masks(request, settings, as_json)
 
 
 @app.command()

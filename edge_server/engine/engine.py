@@ -11,14 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from common.diffusion.executor import denoise_step
 from common.errors import BatonError, Draining, ExecutionFailed, origin
 from common.families.loader import Family
-from common.families.local import begin
+from common.families.local import begin, executed_step
 from common.latents import encode_state
-from common.plan import ExecutedStep
 from edge_server.engine.job import (
     Checkpointed,
     Drawn,
@@ -37,10 +34,14 @@ _JOIN_SECONDS = 30.0  # for the model call that is under way
 
 @dataclass(frozen=True)
 class Limits:
-    """active: requests denoised together; rows: of one model call."""
+    """active: requests denoised together; rows: of one model call.
+
+    cache_bytes: what they all may keep of their blocks' outputs.
+    """
 
     active: int = 16
     rows: int = 16
+    cache_bytes: int = 1 << 30
 
 
 class Engine:
@@ -159,15 +160,31 @@ class Engine:
 
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._limits.active:
-            job = self._waiting.popleft()
-            job.queued_seconds = time.monotonic() - job.submitted
+            job = self._waiting[0]
             try:
-                job.run = begin(self._family, job.work.task, job.work.resume)
+                self._prepare(job)
             except Exception as error:
+                self._waiting.popleft()
                 self._fail(job, error)
-            else:
-                self._active.append(job)
-                job.emit(Started())
+                continue
+            cached = sum(other.cache_bytes for other in self._active)
+            if self._active and cached + job.cache_bytes > self._limits.cache_bytes:
+                return
+            self._waiting.popleft()
+            job.queued_seconds = time.monotonic() - job.submitted
+            self._active.append(job)
+            job.emit(Started())
+
+    def _prepare(self, job: Job) -> None:
+        """Make its run, once; what would keep more than all together may runs in full."""
+        if job.run is not None:
+            return
+        run = begin(self._family, job.work.task, job.work.resume)
+        run.pause_every, run.most_rows = job.work.checkpoint_every, self._limits.rows
+        job.cache_bytes = self._family.cache_bytes(run.plan, job.work.task.size)
+        if job.cache_bytes > self._limits.cache_bytes:
+            run.plan, job.cache_bytes = run.plan.in_full(), 0
+        job.run = run
 
     def _next_batch(self) -> list[Job]:
         """The jobs of the next call: those that share a group with the one served longest ago."""
@@ -200,20 +217,13 @@ class Engine:
 
     def _forward(self, batch: list[Job]) -> None:
         """One model call; each job's record says in how many rows it ran, and in which."""
-        member, node, row = batch[0].group[0], self._node_id, 0
-        own_rows = [job.started.rows for job in batch]
+        member = batch[0].group[0]
         begun = time.monotonic()
-        rows = denoise_step([job.started for job in batch], self._family.denoiser(member))
+        ran = denoise_step([job.started for job in batch], self._family.denoiser(member))
         seconds = time.monotonic() - begun
-        threads = torch.get_num_threads()
-        for job, own in zip(batch, own_rows, strict=True):
+        for job, steps in zip(batch, ran, strict=True):
             job.model_seconds += seconds
-            if job.started.error is None:
-                step = job.started.step - 1
-                job.executed.append(
-                    ExecutedStep(step, member, "edge", node, own == 2, rows, threads, row)
-                )
-            row += own
+            job.executed += [executed_step(step, member, "edge", self._node_id) for step in steps]
 
     def _retire(self, job: Job) -> None:
         """Report the step; end the job if its part is done, else give it its place back."""

@@ -93,8 +93,8 @@ Event = Started | Progressed | Checkpointed | Outcome | Dropped
 class Job:
     """Work on its way through the engine. Owned by the model thread once submitted.
 
-    emit: called with every event, mostly from the model thread; the last event, and it alone, is
-    an outcome or `Dropped`.
+    cache_bytes: the most that it keeps of its blocks' outputs. emit: called with every event,
+    mostly from the model thread; the last event, and it alone, is an outcome or `Dropped`.
     """
 
     work: Work
@@ -102,6 +102,7 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     queued_seconds: float = 0.0
     model_seconds: float = 0.0
+    cache_bytes: int = 0
     run: Run | None = field(default=None, repr=False)
     executed: list[ExecutedStep] = field(default_factory=list, repr=False)
 

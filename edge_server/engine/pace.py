@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.diffusion.calls import followers
 from common.plan import Plan
 
 _DECAY = 0.9  # of a round's weight with every later one
@@ -62,7 +63,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a request still asks of the model: so many steps, each of so many rows, on a member."""
+    """What a request still asks of the model: so many calls, each of so many rows, on a member.
+
+    Steps that are evaluated together are one call.
+    """
 
     member: str
     rows: int
@@ -70,10 +74,13 @@ class Demand:
 
     @classmethod
     def of(cls, plan: Plan, done: int, stop: int) -> Demand:
-        """The steps from ``done`` to ``stop``, as if all were like the first of them."""
-        step = min(done, stop - 1)
-        guided = plan.directive_at(step).guided and plan.guidance_scale > 1.0
-        return cls(plan.segment_at(step).member, 2 if guided else 1, stop - done)
+        """The steps from ``done`` to ``stop``, as if all were on the first one's member."""
+        member, calls, rows, step = plan.segment_at(min(done, stop - 1)).member, 0, 0, done
+        while step < stop:
+            guided = plan.directive_at(step).guided and plan.guidance_scale > 1.0
+            group = 1 + followers(plan.segment_at(step), step)
+            calls, rows, step = calls + 1, rows + (2 if guided else 1) * group, step + group
+        return cls(member, max(1, round(rows / max(calls, 1))), calls)
 
 
 @dataclass(frozen=True)

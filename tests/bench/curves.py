@@ -21,7 +21,8 @@ from rich.progress import track
 from torch import Tensor
 
 import common
-from common.diffusion.executor import Conditioning, Denoiser, Run, denoise_step, start_run
+from common.diffusion.calls import Denoiser
+from common.diffusion.executor import Conditioning, Run, denoise_step, start_run
 from common.diffusion.schedules import Schedule
 from common.families.loader import Family
 from common.families.scenes.evaluate import Case
@@ -33,7 +34,7 @@ _Floats = npt.NDArray[np.float64]
 _Moments = tuple[_Floats, _Floats]
 
 _BATCH = 25
-_SOURCES = ("diffusion", "families")
+_SOURCES = ("accel", "diffusion", "families")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +139,7 @@ class Studio:
             return
         branches: dict[object, list[Plan]] = {}
         for plan in plans:
-            key = plan.segment_at(step).member, plan.directive_at(step)
-            branches.setdefault(key, []).append(plan)
+            branches.setdefault(_next(plan, step), []).append(plan)
         for branch in branches.values():
             copies = [replace(run, plan=branch[0]) for run in runs]
             denoise_step(copies, self._cast[branch[0].segment_at(step).member].denoiser)
@@ -194,6 +194,15 @@ def complexity(case: Case) -> int:
 def _start(plan: Plan) -> tuple[SamplerName, int, float]:
     """What plans must share to begin alike."""
     return plan.sampler, plan.steps, plan.guidance_scale
+
+
+def _next(plan: Plan, step: int) -> object:
+    """What plans must share to take the next step together.
+
+    What a step with a block mask keeps is decided by all later ones of its segment.
+    """
+    segment = plan.segment_at(step)
+    return segment if segment.masked else (segment.member, plan.directive_at(step))
 
 
 def _moments(runs: Sequence[Run]) -> _Moments:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from common.rpc import PROTOCOL_VERSION
 from common.rpc.channel import channel_to
 from common.rpc.convert import plan_to_proto
 from device_client.events import EdgeLost, Event, Finished, Stepped
-from tests.support.commands import Told, run_many
+from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.nodes import check_executed, closed_port, device, differ, drawn_here, edge
 from tests.support.tasks import PROMPTS, plan, task
@@ -41,16 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(folder: Path, family_folder: Path) -> dict[str, str]:
     """As a user has it who uses the tiny family and never wrote a settings file."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-    return kept | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
-        "BATON_CONFIG": str(folder / "none.toml"),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "BATON_DEVICE_FAMILY": str(family_folder),
-        "BATON_EDGE_FAMILY": str(family_folder),
-        "BATON_EDGE_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    return clean_environment(
+        folder,
+        BATON_DEVICE_FAMILY=str(family_folder),
+        BATON_EDGE_FAMILY=str(family_folder),
+        BATON_EDGE_THREADS="1",
+    )
 
 
 @dataclass(frozen=True)

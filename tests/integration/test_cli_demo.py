@@ -18,10 +18,10 @@ from PIL import Image
 
 from common.families.manifest import BUILT_IN, MANIFEST_NAME
 from device_client.cli.demonstrating import PROMPTS
+from tests.support.commands import clean_environment
 
 SECONDS = 100
 ARMS = ("device:small", "relay:large>small@0.4", "edge:large")
-PATH = os.pathsep.join(sys.path)
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,16 +34,10 @@ pytestmark = [
 @contextmanager
 def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The demo in a session of its own, by which its processes are known."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "device_client.cli.main", "demo", *arguments],
         cwd=folder,
-        env=kept
-        | {
-            "BATON_CONFIG": str(folder / "none.toml"),
-            "XDG_STATE_HOME": str(folder / "state"),
-            "PYTHONPATH": PATH,
-        },
+        env=clean_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from common.families.loader import Family
 from device_client.result import Result
-from tests.support.commands import Told, run_many
+from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import copy_family, flip_bit
 from tests.support.nodes import device, edge
 
@@ -30,7 +29,7 @@ WRONG: dict[str, tuple[list[str], int, list[str]]] = {
     "no plan": (["replay", "plain.png"], 2, ["plain.png", "no plan"]),
     "a damaged plan": (["replay", "damaged.png"], 2, ["damaged.png", "seed"]),
     "a file cut short": (["replay", "short.png"], 2, ["short.png"]),
-    "a newer plan": (["replay", "newer.png"], 4, ["newer.png", "3", "2"]),
+    "a newer plan": (["replay", "newer.png"], 4, ["newer.png", "4", "3"]),
     "an unknown family": (["replay", "a.png", "--family", "nonsense"], 2, ["nonsense"]),
     "another family": (["replay", "a.png", "--family", "scenes"], 4, ["'tiny'", "'scenes'"]),
     "other weights": (["replay", "a.png", "--family", "other"], 4, ["'small'", "same weights"]),
@@ -58,7 +57,7 @@ def write_pictures(folder: Path, result: Result) -> None:
     (folder / "text.png").write_text("text")
     (folder / "short.png").write_bytes(path.read_bytes()[:-200])
     rewritten(path, folder / "damaged.png", lambda chunk: chunk.pop("seed"))
-    rewritten(path, folder / "newer.png", lambda chunk: chunk.update(version=3))
+    rewritten(path, folder / "newer.png", lambda chunk: chunk.update(version=4))
     rewritten(path, folder / "seed.png", lambda chunk: chunk.update(seed=8))
     rewritten(path, folder / "build.png", _another_build)
 
@@ -77,14 +76,7 @@ def baton(
     folder = tmp_path_factory.mktemp("replay")
     write_pictures(folder, asyncio.run(relayed(family, family_folder)))
     flip_bit(copy_family(family_folder, folder / "other", digests=False) / UNET)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-    environment = kept | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
-        "BATON_CONFIG": str(folder / "none.toml"),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "BATON_DEVICE_FAMILY": str(family_folder),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = clean_environment(folder, BATON_DEVICE_FAMILY=str(family_folder))
     draw = ["generate", "a red cat", "--steps", "2", "--seed", "3", "--arm", "device"]
     lines = {name: line for name, (line, _, _) in WRONG.items()} | {
         "draw": [*draw, "--out", "drawn.png"],

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from common.families.loader import Family
+from tests.support.commands import clean_environment
 from tests.support.netns import SPACES, Network, Process, missing, network, remove_abandoned
 from tests.support.nodes import drawn_here
 from tests.support.tasks import plan, task
@@ -70,13 +71,8 @@ class Site:
 
     def start(self, name: str, module: str, *arguments: str) -> Process:
         """A process of Baton on that host; its settings come as files and environment do."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("BATON_")}
-        environment = kept | {
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
-            "XDG_STATE_HOME": str(self.folder / name),
-            "BATON_CONFIG": str(self.secrets / name / "config.toml"),
-            "OMP_NUM_THREADS": "1",
-        }
+        config = str(self.secrets / name / "config.toml")
+        environment = clean_environment(self.folder / name, BATON_CONFIG=config)
         if name != "coordinator":
             kind = name.partition("-")[0].upper()
             own = self._edge(name) if kind == "EDGE" else self._device()

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from common.diffusion.executor import Denoiser
+from common.diffusion.calls import Denoiser
 from common.errors import Incompatible
 from common.families.loader import Family, load_family
 from common.latents import Codec, decode_state, encode_state

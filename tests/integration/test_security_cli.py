@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.certificates import main as make_certificates
-from tests.support.commands import Told, run_many
+from tests.support.commands import Told, clean_environment, run_many
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a red cat"
@@ -22,14 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # five processes load
 
 
 def environment(folder: Path, config: Path, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-    return kept | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
-        "BATON_CONFIG": str(config),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "OMP_NUM_THREADS": "1",
-        **more,
-    }
+    return clean_environment(folder, BATON_CONFIG=str(config), **more)
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from baton.v1 import plan_pb2
 from common.errors import InvalidRequest
-from common.plan import LOCATIONS, MAX_STEPS, ExecutedStep, Location, Plan
+from common.plan import LOCATIONS, MAX_BLOCKS, MAX_STEPS, ExecutedStep, Location, Plan
 from common.rpc.convert import (
     executed_from_proto,
     executed_to_proto,
     plan_from_proto,
     plan_to_proto,
 )
-from tests.support.strategies import names, plans
+from tests.support.strategies import ahead, blocks, names, plans, prior_noises
 
 counts = st.integers(0, 2**32 - 1)
 segments = st.builds(
@@ -23,7 +23,16 @@ segments = st.builds(
     location=st.integers(0, 3),
     start=st.integers(0, 5) | counts,
     stop=st.integers(0, 5) | counts,
-    directives=st.lists(st.builds(plan_pb2.StepDirective, guided=st.booleans()), max_size=5),
+    directives=st.lists(
+        st.builds(
+            plan_pb2.StepDirective,
+            guided=st.booleans(),
+            blocks=st.none() | st.binary(max_size=3) | st.binary(min_size=127, max_size=130),
+            ahead=st.integers(0, 20) | counts,
+            prior_noise=st.floats(0.0, 0.2) | st.floats(),
+        ),
+        max_size=5,
+    ),
 )
 messages = st.builds(
     plan_pb2.Plan,
@@ -31,8 +40,10 @@ messages = st.builds(
     sampler=st.sampled_from(["ddim", "euler", "dpmpp_2m", "", "DDIM"]),
     steps=st.integers(0, 5) | counts,
     guidance_scale=st.floats(),
+    accel=st.sampled_from(["", "none", "propagate", "masks", "full", "all"]),
     segments=st.lists(segments, max_size=4),
 )
+batch_rows = st.tuples(counts, st.just(-1) | st.integers(0, (1 << MAX_BLOCKS) - 1))
 #: Few values, so that neighbours are often alike.
 executed = st.lists(
     st.builds(
@@ -44,6 +55,11 @@ executed = st.lists(
         guided=st.booleans(),
         rows=st.sampled_from([1, 2]) | counts,
         threads=st.sampled_from([1]) | counts,
+        row=st.sampled_from([0]) | counts,
+        blocks=blocks,
+        ahead=ahead,
+        prior_noise=prior_noises,
+        neighbours=st.just(()) | st.lists(batch_rows, max_size=4).map(tuple),
     ),
     max_size=8,
 )
@@ -68,6 +84,17 @@ def test_steps_that_ran_alike_are_one_message(location: Location, count: int, cu
         for step in range(count)
     ]
     assert len(executed_to_proto(steps)) == (2 if 0 < cut < count else 1)
+
+
+@given(st.sampled_from([None, 0, 5]), st.sampled_from([None, 0, 5]))
+def test_no_blocks_and_all_blocks_are_not_the_same(one: int | None, other: int | None) -> None:
+    steps = [
+        ExecutedStep(step, "large", "edge", "node", True, 2, 1, blocks=bits)
+        for step, bits in enumerate((one, other))
+    ]
+    wire = executed_to_proto(steps)
+    assert len(wire) == (1 if one == other else 2)
+    assert executed_from_proto(wire) == steps
 
 
 @given(messages)

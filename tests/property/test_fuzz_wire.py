@@ -262,6 +262,9 @@ class Deaf:
     def on_step(self, done: int) -> None:
         assert 0 < done <= STEPS
 
+    def on_notes(self, address: str, notes: Sequence[str]) -> None:
+        pass
+
     def on_reattached(self, address: str, reason: str) -> None:
         pass
 

@@ -19,6 +19,7 @@ from common.plan import (
     Location,
     Plan,
     Segment,
+    StepDirective,
     relay_step,
 )
 from tests.support.strategies import arms, fractions, plans
@@ -75,11 +76,24 @@ def test_resting_elsewhere_changes_only_member_and_place_of_the_rest(
     start = data.draw(st.integers(0, plan.steps - 1))
     assume(sum(segment.start < start for segment in plan.segments) < MAX_SEGMENTS)
     moved = plan.rest_on("other", location, start)
+    assert moved.accel == plan.accel
     for step in range(plan.steps):
-        assert moved.directive_at(step) == plan.directive_at(step)
+        asked = plan.directive_at(step)
+        assert moved.directive_at(step) == (asked if step < start else asked.for_any_member())
         was, now = plan.segment_at(step), moved.segment_at(step)
         expected = (was.member, was.location) if step < start else ("other", location)
         assert (now.member, now.location) == expected
+
+
+@given(plans())
+def test_a_plan_in_full_keeps_nothing_but_guidance(plan: Plan) -> None:
+    full = plan.in_full()
+    assert full.accel == "none"
+    assert full.in_full() == full
+    for step in range(plan.steps):
+        assert full.directive_at(step) == StepDirective(plan.directive_at(step).guided)
+        was, now = plan.segment_at(step), full.segment_at(step)
+        assert (now.member, now.location) == (was.member, was.location)
 
 
 @given(arms(), st.integers(1, MAX_STEPS), st.sampled_from(SAMPLERS))

@@ -15,7 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 100
+
+
+def clean_environment(folder: Path, **more: str) -> dict[str, str]:
+    """This process's environment without Baton's settings; what a command keeps goes to ``folder``.
+
+    The packages come from this working tree, installed or not.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
+    own = {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
+        "BATON_CONFIG": str(folder / "none.toml"),
+        "XDG_STATE_HOME": str(folder / "state"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return kept | own | more
 
 
 @dataclass(frozen=True)

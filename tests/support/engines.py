@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from common.diffusion.executor import Denoiser
+from common.diffusion.blocks import Block, BlockGraph, Shared
+from common.diffusion.calls import Denoiser
 from common.errors import BatonError
-from common.families.loader import Family
+from common.families.loader import Family, Member
 from edge_server.engine.engine import Engine, Limits
 from edge_server.engine.job import (
     Checkpointed,
@@ -32,20 +34,35 @@ BeforeCall = Callable[[str, Tensor], None]
 
 
 class WatchedFamily(Family):
-    """The same family, but ``before`` sees every model call: (member, latents [B, C, H, W])."""
+    """The same family, but ``before`` sees every model call: (member, latents [B, C, H, W]).
+
+    Of a call block by block, it sees the rows that run the first block.
+    """
 
     def __init__(self, family: Family, before: BeforeCall) -> None:
         self.__dict__.update(family.__dict__)
         self._before = before
 
     def denoiser(self, member: str) -> Denoiser:
-        inner = super().denoiser(member)
+        return _Watched(member, self.member(member), self._before)
 
-        def denoise(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-            self._before(member, x)
-            return inner(x, timesteps, context)
 
-        return denoise
+class _Watched:
+    def __init__(self, name: str, inner: Member, before: BeforeCall) -> None:
+        self._name, self._inner, self._before = name, inner, before
+        self.graph: BlockGraph | None = None
+        if inner.graph is not None:
+            first, *others = inner.graph.blocks
+            watched = replace(first, run=lambda ins, shared: self._run(first, ins, shared))
+            self.graph = BlockGraph((watched, *others))
+
+    def _run(self, block: Block, ins: Sequence[Tensor], shared: Shared) -> Tensor:
+        self._before(self._name, shared.sample)
+        return block.run(ins, shared)
+
+    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        self._before(self._name, x)
+        return self._inner(x, timesteps, context)
 
 
 class Counter:
@@ -160,10 +177,10 @@ def started_engine(family: Family, active: int = 16, rows: int = 16) -> Iterator
 
 
 def run_together(
-    family: Family, works: Sequence[Work], active: int = 16, rows: int = 16
+    family: Family, works: Sequence[Work], active: int = 16, rows: int = 16, cache: int = 1 << 30
 ) -> list[Listener]:
     """Run all of it in an engine that found it waiting when it started, to the last outcome."""
-    engine = Engine(family, NODE, Limits(active, rows))
+    engine = Engine(family, NODE, Limits(active, rows, cache))
     listeners = [Listener() for _ in works]
     for item, listener in zip(works, listeners, strict=True):
         engine.submit(Job(item, emit=listener))

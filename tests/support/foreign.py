@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
-from common.diffusion.executor import Denoiser
+from common.diffusion.calls import Denoiser
 from common.families.loader import Family
 from common.families.manifest import read_manifest
 from tests.support.families import copy_family

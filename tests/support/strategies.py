@@ -8,9 +8,13 @@ from hypothesis.extra import numpy as stnp
 
 from common.latents import HistoryEntry, LatentState, NoiseLevel
 from common.plan import (
+    ACCELS,
     LOCATIONS,
+    MAX_AHEAD,
+    MAX_BLOCKS,
     MAX_GUIDANCE,
     MAX_NAME_CHARS,
+    MAX_PRIOR_NOISE,
     MAX_SEGMENTS,
     SAMPLERS,
     Arm,
@@ -23,7 +27,11 @@ names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_NAME_CHAR
 #: Member names that an arm's name can hold.
 arm_members = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
 fractions = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True, allow_subnormal=False)
-directives = st.builds(StepDirective, st.booleans())
+#: Few values beside any, so that neighbours are often alike.
+blocks = st.none() | st.sampled_from([0, 1, 6, 255, 256]) | st.integers(0, (1 << MAX_BLOCKS) - 1)
+ahead = st.just(0) | st.integers(0, MAX_AHEAD)
+prior_noises = st.just(0.0) | st.floats(0.0, MAX_PRIOR_NOISE)
+directives = st.builds(StepDirective, st.booleans(), blocks, ahead, prior_noises)
 
 
 @st.composite
@@ -43,6 +51,7 @@ def plans(draw: st.DrawFn, max_steps: int = 40) -> Plan:
         steps=steps,
         guidance_scale=draw(st.floats(0.0, MAX_GUIDANCE)),
         segments=tuple(segments),
+        accel=draw(st.sampled_from(ACCELS)),
     )
 
 

@@ -54,14 +54,14 @@ def draw(family: Family, plan: Plan, cases: Sequence[Case]) -> list[Drawn]:
 
 
 def _run_batch(family: Family, plan: Plan, batch: Sequence[Case]) -> list[Run]:
-    schedule = family.schedule(plan.sampler, plan.steps)
+    plan, schedule = family.accelerator.expand(plan), family.schedule(plan.sampler, plan.steps)
     shape = family.latent_shape(family.manifest.sizes.default)
     runs = [
         start_run(plan, schedule, family.encode_text(case.prompt), case.seed, shape)
         for case in batch
     ]
-    for step in range(plan.steps):
-        denoise_step(runs, family.denoiser(plan.segment_at(step).member))
+    while runs[0].step < plan.steps:  # all take the same steps together
+        denoise_step(runs, family.denoiser(plan.segment_at(runs[0].step).member))
     return runs
 
 

@@ -82,7 +82,7 @@ def test_the_chunk_holds_what_really_ran(tmp_path: Path) -> None:
     chunk = json.loads(texts(made.save(tmp_path / "a.png"))["baton"])
     assert [ExecutedStep(**step) for step in chunk.pop("executed")] == list(made.executed)
     assert chunk == {
-        "version": 2,
+        "version": 3,
         "protocol": 1,
         "family": "tiny",
         "fingerprint": "f" * 32,

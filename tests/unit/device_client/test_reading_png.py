@@ -71,7 +71,68 @@ def test_the_plan_read_is_the_one_that_ran(tmp_path: Path) -> None:
     assert read == plan("relay:large>small@0.5", 6, "dpmpp_2m", 3.5, [i != 4 for i in range(6)])
 
 
+#: A key step among others' rows, two decoded ahead with it, and a step that one call ran alone.
+_ALONE = (
+    *(
+        replace(
+            EXECUTED[0], step=i, rows=9, row=1 + 2 * i, blocks=bits, neighbours=((1, -1), (8, 6))
+        )
+        for i, bits in enumerate((2**70 - 1, 6, 6))
+    ),
+    replace(EXECUTED[3], blocks=0, prior_noise=0.003),
+    *EXECUTED[4:],
+)
+ACCELERATED = (replace(_ALONE[0], ahead=2), *_ALONE[1:])
+REUSING = replace(MADE, executed=ACCELERATED, transfers=(3,))
+
+
+def test_what_ran_with_blocks_is_read_back(tmp_path: Path) -> None:
+    read = read_png(save_png(IMAGE, tmp_path / "a.png", REUSING)).provenance
+    assert read.executed == ACCELERATED
+    for step in ACCELERATED:
+        assert read.task.plan.directive_at(step.step) == step.directive
+
+
+def test_steps_that_ran_as_usual_say_nothing_of_blocks() -> None:
+    first, *_, last = json.loads(REUSING.chunk())["executed"]
+    assert {"blocks", "ahead", "neighbours"} <= first.keys()
+    assert not {"blocks", "ahead", "neighbours", "prior_noise"} & last.keys()
+
+
 Change = Callable[[dict[str, Any]], object]
+DAMAGED_REUSE: dict[str, Change] = {
+    "more blocks than there are": lambda c: c["executed"][1].update(blocks=2**1024),
+    "far more blocks": lambda c: c["executed"][1].update(blocks=10**4000),
+    "negative blocks": lambda c: c["executed"][1].update(blocks=-1),
+    "blocks in words": lambda c: c["executed"][1].update(blocks="6"),
+    "a truth for blocks": lambda c: c["executed"][1].update(blocks=True),
+    "more ahead than there are": lambda c: c["executed"][5].update(ahead=1, rows=4, row=0),
+    "far ahead": lambda c: c["executed"][0].update(ahead=17),
+    "back": lambda c: c["executed"][0].update(ahead=-1),
+    "ahead of its rows": lambda c: c["executed"][0].update(ahead=4),
+    "ahead into another process": lambda c: c["executed"][2].update(ahead=1, row=5),
+    "a group within a group": lambda c: c["executed"][1].update(ahead=1),
+    "a transfer within a group": lambda c: c.update(transfers=[1]),
+    "other rows within a group": lambda c: c["executed"][1].update(row=1),
+    "another batch within a group": lambda c: c["executed"][1].update(neighbours=[[9, 6]]),
+    "other threads within a group": lambda c: c["executed"][1].update(threads=7),
+    "much noise": lambda c: c["executed"][3].update(prior_noise=1.0),
+    "noise that is no number": lambda c: c["executed"][3].update(prior_noise=float("nan")),
+    "too few neighbours": lambda c: c["executed"][3].update(neighbours=[[1, -1]]),
+    "fewer than no neighbours": lambda c: c["executed"][3].update(neighbours=[[-2, 1], [10, 1]]),
+    "no rows of a neighbour": lambda c: c["executed"][3].update(neighbours=[[0, 1], [8, 1]]),
+    "a neighbour without blocks": lambda c: c["executed"][3].update(neighbours=[[8]]),
+    "thousands of neighbours": lambda c: c["executed"][3].update(neighbours=[[1, 1]] * 9000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_REUSE)
+def test_a_damaged_record_of_blocks_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    chunk = json.loads(REUSING.chunk())
+    DAMAGED_REUSE[damage](chunk)
+    refusal(written(tmp_path / "a.png", json.dumps(chunk)))
+
+
 DAMAGED: dict[str, Change] = {
     "a field too many": lambda c: c.update(more=1),
     "a field that prints badly": lambda c: c.update({"\x1b[31m\n" * 90: 1}),
@@ -172,7 +233,8 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     ("change", "word"),
     [
         ({"version": 1}, "draw"),
-        ({"version": 3}, "update"),
+        ({"version": 2}, "draw"),
+        ({"version": 4}, "update"),
         ({"version": 99, "more": []}, "update"),
         ({"protocol": 2}, "protocol"),
     ],

@@ -7,19 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
 from common.build import Origin, this_build
 from common.errors import Incompatible, InvalidRequest, WeightsError
 from common.families.loader import Family, load_family
-from common.families.local import begin, run_here
-from common.plan import ExecutedStep, Plan, Task
+from common.plan import Plan
 from device_client.events import Stepped
-from device_client.png import Provenance, save_png
+from device_client.png import Provenance
 from device_client.replaying import (
     TOLERANCE_LEVELS,
     TOLERANCE_SHARE,
@@ -31,20 +27,11 @@ from device_client.replaying import (
 from edge_server.engine.job import Drawn
 from tests.support.engines import run_together
 from tests.support.families import copy_family, edit_json, flip_bit
+from tests.support.replays import Undecoded, drawn, record, saved
 from tests.support.tasks import PROMPTS, plan, task, work
 
 UNET = "small/unet/diffusion_pytorch_model.safetensors"
 FREE = (False, True, True, False, True)
-
-
-class Undecoded(Family):
-    """The same family, whose "picture" is the latent's bytes: no rounding hides a last bit."""
-
-    def __init__(self, family: Family) -> None:
-        self.__dict__.update(family.__dict__)
-
-    def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
-        return np.ascontiguousarray(x.numpy()).view(np.uint8)
 
 
 @pytest.fixture(params=[1, 2])
@@ -55,23 +42,6 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def drawn(family: Family, of: Task | None = None) -> tuple[npt.NDArray[np.uint8], Provenance]:
-    """A picture of this device alone, and how it was made."""
-    of = of or task(plan("device:small", 4), seed=3)
-    run = begin(family, of)
-    executed = tuple(run_here(family, run, of.plan.steps, ("device", "device")))
-    return family.decode(run.x), record(family, of, executed, "fp16")
-
-
-def record(
-    family: Family, of: Task, executed: tuple[ExecutedStep, ...], codec: str = "fp32"
-) -> Provenance:
-    """Every node that ran a step had this build and these weights."""
-    origin = Origin(this_build(), family.member_fingerprints)
-    nodes = dict.fromkeys((step.node_id for step in executed), origin)
-    return Provenance(of, executed, family.fingerprint, codec, (), nodes)
-
-
 def moved(made: Provenance, to: Sequence[str], origins: Mapping[str, Origin]) -> Provenance:
     """The same steps, said to have run on the edges ``to``, one after the other."""
     executed = tuple(
@@ -79,12 +49,6 @@ def moved(made: Provenance, to: Sequence[str], origins: Mapping[str, Origin]) ->
         for step, node_id in zip(made.executed, to, strict=True)
     )
     return replace(made, executed=executed, nodes=origins)
-
-
-def saved(path: Path, picture: npt.NDArray[np.uint8], made: Provenance, scale: int = 2) -> Path:
-    height, width = picture.shape[:2]
-    image = Image.fromarray(picture).resize((width * scale, height * scale), 0)
-    return save_png(image, path, made)
 
 
 def test_neighbours_in_a_batch_are_not_needed_to_replay(family: Family, threads: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ from common.rpc.convert import executed_from_proto, plan_to_proto
 from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Progressed, Times
 from edge_server.wire import accepted, event_to_proto, work_from_proto
 from tests.support.families import NAME
+from tests.support.graphs import with_mask
 from tests.support.tasks import plan, run_alone, task, work
 
 RELAY = plan("relay:large>small@0.5", 6)
@@ -112,6 +115,29 @@ def test_only_the_members_of_the_edges_own_stretch_need_to_be_loaded(
     reverse = plan_to_proto(plan("relay:small>large@0.5"))
     with pytest.raises(WeightsError, match="small"):
         work_from_proto(request(plan=reverse), half)
+
+
+def test_work_says_what_acceleration_means_here(family: Family) -> None:
+    plain = work_from_proto(request(), family).task.plan
+    assert {d.blocks for segment in plain.segments for d in segment.directives} == {None}
+    of = replace(RELAY, accel="propagate")
+    found = work_from_proto(request(plan=plan_to_proto(of)), family).task.plan
+    assert found == family.accelerator.expand(of)
+    assert all(d.blocks is not None for segment in found.segments for d in segment.directives)
+
+
+def test_acceptance_tells_what_is_done_otherwise(family: Family) -> None:
+    for accel, count in (("none", 0), ("propagate", 0), ("masks", 1), ("full", 1)):
+        of = plan_to_proto(replace(RELAY, accel=accel))  # type: ignore[arg-type]
+        event = accepted(work_from_proto(request(plan=of), family), family, "e1", attached=False)
+        assert len(event.accepted.notes) == count
+        assert all(note.startswith("large has no block mask") for note in event.accepted.notes)
+
+
+def test_blocks_that_a_member_lacks_are_refused(family: Family) -> None:
+    of = with_mask(RELAY, [1 << len(family.member("large").blocks)] * 6)
+    with pytest.raises(InvalidRequest, match="large"):
+        work_from_proto(request(plan=plan_to_proto(of)), family)
 
 
 def test_a_request_may_go_on_from_its_own_latent(family: Family) -> None:

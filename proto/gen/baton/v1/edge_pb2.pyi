@@ -148,6 +148,7 @@ class Accepted(_message.Message):
     ATTACHED_FIELD_NUMBER: _builtins.int
     BUILD_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     fingerprint: _builtins.str
@@ -161,6 +162,10 @@ class Accepted(_message.Message):
     def members(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Fingerprint of each member that the edge's part of the plan uses, with its text encoder."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the edge does otherwise than the plan would have it, a line each."""
+
     def __init__(
         self,
         *,
@@ -171,10 +176,11 @@ class Accepted(_message.Message):
         attached: _builtins.bool = ...,
         build: Global___Build | None = ...,
         members: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "build", b"build", "fingerprint", b"fingerprint", "first_step", b"first_step", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "build", b"build", "fingerprint", b"fingerprint", "first_step", b"first_step", "members", b"members", "node_id", b"node_id", "notes", b"notes", "protocol_version", b"protocol_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/plan.proto\x12\x08\x62\x61ton.v1\"\x1f\n\rStepDirective\x12\x0e\n\x06guided\x18\x01 \x01(\x08\"\x89\x01\n\x07Segment\x12\x0e\n\x06member\x18\x01 \x01(\t\x12$\n\x08location\x18\x02 \x01(\x0e\x32\x12.baton.v1.Location\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0c\n\x04stop\x18\x04 \x01(\r\x12+\n\ndirectives\x18\x05 \x03(\x0b\x32\x17.baton.v1.StepDirective\"s\n\x04Plan\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07sampler\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12#\n\x08segments\x18\x05 \x03(\x0b\x32\x11.baton.v1.Segment\"\xb1\x01\n\x0f\x45xecutedStretch\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\x12\x0e\n\x06member\x18\x03 \x01(\t\x12$\n\x08location\x18\x04 \x01(\x0e\x32\x12.baton.v1.Location\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x0f\n\x07threads\x18\x08 \x01(\r\x12\x0b\n\x03row\x18\t \x01(\r*L\n\x08Location\x12\x18\n\x14LOCATION_UNSPECIFIED\x10\x00\x12\x11\n\rLOCATION_EDGE\x10\x01\x12\x13\n\x0fLOCATION_DEVICE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/plan.proto\x12\x08\x62\x61ton.v1\"c\n\rStepDirective\x12\x0e\n\x06guided\x18\x01 \x01(\x08\x12\x13\n\x06\x62locks\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05\x61head\x18\x03 \x01(\r\x12\x13\n\x0bprior_noise\x18\x04 \x01(\x01\x42\t\n\x07_blocks\"\x89\x01\n\x07Segment\x12\x0e\n\x06member\x18\x01 \x01(\t\x12$\n\x08location\x18\x02 \x01(\x0e\x32\x12.baton.v1.Location\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0c\n\x04stop\x18\x04 \x01(\r\x12+\n\ndirectives\x18\x05 \x03(\x0b\x32\x17.baton.v1.StepDirective\"\x82\x01\n\x04Plan\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07sampler\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12#\n\x08segments\x18\x05 \x03(\x0b\x32\x11.baton.v1.Segment\x12\r\n\x05\x61\x63\x63\x65l\x18\x06 \x01(\t\"\x9e\x02\n\x0f\x45xecutedStretch\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\x12\x0e\n\x06member\x18\x03 \x01(\t\x12$\n\x08location\x18\x04 \x01(\x0e\x32\x12.baton.v1.Location\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x0f\n\x07threads\x18\x08 \x01(\r\x12\x0b\n\x03row\x18\t \x01(\r\x12\x13\n\x06\x62locks\x18\n \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05\x61head\x18\x0b \x01(\r\x12\x13\n\x0bprior_noise\x18\x0c \x01(\x01\x12\'\n\nneighbours\x18\r \x03(\x0b\x32\x13.baton.v1.BatchRowsB\t\n\x07_blocks\"9\n\tBatchRows\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x13\n\x06\x62locks\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_blocks*L\n\x08Location\x12\x18\n\x14LOCATION_UNSPECIFIED\x10\x00\x12\x11\n\rLOCATION_EDGE\x10\x01\x12\x13\n\x0fLOCATION_DEVICE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCATION']._serialized_start=503
-  _globals['_LOCATION']._serialized_end=579
+  _globals['_LOCATION']._serialized_start=755
+  _globals['_LOCATION']._serialized_end=831
   _globals['_STEPDIRECTIVE']._serialized_start=33
-  _globals['_STEPDIRECTIVE']._serialized_end=64
-  _globals['_SEGMENT']._serialized_start=67
-  _globals['_SEGMENT']._serialized_end=204
-  _globals['_PLAN']._serialized_start=206
-  _globals['_PLAN']._serialized_end=321
-  _globals['_EXECUTEDSTRETCH']._serialized_start=324
-  _globals['_EXECUTEDSTRETCH']._serialized_end=501
+  _globals['_STEPDIRECTIVE']._serialized_end=132
+  _globals['_SEGMENT']._serialized_start=135
+  _globals['_SEGMENT']._serialized_end=272
+  _globals['_PLAN']._serialized_start=275
+  _globals['_PLAN']._serialized_end=405
+  _globals['_EXECUTEDSTRETCH']._serialized_start=408
+  _globals['_EXECUTEDSTRETCH']._serialized_end=694
+  _globals['_BATCHROWS']._serialized_start=696
+  _globals['_BATCHROWS']._serialized_end=753
 # @@protoc_insertion_point(module_scope)

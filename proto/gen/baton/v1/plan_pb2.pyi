@@ -43,18 +43,32 @@ class StepDirective(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GUIDED_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    PRIOR_NOISE_FIELD_NUMBER: _builtins.int
     guided: _builtins.bool
     """Evaluate both branches of classifier-free guidance."""
+    blocks: _builtins.bytes
+    """Bits of the member's blocks that run, lowest first; absent: all."""
+    ahead: _builtins.int
+    """So many of the next steps are evaluated in the same model call."""
+    prior_noise: _builtins.float
+    """Share of the starting noise that is added before the step."""
     def __init__(
         self,
         *,
         guided: _builtins.bool = ...,
+        blocks: _builtins.bytes | None = ...,
+        ahead: _builtins.int = ...,
+        prior_noise: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "blocks", b"blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guided", b"guided"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "ahead", b"ahead", "blocks", b"blocks", "guided", b"guided", "prior_noise", b"prior_noise"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
+    _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
 
 Global___StepDirective: _TypeAlias = StepDirective  # noqa: Y015
 
@@ -103,10 +117,13 @@ class Plan(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
+    ACCEL_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     sampler: _builtins.str
     steps: _builtins.int
     guidance_scale: _builtins.float
+    accel: _builtins.str
+    """How far whoever runs a stretch may make its steps cheaper: none, propagate, masks or full."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]: ...
     def __init__(
@@ -117,10 +134,11 @@ class Plan(_message.Message):
         steps: _builtins.int = ...,
         guidance_scale: _builtins.float = ...,
         segments: _abc.Iterable[Global___Segment] | None = ...,
+        accel: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "guidance_scale", b"guidance_scale", "sampler", b"sampler", "segments", b"segments", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accel", b"accel", "family", b"family", "guidance_scale", b"guidance_scale", "sampler", b"sampler", "segments", b"segments", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,6 +159,10 @@ class ExecutedStretch(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    PRIOR_NOISE_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
     start: _builtins.int
     stop: _builtins.int
     member: _builtins.str
@@ -153,6 +175,14 @@ class ExecutedStretch(_message.Message):
     """
     threads: _builtins.int
     row: _builtins.int
+    blocks: _builtins.bytes
+    """As in StepDirective, with what really ran."""
+    ahead: _builtins.int
+    prior_noise: _builtins.float
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRows]:
+        """The whole batch in its order, where its rows did not all run the same blocks."""
+
     def __init__(
         self,
         *,
@@ -165,11 +195,43 @@ class ExecutedStretch(_message.Message):
         rows: _builtins.int = ...,
         threads: _builtins.int = ...,
         row: _builtins.int = ...,
+        blocks: _builtins.bytes | None = ...,
+        ahead: _builtins.int = ...,
+        prior_noise: _builtins.float = ...,
+        neighbours: _abc.Iterable[Global___BatchRows] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "blocks", b"blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guided", b"guided", "location", b"location", "member", b"member", "node_id", b"node_id", "row", b"row", "rows", b"rows", "start", b"start", "stop", b"stop", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "ahead", b"ahead", "blocks", b"blocks", "guided", b"guided", "location", b"location", "member", b"member", "neighbours", b"neighbours", "node_id", b"node_id", "prior_noise", b"prior_noise", "row", b"row", "rows", b"rows", "start", b"start", "stop", b"stop", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
+    _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
 
 Global___ExecutedStretch: _TypeAlias = ExecutedStretch  # noqa: Y015
+
+@_typing.final
+class BatchRows(_message.Message):
+    """Some rows of a batch, one after the other, and the blocks that they ran; absent: all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    blocks: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        blocks: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "blocks", b"blocks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "blocks", b"blocks", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
+    _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
+
+Global___BatchRows: _TypeAlias = BatchRows  # noqa: Y015

@@ -6,7 +6,7 @@ import pytest
 
 from baton.v1 import plan_pb2
 from common.errors import Incompatible, InvalidRequest, UnknownName
-from common.plan import MAX_STEPS, Arm
+from common.plan import MAX_ROWS, MAX_STEPS, Arm
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.convert import (
     check_protocol,
@@ -98,6 +98,50 @@ def test_more_directives_than_steps_are_refused() -> None:
         )
         with pytest.raises(InvalidRequest, match="directives"):
             plan_from_proto(message(segment))
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"blocks": b"\xff" * 129}, "blocks"),
+        ({"ahead": 17}, "ahead"),
+        ({"ahead": 2**32 - 1}, "ahead"),
+        ({"prior_noise": 0.11}, "prior noise"),
+        ({"prior_noise": -0.1}, "prior noise"),
+        ({"prior_noise": float("nan")}, "prior noise"),
+    ],
+    ids=str,
+)
+def test_a_directive_outside_the_limits_is_refused(changes: dict[str, object], word: str) -> None:
+    directive = plan_pb2.StepDirective(**changes)  # type: ignore[arg-type]
+    segment = plan_pb2.Segment(
+        member="large", location=EDGE, start=0, stop=4, directives=[directive] * 4
+    )
+    with pytest.raises(InvalidRequest, match=word):
+        plan_from_proto(message(segment))
+
+
+def test_an_unknown_acceleration_is_an_unknown_name_in_a_short_line() -> None:
+    assert plan_from_proto(message()).accel == "none"
+    assert plan_from_proto(message(accel="full")).accel == "full"
+    with pytest.raises(UnknownName, match="propagate") as caught:
+        plan_from_proto(message(accel="y" * 1_000_000))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"blocks": b"\0" * 1_000_000},
+        {"neighbours": [plan_pb2.BatchRows(rows=1)] * (MAX_ROWS + 1)},
+        {"neighbours": [plan_pb2.BatchRows(rows=2, blocks=b"\xff" * 129)]},
+    ],
+    ids=["blocks", "neighbours", "blocks of a neighbour"],
+)
+def test_a_record_of_more_than_can_have_run_is_refused(changes: dict[str, object]) -> None:
+    stretch = plan_pb2.ExecutedStretch(stop=1, location=EDGE, **changes)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="at most"):
+        executed_from_proto([stretch])
 
 
 def test_a_plan_of_very_many_segments_is_refused_within_little_memory() -> None:

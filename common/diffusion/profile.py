@@ -1,0 +1,70 @@
+"""What each block of a member costs: multiply-accumulates and bytes, counted on one row."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+
+
+@dataclass(frozen=True)
+class Profile:
+    """By block and for one row: MACs of a run, the output's shape, and its bytes."""
+
+    macs: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    nbytes: tuple[int, ...]
+
+    def macs_of(self, blocks: Blocks) -> int:
+        """MACs of a step that runs these blocks."""
+        return sum(macs for index, macs in enumerate(self.macs) if blocks >> index & 1)
+
+    def speed(self, run: Sequence[Blocks]) -> float:
+        """MACs of as many full steps, in those of these."""
+        return len(run) * sum(self.macs) / sum(self.macs_of(blocks) for blocks in run)
+
+    def cache_bytes(self, flow: Flow) -> int:
+        """The most that one row keeps between steps."""
+        held = (
+            sum(size for index, size in enumerate(self.nbytes) if blocks >> index & 1)
+            for blocks in flow.held
+        )
+        return max(held, default=0)
+
+
+@torch.inference_mode()
+def profile(graph: BlockGraph, shared: Shared) -> Profile:
+    """Count on the first of the given rows; what it holds does not matter."""
+    one = shared.rows(torch.tensor([0]))
+    outputs: list[Tensor] = []
+    macs = []
+    for block in graph.blocks:
+        counter = FlopCounterMode(display=False)
+        with counter:
+            outputs.append(block.run([outputs[source] for source in block.inputs], one))
+        macs.append(counter.get_total_flops() // 2)
+    return Profile(
+        macs=tuple(macs),
+        shapes=tuple(tuple(output.shape[1:]) for output in outputs),
+        nbytes=tuple(output.nbytes for output in outputs),
+    )
+
+
+@torch.inference_mode()
+def seconds_of(graph: BlockGraph, shared: Shared, repeats: int = 15) -> list[float]:
+    """By block, median seconds for these rows on this machine."""
+    samples: list[list[float]] = [[] for _ in graph.blocks]
+    for _ in range(repeats):
+        outputs: list[Tensor] = []
+        for index, block in enumerate(graph.blocks):
+            begun = time.perf_counter()
+            outputs.append(block.run([outputs[source] for source in block.inputs], shared))
+            samples[index].append(time.perf_counter() - begun)
+    return [statistics.median(taken) for taken in samples]

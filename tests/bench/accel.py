@@ -1,0 +1,398 @@
+"""Accelerations side by side, against diffusers' own pipeline on the same weights.
+
+For `large` and `small`, 50 DDIM steps with guidance: encoder propagation (Faster Diffusion), serial
+and parallel, with and without prior noise; learned block masks; both; DeepCache and FORA as masks;
+decoder propagation and the paper's worse key steps as controls; and fewer steps with every sampler,
+which is what a user has without any of it. Then the relay with both sides accelerated.
+
+1. *selection*: every configuration on ``count`` prompts, timed at batch 1 and 8 in one interleaved
+   run: each round draws every configuration once, in a new order and with other prompts;
+2. *headline*: what is claimed, on ``headline`` other prompts.
+
+Fields of a row: ``macs``, of one picture's denoising, counted; ``seconds`` and ``seconds_8``, of
+one picture at batch 1 and of eight at once (medians over rounds; text encoder and VAE included);
+``speedup`` and ``speedup_8``: median over rounds of the pipeline's seconds to these; the scores
+with n and 95% intervals; ``*_minus_reference``: the paired difference to the plain run.
+
+``ratios`` are those of `large`, from the headline's timing: ``propagate_serial``,
+``propagate_parallel``, ``masks``, ``full``, each the speedup at batch 1 over diffusers' pipeline,
+and ``relay_full``; ``propagate_serial_of_ceiling`` is the measured share of ``50 / (9 + 41 d)``,
+where the decoder's share ``d`` of a step's time was timed in the same run.
+
+Run ``python -m tests.bench.accel``; drawn scores are kept in ``build/bench-cache``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from common.accel.propagation import Propagation
+from common.diffusion.blocks import BlockGraph, Flow, Shared
+from common.diffusion.executor import denoise_step
+from common.diffusion.profile import Profile, profile
+from common.diffusion.rows import Row, RowBatch
+from common.families.loader import Family, Member, load_family
+from common.families.local import begin
+from common.families.scenes.evaluate import Case, seeded_cases
+from common.plan import Accel, Arm, Plan
+from common.quiet import quiet_libraries
+from tests.bench import accel_plots, report
+from tests.bench.accel_configs import STEPS, AccelConfigs, Accelerated
+from tests.bench.curves import Drawing, Studio
+from tests.bench.ratios import (
+    GRADED_MARGIN,
+    Loss,
+    Point,
+    best_within,
+    paired_difference,
+    paired_ratio,
+)
+from tests.bench.timing import loopback, task_of
+
+CACHE = report.ROOT / "build" / "bench-cache"
+ABLATIONS = report.ROOT / "build" / "ablations"
+PIPELINE = "diffusers"
+_HEADLINE_SEED_OFFSET = 101
+_BATCHES = (1, 8)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is drawn: prompts per set, rounds of timing."""
+
+    count: int = 300
+    headline: int = 1000
+    rounds: int = 5
+    headline_rounds: int = 15
+
+
+QUICK = Size(2, 3, 1, 2)
+
+
+class Unrectified(BlockGraph):
+    """Runs every block that a mask names, also those whose output nobody reads."""
+
+    def flow(self, mask: Sequence[int]) -> Flow:
+        run = (self.all, *mask[1:])
+        held = [self.all & ~following for following in run[1:]]
+        return Flow(run, (*held, 0))
+
+
+class Benchmark:
+    """One member's comparison."""
+
+    def __init__(self, family: Family, member: str, size: Size, seed: int) -> None:
+        self.family = family
+        self.member = member
+        self.size = size
+        self.seed = seed
+        self.configs = AccelConfigs(family, member, ABLATIONS)
+        self.studio = Studio(family, {}, CACHE)
+        self.pipeline = family.pipeline(member)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.profile = _profiled(family, member)
+
+    def selection(self) -> list[dict[str, Any]]:
+        configs = [
+            self.configs.reference(),
+            *self.configs.claimed(),
+            *self.configs.variants(),
+            *self.configs.controls(),
+            *self.configs.fewer(),
+        ]
+        return self._measure(configs, self.seed, self.size.count, self.size.rounds, "selection")
+
+    def ablations(self) -> list[dict[str, Any]]:
+        configs = [self.configs.reference(), *self.configs.ablated()]
+        return self._measure(configs, self.seed, self.size.count, self.size.rounds, "ablation")
+
+    def headline(self) -> list[dict[str, Any]]:
+        configs = [self.configs.reference(), *self.configs.claimed()]
+        seed = self.seed + _HEADLINE_SEED_OFFSET
+        rounds = self.size.headline_rounds
+        return self._measure(configs, seed, self.size.headline, rounds, "headline")
+
+    def _measure(
+        self, configs: Sequence[Accelerated], seed: int, count: int, rounds: int, title: str
+    ) -> list[dict[str, Any]]:
+        cases = seeded_cases(count, seed)
+        drawings = self.studio.draw([c.plan for c in configs], cases, f"{self.member}, {title}")
+        seconds = {batch: self._time(configs, cases, batch, rounds) for batch in _BATCHES}
+        reference = drawings[configs[0].plan]
+        rows = [self._row(config, drawings[config.plan], reference, seconds) for config in configs]
+        pipeline = rows[0] | {"name": PIPELINE, "kind": "reference"}
+        pipeline |= _times(PIPELINE, seconds)
+        return [{"member": self.member, "prompts": title} | row for row in (pipeline, *rows)]
+
+    def _row(
+        self,
+        config: Accelerated,
+        drawing: Drawing,
+        reference: Drawing,
+        seconds: dict[int, dict[str, list[float]]],
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "name": config.name,
+            "kind": config.kind,
+            "steps": config.plan.steps,
+            "sampler": config.plan.sampler,
+            "macs": self._macs(config),
+        }
+        row |= _times(config.name, seconds)
+        return row | drawing.score().as_dict() | loss_of(drawing, reference).as_dict()
+
+    def _macs(self, config: Accelerated) -> int:
+        """Of one picture's denoising: every step for two rows."""
+        graph, directives = self._graph(config), config.plan.segments[0].directives
+        mask = [graph.all if d.blocks is None else d.blocks for d in directives]
+        if all(directive.blocks is None for directive in directives):
+            return 2 * len(mask) * self.profile.macs_of(graph.all)
+        return 2 * sum(self.profile.macs_of(blocks) for blocks in graph.flow(mask).run)
+
+    def _graph(self, config: Accelerated) -> BlockGraph:
+        graph = self.configs.graph
+        return graph if config.rectify else Unrectified(graph.blocks)
+
+    def _time(
+        self, configs: Sequence[Accelerated], cases: Sequence[Case], batch: int, rounds: int
+    ) -> dict[str, list[float]]:
+        """Seconds per configuration and round."""
+        draws: dict[str, Callable[[Sequence[Case]], None]] = {PIPELINE: self._by_pipeline}
+        for config in configs:
+            draws[config.name] = self._drawer(config)
+        rng = np.random.default_rng(batch)
+        seconds: dict[str, list[float]] = {name: [] for name in draws}
+        for draw in draws.values():
+            draw(cases[:1])
+        title = f"{self.member}, batch {batch}"
+        for number in track(range(rounds), description=title, transient=True):
+            chosen = [cases[(number * batch + i) % len(cases)] for i in range(batch)]
+            for name in rng.permutation(list(draws)):
+                begun = time.perf_counter()
+                draws[str(name)](chosen)
+                seconds[str(name)].append(time.perf_counter() - begun)
+        return seconds
+
+    def _by_pipeline(self, cases: Sequence[Case]) -> None:
+        side = self.family.manifest.sizes.default
+        self.pipeline(
+            [case.prompt for case in cases],
+            height=side,
+            width=side,
+            num_inference_steps=STEPS,
+            guidance_scale=self.family.manifest.default_guidance,
+            generator=[torch.Generator().manual_seed(case.seed) for case in cases],
+            output_type="np",
+        )
+
+    def _drawer(self, config: Accelerated) -> Callable[[Sequence[Case]], None]:
+        denoiser = Member(self.family.unets[self.member])
+        denoiser.graph = self._graph(config)
+
+        def draw(cases: Sequence[Case]) -> None:
+            runs = [begin(self.family, task_of(self.family, config.plan, case)) for case in cases]
+            while runs[0].step < config.plan.steps:
+                denoise_step(runs, denoiser)
+            for run in runs:
+                self.family.decode(run.x)
+
+        return draw
+
+    def decoder_share(self, repeats: int = 30) -> float:
+        """The decoder's share of a guided step's time, interleaved (the ``d`` of the ceiling)."""
+        graph, shared = self.configs.graph, _shared(self.family)
+        whole = RowBatch(graph, shared, [Row(graph.all)] * 2, graph.all)
+        cache = {i: (whole.take(i, (0, 1)), 0) for i in range(len(graph))}
+        other = {i: (whole.take(i, (0, 1)), 1) for i in range(len(graph))}
+        bits = graph.all & ~graph.encoder
+        taken: dict[str, list[float]] = {"whole": [], "decoder": []}
+        for _ in range(repeats):
+            for name, rows in (
+                ("whole", [Row(graph.all), Row(graph.all)]),
+                ("decoder", [Row(bits, cache), Row(bits, other)]),
+            ):
+                begun = time.perf_counter()
+                with torch.inference_mode():
+                    RowBatch(graph, shared, rows)
+                taken[name].append(time.perf_counter() - begun)
+        return median(d / w for d, w in zip(taken["decoder"], taken["whole"], strict=True))
+
+
+def ceiling(propagation: Propagation, share: float) -> float:
+    """Serial propagation's speed if nothing but the encoder's time counted."""
+    keys = len(propagation.keys_for(STEPS))
+    return STEPS / (keys + (STEPS - keys) * share)
+
+
+async def relay_seconds(
+    family: Family, plans: dict[str, Plan], cases: Sequence[Case], pipeline: Benchmark
+) -> dict[str, list[float]]:
+    """The pipeline, and relays over a gRPC loopback, interleaved."""
+    seconds: dict[str, list[float]] = {name: [] for name in (PIPELINE, *plans)}
+    async with loopback(family) as device:
+        for number, case in enumerate(track(cases, description="relays", transient=True)):
+            begun = time.perf_counter()
+            pipeline._by_pipeline([case])
+            seconds[PIPELINE].append(time.perf_counter() - begun)
+            for name, plan in plans.items():
+                timing = await device.draw(task_of(family, plan, case), f"{name}:{number}")
+                seconds[name].append(timing.total)
+    return seconds
+
+
+def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[dict[str, Any]]:
+    """The relay plain and with each acceleration on both sides, against `large` alone."""
+    family = bench.family
+    guidance = family.manifest.default_guidance
+    plain = arm.expand(family.name, "ddim", STEPS, guidance)
+    modes: tuple[Accel, ...] = ("none", "propagate", "masks", "full")
+    plans = {mode: replace(plain, accel=mode) for mode in modes}
+    cases = seeded_cases(size.headline, bench.seed + _HEADLINE_SEED_OFFSET)
+    expanded = {mode: family.accelerator.expand(plan) for mode, plan in plans.items()}
+    alone = bench.configs.plain()
+    drawings = bench.studio.draw([alone, *expanded.values()], cases, "relays")
+    timed = cases[: size.headline_rounds]
+    seconds = asyncio.run(relay_seconds(family, dict(plans), timed, bench))
+    rows = []
+    for mode in modes:
+        drawing = drawings[expanded[mode]]
+        ratio = paired_ratio(seconds[PIPELINE], seconds[mode])
+        row = {"name": f"{arm.name}, {mode}", "kind": "relay", "accel": mode, "prompts": "headline"}
+        row |= {"seconds": median(seconds[mode]), "speedup": ratio.median}
+        row |= drawing.score().as_dict() | loss_of(drawing, drawings[alone]).as_dict()
+        rows.append(row)
+    return rows
+
+
+def loss_of(one: Drawing, other: Drawing) -> Loss:
+    """Paired, over the same prompts and seeds."""
+    return Loss(
+        paired_difference(one.graded, other.graded), paired_difference(one.strict, other.strict)
+    )
+
+
+def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for batch, of in seconds.items():
+        suffix = "" if batch == 1 else f"_{batch}"
+        told[f"seconds{suffix}"] = median(of[name])
+        told[f"speedup{suffix}"] = paired_ratio(of[PIPELINE], of[name]).median
+    return told
+
+
+def _shared(family: Family) -> Shared:
+    shape = family.latent_shape(family.manifest.sizes.default)
+    prompt = family.encode_text("a red cat")
+    contexts = torch.stack([prompt.positive, prompt.negative])
+    return Shared(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
+
+
+def _profiled(family: Family, member: str) -> Profile:
+    graph = family.member(member).graph
+    if graph is None:
+        raise ValueError(f"the blocks of {member} are not known")
+    return profile(graph, _shared(family))
+
+
+def ratios_of(rows: Sequence[dict[str, Any]], relays: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    large = {row["name"]: row for row in rows if row["member"] == "large"}
+    ratios: dict[str, Any] = {
+        "propagate_serial": large["propagate-serial"]["speedup"],
+        "propagate_parallel": large["propagate-parallel"]["speedup"],
+        "masks": large["masks"]["speedup"],
+        "full": large["full"]["speedup"],
+        "plain_over_diffusers": large["plain"]["speedup"],
+    }
+    fit = [row for row in relays if _within(row)]
+    fastest = max(fit, key=lambda row: float(row["speedup"]), default=None)
+    ratios["relay_full"] = fastest["speedup"] if fastest else None
+    ratios["relay_full_accel"] = fastest["accel"] if fastest else None
+    return ratios
+
+
+def _within(row: dict[str, Any]) -> bool:
+    """Whether the whole interval of the graded loss is within the margin."""
+    return bool(row["graded_minus_reference_low"] >= -GRADED_MARGIN)
+
+
+def alternatives(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Per member and claim: the best plain run at fewer steps within the same seconds."""
+    told: dict[str, Any] = {}
+    for row in rows:
+        if row["kind"] != "claimed":
+            continue
+        plain = [
+            Point(other["name"], other["seconds"], other["graded"])
+            for other in rows
+            if other["member"] == row["member"] and other["kind"] == "fewer steps"
+        ]
+        best = best_within(plain, row["seconds"])
+        told[f"{row['member']} {row['name']}"] = {
+            "graded": row["graded"],
+            "seconds": row["seconds"],
+            "fewer_steps": None if best is None else vars(best),
+        }
+    return told
+
+
+def run(size: Size, seed: int, arm: Arm, out: Path) -> Path:
+    family = load_family("scenes")
+    rows: list[dict[str, Any]] = []
+    headline: list[dict[str, Any]] = []
+    ratios: dict[str, Any] = {}
+    relays: list[dict[str, Any]] = []
+    for member in ("large", "small"):
+        bench = Benchmark(family, member, size, seed)
+        rows += bench.selection() + bench.ablations()
+        headline += bench.headline()
+        share = bench.decoder_share()
+        ratios[f"{member}_decoder_share"] = share
+        ratios[f"{member}_serial_ceiling"] = ceiling(bench.configs.propagation, share)
+        if member == "large":
+            relays = relay_rows(bench, arm, size)
+    ratios |= ratios_of(headline, relays)
+    over = ratios["propagate_serial"] / ratios["plain_over_diffusers"]
+    ratios["propagate_serial_of_ceiling"] = over / ratios["large_serial_ceiling"]
+    ratios["at equal time"] = alternatives([row for row in rows if row["prompts"] == "selection"])
+    names = {"propagate-serial": "propagate_serial", "propagate-parallel": "propagate_parallel"}
+    scores = {
+        names.get(row["name"], row["name"]): _score(row)
+        for row in headline
+        if row["member"] == "large" and row["name"] != PIPELINE
+    }
+    scores |= {f"relay_{row['accel']}": _score(row) for row in relays}
+    accel_plots.score_against_seconds(rows, relays, out / "accel.png")
+    return report.write("accel", [*rows, *headline, *relays], ratios, scores, out)
+
+
+def _score(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("graded", "strict", "n", "ci95", "strict_ci95")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Accelerations against diffusers.")
+    parser.add_argument("--count", type=int, default=Size.count, help="prompts of the selection")
+    parser.add_argument("--headline-count", type=int, default=Size.headline, help="other prompts")
+    parser.add_argument("--seed", type=int, default=0, help="of the selection's prompts")
+    parser.add_argument("--arm", default="relay:large>small@0.3", help="the accelerated relay")
+    parser.add_argument("--quick", action="store_true", help="a toy run: it proves nothing")
+    parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the results")
+    told = parser.parse_args()
+    quiet_libraries()
+    size = QUICK if told.quick else Size(told.count, told.headline_count)
+    print(run(size, told.seed, Arm.parse(told.arm), told.out))
+
+
+if __name__ == "__main__":
+    main()

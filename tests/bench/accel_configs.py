@@ -1,0 +1,172 @@
+"""The configurations that the accelerations' benchmark compares, as plans of one member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common.accel.masks import load_mask
+from common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
+from common.diffusion.blocks import BlockGraph, Blocks
+from common.families.loader import Family
+from common.plan import SAMPLERS, Plan, SamplerName, Segment, StepDirective
+
+STEPS = 50
+#: Faster Diffusion, Tab. 5, as steps from the first: sets that the paper found worse.
+BAD_KEYS = {
+    "uniform-2": uniform_keys(STEPS, 2),
+    "uniform-6": uniform_keys(STEPS, 6),
+    "uniform-12": uniform_keys(STEPS, 12),
+    "non-uniform-I": (0, 10, 11, 12, 20, 25, 30, 35, 45),
+    "non-uniform-II": (0, 20, 25, 30, 35, 36, 45, 46, 47),
+    "non-uniform-III": (0, 9, 13, 15, 28, 29, 32, 36, 45),
+}
+FEWER = (5, 8, 10, 12, 15, 20, 25, 30)
+ABLATIONS = ("no-loss-scaling", "no-bimodal", "gumbel", "interpolate")
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """A plan in the comparison. kind: reference, claimed, control, alternative or ablation."""
+
+    name: str
+    kind: str
+    plan: Plan
+    rectify: bool = True
+
+
+class AccelConfigs:
+    """Builds the plans of one member, guided, on the device's side; masks come from its folder."""
+
+    def __init__(self, family: Family, member: str, ablations: Path) -> None:
+        graph = family.member(member).graph
+        if graph is None:
+            raise ValueError(f"the blocks of {member} are not known")
+        self.family = family
+        self.member = member
+        self.graph: BlockGraph = graph
+        self._ablations = ablations
+
+    def plain(self, sampler: SamplerName = "ddim", steps: int = STEPS) -> Plan:
+        segment = Segment.full(self.member, "device", 0, steps)
+        guidance = self.family.manifest.default_guidance
+        return Plan(self.family.name, sampler, steps, guidance, (segment,))
+
+    def reference(self) -> Accelerated:
+        return Accelerated("plain", "reference", self.plain())
+
+    def claimed(self) -> Iterator[Accelerated]:
+        for accel in ("propagate", "masks", "full"):
+            plan = self.family.accelerator.expand(replace(self.plain(), accel=accel))
+            name = {"propagate": "propagate-parallel"}.get(accel, accel)
+            yield Accelerated(name, "claimed", replace(plan, accel="none"))
+        yield self._propagated("propagate-serial", "claimed", parallel=False)
+
+    def variants(self) -> Iterator[Accelerated]:
+        told = self.propagation
+        other = 0.0 if told.prior_noise else PRIOR_NOISE
+        word = "with" if other else "without"
+        for mode, parallel in (("parallel", True), ("serial", False)):
+            name = f"propagate-{mode}-{word}-injection"
+            yield self._propagated(name, "variant", parallel=parallel, prior_noise=other)
+
+    def controls(self) -> Iterator[Accelerated]:
+        for name, keys in BAD_KEYS.items():
+            yield self._propagated(f"keys-{name}", "control", keys=keys)
+        decoder = self.graph.all & ~self.graph.encoder & ~self._last
+        yield self._propagated("decoder-propagation", "control", parallel=False, reused=decoder)
+        for interval in (2, 3, 5):
+            for layers in (1, 3):
+                run = self.graph.all & ~self._deep(layers)
+                name = f"deepcache-{interval}-depth-{layers}"
+                yield self._mask(name, "baseline", self._every(interval, run))
+            name = f"fora-{interval}"
+            yield self._mask(name, "baseline", self._every(interval, self._shallow))
+
+    def fewer(self) -> Iterator[Accelerated]:
+        for sampler in SAMPLERS:
+            for steps in FEWER:
+                name = f"{sampler}-{steps}"
+                yield Accelerated(name, "fewer steps", self.plain(sampler, steps))
+
+    def ablated(self) -> Iterator[Accelerated]:
+        """The shipped mask, unrectified too, and masks trained otherwise, where they are there."""
+        shipped = self.family.masks_folder(self.member) / f"ddim-{STEPS}.json"
+        run = load_mask(shipped).run
+        yield self._mask("mask", "ablation", run)
+        yield replace(self._mask("mask-no-rectification", "ablation", run), rectify=False)
+        for name in ABLATIONS:
+            path = self._ablations / f"{self.member}-{name}.json"
+            if path.exists():
+                yield self._mask(f"mask-{name}", "ablation", load_mask(path).run)
+
+    @property
+    def propagation(self) -> Propagation:
+        return self.family.accelerator.of(self.member).propagation
+
+    @property
+    def _last(self) -> Blocks:
+        return 1 << (len(self.graph) - 1)
+
+    @property
+    def _shallow(self) -> Blocks:
+        """What FORA never caches: everything but residual blocks and attentions."""
+        cached = self.graph.bits(
+            name for name in self.graph.names if ".resnet." in name or ".attention." in name
+        )
+        return self.graph.all & ~cached & ~self.graph.constant
+
+    def _deep(self, layers: int) -> Blocks:
+        """What DeepCache reuses: all that the decoder's last layers do not need from the encoder.
+
+        A layer is a residual block with its attention.
+        """
+        graph = self.graph
+        names = [name if name.startswith("up.") else "" for name in graph.names]
+        first = [index for index, name in enumerate(names) if ".resnet." in name][-layers]
+        needed, waiting = 0, []
+        for index in range(first, len(graph)):
+            needed |= 1 << index
+            waiting += [i for i in graph.blocks[index].inputs if graph.encoder >> i & 1]
+        while waiting:
+            index = waiting.pop()
+            needed |= 1 << index
+            waiting += [i for i in graph.blocks[index].inputs if not needed >> i & 1]
+        for index, block in enumerate(graph.blocks):
+            if not block.learnable:
+                needed |= 1 << index
+        return graph.all & ~needed
+
+    def _every(self, interval: int, between: Blocks) -> list[Blocks]:
+        whole = self.graph.all & ~self.graph.constant
+        return [between if step % interval else whole for step in range(STEPS)]
+
+    def _mask(self, name: str, kind: str, run: Sequence[Blocks]) -> Accelerated:
+        return self._with(name, kind, tuple(StepDirective(blocks=bits) for bits in run))
+
+    def _propagated(
+        self,
+        name: str,
+        kind: str,
+        *,
+        keys: Sequence[int] | None = None,
+        parallel: bool = True,
+        prior_noise: float | None = None,
+        reused: Blocks | None = None,
+    ) -> Accelerated:
+        told = self.propagation
+        columns = propagated(
+            self.graph,
+            STEPS,
+            told.keys_for(STEPS) if keys is None else keys,
+            parallel=parallel,
+            prior_noise=told.prior_noise if prior_noise is None else prior_noise,
+            reused=reused,
+        )
+        return self._with(name, kind, columns)
+
+    def _with(self, name: str, kind: str, columns: tuple[StepDirective, ...]) -> Accelerated:
+        plan = self.plain()
+        segment = replace(plan.segments[0], directives=columns)
+        return Accelerated(name, kind, replace(plan, segments=(segment,)))

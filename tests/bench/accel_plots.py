@@ -1,0 +1,55 @@
+"""The plot of the accelerations' benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+_COLORS = {
+    "reference": "#000000",
+    "claimed": "#D55E00",
+    "variant": "#E69F00",
+    "baseline": "#0072B2",
+    "control": "#CC79A7",
+    "fewer steps": "#999999",
+    "ablation": "#009E73",
+}
+
+
+def score_against_seconds(
+    rows: Sequence[dict[str, Any]], relays: Sequence[dict[str, Any]], path: Path
+) -> None:
+    """Graded score against seconds at batch 1, every method of each member, with 95% intervals."""
+    figure, axes = plt.subplots(2, 1, figsize=(12, 15), layout="constrained")
+    for axis, member in zip(axes, ("large", "small"), strict=True):
+        for row in rows:
+            if row["member"] == member:
+                _point(axis, row, _COLORS.get(row["kind"], "#999999"))
+        for kind, color in _COLORS.items():
+            axis.plot([], [], "o", color=color, label=kind)
+        if member == "large":
+            for row in relays:
+                _point(axis, row, "#56B4E9")
+            axis.plot([], [], "o", color="#56B4E9", label="relay")
+        axis.set_xscale("log")
+        axis.set_xlabel("seconds per picture, batch 1 (median, log scale)")
+        axis.set_ylabel(f"graded score of {member}")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, loc="lower right")
+    figure.suptitle("Score against seconds: accelerations, their controls, and fewer steps")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _point(axis: Any, row: dict[str, Any], color: str) -> None:
+    low, high = row["ci95"]
+    error = [[row["graded"] - low], [high - row["graded"]]]
+    axis.errorbar(row["seconds"], row["graded"], yerr=error, fmt="o", color=color, markersize=4)
+    axis.annotate(row["name"], (row["seconds"], row["graded"]), fontsize=6, alpha=0.8)

@@ -1,0 +1,60 @@
+"""Runs whose steps reuse blocks, to their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from common.accel.propagation import propagated
+from common.diffusion.blocks import BlockGraph
+from common.diffusion.calls import Denoiser
+from common.diffusion.executor import Ran, Run, step_alone
+from common.families.loader import Family
+from common.latents import Codec, LatentState, decode_state, encode_state
+from common.plan import Plan, Task
+from tests.support.graphs import with_columns
+from tests.support.tasks import run_alone, task
+
+#: Key steps of a dozen: a group of one step, of four, of two, and the rest.
+KEYS = (0, 1, 5, 7)
+
+
+def graph_of(family: Family, member: str) -> BlockGraph:
+    return family.member(member).blocks
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def finished(family: Family, of: Plan | Task) -> Tensor:
+    made = task(of) if isinstance(of, Plan) else of
+    return run_alone(family, made, made.plan.steps).x
+
+
+def calls_of(family: Family, run: Run, denoiser: Denoiser | None = None) -> list[list[Ran]]:
+    """Run it to its end; by model call, the steps that it took."""
+    calls = []
+    while run.step < run.plan.steps:
+        member = run.plan.segment_at(run.step).member
+        calls.append(step_alone(run, denoiser or family.denoiser(member)))
+    return calls
+
+
+def propagating(
+    family: Family,
+    base: Plan,
+    keys: Sequence[int] = KEYS,
+    *,
+    parallel: bool = True,
+    prior_noise: float = 0.0,
+) -> Plan:
+    graph = graph_of(family, base.segments[0].member)
+    return with_columns(
+        base, propagated(graph, base.steps, keys, parallel=parallel, prior_noise=prior_noise)
+    )
+
+
+def shipped(run: Run) -> LatentState:
+    return decode_state(encode_state(run.state(), "r", "f", Codec.FP32), "f").state

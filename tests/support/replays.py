@@ -1,0 +1,50 @@
+"""Pictures with their records, to be drawn again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from common.build import Origin, this_build
+from common.families.loader import Family
+from common.families.local import begin, run_here
+from common.plan import ExecutedStep, Task
+from device_client.png import Provenance, save_png
+from tests.support.tasks import plan, task
+
+
+class Undecoded(Family):
+    """The same family, whose "picture" is the latent's bytes: no rounding hides a last bit."""
+
+    def __init__(self, family: Family) -> None:
+        self.__dict__.update(family.__dict__)
+
+    def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(x.numpy()).view(np.uint8)
+
+
+def drawn(family: Family, of: Task | None = None) -> tuple[npt.NDArray[np.uint8], Provenance]:
+    """A picture of this device alone, and how it was made."""
+    of = of or task(plan("device:small", 4), seed=3)
+    run = begin(family, of)
+    executed = tuple(run_here(family, run, of.plan.steps, ("device", "device")))
+    return family.decode(run.x), record(family, of, executed, "fp16")
+
+
+def record(
+    family: Family, of: Task, executed: tuple[ExecutedStep, ...], codec: str = "fp32"
+) -> Provenance:
+    """Every node that ran a step had this build and these weights."""
+    origin = Origin(this_build(), family.member_fingerprints)
+    nodes = dict.fromkeys((step.node_id for step in executed), origin)
+    return Provenance(of, executed, family.fingerprint, codec, (), nodes)
+
+
+def saved(path: Path, picture: npt.NDArray[np.uint8], made: Provenance, scale: int = 2) -> Path:
+    height, width = picture.shape[:2]
+    image = Image.fromarray(picture).resize((width * scale, height * scale), 0)
+    return save_png(image, path, made)

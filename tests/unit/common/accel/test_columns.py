@@ -1,0 +1,208 @@
+"""What ``accel`` means on a node that has loaded a family's members."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.accel.columns import Accelerator, available_masks
+from common.accel.masks import load_mask, mask_path, save_mask
+from common.accel.propagation import Propagation
+from common.errors import Incompatible, InvalidRequest, WeightsError
+from common.families.loader import Family, load_family
+from common.families.local import begin
+from common.plan import ACCELS, FULL_STEP, Accel, Plan, SamplerName, StepDirective
+from tests.support.families import flip_bit
+from tests.support.graphs import accelerated, make_mask, masked_copy, with_columns, with_mask
+from tests.support.tasks import plan, task
+
+STEPS = 10
+RELAY = plan("relay:large>small@0.5", STEPS)
+
+
+@pytest.fixture(scope="module")
+def masked(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Has masks for ddim in 10 steps."""
+    return masked_copy(family, tmp_path_factory.mktemp("masked") / "family", ("ddim", STEPS))
+
+
+def stored(family: Family, member: str, sampler: SamplerName = "ddim") -> tuple[int, ...]:
+    return load_mask(mask_path(family.masks_folder(member), sampler, STEPS)).run
+
+
+def columns(of: Plan) -> list[StepDirective]:
+    return [of.directive_at(step) for step in range(of.steps)]
+
+
+def propagated(family: Family, member: str, steps: int = STEPS) -> tuple[StepDirective, ...]:
+    return family.accelerator.of(member).propagation.columns(family.member(member).blocks, steps)
+
+
+def test_without_acceleration_nothing_is_written(masked: Family) -> None:
+    assert masked.accelerator.expand(RELAY) == RELAY
+    assert masked.accelerator.notes(RELAY, ["large", "small"]) == ()
+
+
+def test_propagation_is_each_members_own_over_the_whole_trajectory(masked: Family) -> None:
+    of = masked.accelerator.expand(accelerated(RELAY, "propagate"))
+    large, small = propagated(masked, "large"), propagated(masked, "small")
+    assert columns(of) == [*large[:5], *small[5:]]
+    assert masked.accelerator.notes(of, ["large", "small"]) == ()
+
+
+def test_masks_are_those_on_disk(masked: Family) -> None:
+    of = masked.accelerator.expand(accelerated(RELAY, "masks"))
+    expected = [*stored(masked, "large")[:5], *stored(masked, "small")[5:]]
+    assert columns(of) == [StepDirective(blocks=bits) for bits in expected]
+    assert masked.accelerator.notes(of, ["large", "small"]) == ()
+
+
+def test_in_full_acceleration_keys_are_masked_and_the_rest_propagates(masked: Family) -> None:
+    of = masked.accelerator.expand(accelerated(plan("edge:large", STEPS), "full"))
+    spread, mask = propagated(masked, "large"), stored(masked, "large")
+    keys = masked.accelerator.of("large").propagation.keys_for(STEPS)
+    assert keys == (0, 1, 6)
+    for step, column in enumerate(columns(of)):
+        blocks = mask[step] if step in keys else spread[step].blocks
+        assert column == replace(spread[step], blocks=blocks)
+
+
+@pytest.mark.parametrize("accel", ["masks", "full"])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 11), ("euler", STEPS), ("dpmpp_2m", 20)])
+def test_where_there_is_no_mask_the_encoder_is_propagated_and_it_is_said(
+    masked: Family, accel: Accel, sampler: SamplerName, steps: int
+) -> None:
+    of = accelerated(plan("relay:large>small@0.5", steps, sampler), accel)
+    found = masked.accelerator.expand(of)
+    expected = masked.accelerator.expand(accelerated(of, "propagate"))
+    assert columns(found) == columns(expected)
+    for members in (["large"], ["small"], ["large", "small"]):
+        notes = masked.accelerator.notes(found, members)
+        assert [note.split()[0] for note in notes] == members
+        for note in notes:
+            assert f"no block mask for {sampler} in {steps} steps" in note
+            assert "propagated" in note
+            assert note.isprintable()
+
+
+def test_nothing_is_said_of_members_that_run_elsewhere_or_are_unknown(masked: Family) -> None:
+    of = accelerated(plan("edge:large", 11), "masks")
+    assert masked.accelerator.notes(of, ["small", "huge"]) == ()
+    assert len(masked.accelerator.notes(of, ["large", "huge"])) == 1
+
+
+@pytest.mark.parametrize("accel", ACCELS)
+@pytest.mark.parametrize("steps", [1, STEPS, 11])
+def test_expanding_again_changes_nothing(masked: Family, accel: Accel, steps: int) -> None:
+    once = masked.accelerator.expand(accelerated(plan("relay:large>small@0.5", steps), accel))
+    assert masked.accelerator.expand(once) == once
+    assert begin(masked, task(once)).plan == once
+
+
+def test_guidance_stays_as_it_was_asked(masked: Family) -> None:
+    guided = [step % 3 > 0 for step in range(STEPS)]
+    for accel in ACCELS:
+        of = accelerated(plan("edge:large", STEPS, guided=guided), accel)
+        found = masked.accelerator.expand(of)
+        assert [column.guided for column in columns(found)] == guided
+
+
+def test_a_plan_that_names_its_blocks_keeps_them(masked: Family) -> None:
+    graph = masked.member("small").blocks
+    own = [graph.all, *[graph.all & ~graph.encoder] * (STEPS - 1)]
+    of = accelerated(with_mask(plan("edge:small", STEPS), own), "masks")
+    assert masked.accelerator.expand(of) == of
+
+
+def test_each_member_is_expanded_only_where_it_is_loaded(masked: Family) -> None:
+    alone = load_family(str(masked.folder), ["small"])
+    of = alone.accelerator.expand(accelerated(RELAY, "propagate"))
+    assert columns(of)[:5] == [FULL_STEP] * 5
+    whole = masked.accelerator.expand(accelerated(RELAY, "propagate"))
+    assert columns(of)[5:] == columns(whole)[5:]
+    assert masked.accelerator.expand(of) == whole
+
+
+def test_blocks_that_a_member_lacks_are_refused(masked: Family) -> None:
+    for member in ("large", "small"):
+        count = len(masked.member(member).blocks)
+        for bits in (1 << count, (1 << 1024) - 1):
+            named = with_columns(RELAY, [StepDirective(blocks=bits)] * STEPS)
+            of = replace(named, segments=tuple(replace(s, member=member) for s in named.segments))
+            with pytest.raises(InvalidRequest, match=member):
+                masked.accelerator.expand(of)
+
+
+def test_a_member_whose_blocks_are_not_known_runs_in_full_and_it_is_said(masked: Family) -> None:
+    unknown = replace(masked.accelerator.of("large"), graph=None)
+    accelerator = Accelerator("tiny", {"large": unknown})
+    for accel in ("propagate", "masks", "full"):
+        of = accelerated(plan("edge:large", STEPS), accel)
+        assert accelerator.expand(of) == of
+        (note,) = accelerator.notes(of, ["large"])
+        assert "large runs in full" in note
+    named = with_mask(plan("edge:large", STEPS), [1] * STEPS)
+    with pytest.raises(InvalidRequest, match="large"):
+        accelerator.expand(named)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "member"),
+    [("euler", STEPS, "large"), ("ddim", 12, "large"), ("ddim", STEPS, "small")],
+)
+def test_a_mask_put_in_the_place_of_another_is_refused_with_both_named(
+    family: Family, tmp_path: Path, sampler: SamplerName, steps: int, member: str
+) -> None:
+    wrong = masked_copy(family, tmp_path / "wrong", ("ddim", STEPS))
+    save_mask(
+        make_mask(family, "large", "ddim", STEPS),
+        mask_path(wrong.masks_folder(member), sampler, steps),
+    )
+    of = accelerated(plan(f"edge:{member}", steps, sampler), "masks")
+    for use in (
+        lambda: wrong.accelerator.expand(of),
+        lambda: wrong.accelerator.notes(of, [member]),
+        lambda: begin(wrong, task(of)),
+    ):
+        with pytest.raises(Incompatible) as caught:
+            use()
+        text = str(caught.value)
+        assert f"tiny/large ({family.member_fingerprints['large'][:12]}) with ddim in 10" in text
+        assert f"not for tiny/{member} (" in text
+        assert f"with {sampler} in {steps} steps" in text
+        assert text.isprintable()
+
+
+def test_a_mask_of_other_weights_is_refused_with_both_fingerprints(
+    family: Family, tmp_path: Path
+) -> None:
+    other = masked_copy(family, tmp_path / "other", ("ddim", STEPS))
+    flip_bit(other.folder / "large/unet/diffusion_pytorch_model.safetensors")
+    altered = load_family(str(other.folder))
+    there, here = (known.member_fingerprints["large"][:12] for known in (family, altered))
+    assert there != here
+    with pytest.raises(Incompatible, match=f"{there}.*{here}"):
+        altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "full"))
+    assert altered.accelerator.expand(accelerated(plan("edge:small", STEPS), "full"))
+    fine = altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "propagate"))
+    assert columns(fine)[0].blocks is not None
+
+
+def test_a_damaged_mask_is_refused_and_not_fallen_back_from(family: Family, tmp_path: Path) -> None:
+    damaged = masked_copy(family, tmp_path / "damaged", ("ddim", STEPS))
+    flip_bit(mask_path(damaged.masks_folder("large"), "ddim", STEPS), 40)
+    with pytest.raises(WeightsError, match=r"ddim-10\.json"):
+        damaged.accelerator.expand(accelerated(plan("edge:large", STEPS), "masks"))
+
+
+def test_a_family_may_say_how_it_propagates(family: Family, masked: Family) -> None:
+    assert family.accelerator.of("large").propagation == Propagation()
+    told = masked.accelerator.of("large").propagation
+    assert told == Propagation((0, 1, 6), 10, parallel=True, prior_noise=0.05)
+
+
+def test_masks_are_listed_by_sampler_and_steps(masked: Family, tmp_path: Path) -> None:
+    assert available_masks(masked.masks_folder("large")) == ["ddim-10"]
+    assert available_masks(tmp_path / "nowhere") == []

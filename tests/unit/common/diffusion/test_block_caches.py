@@ -1,0 +1,178 @@
+"""What runs keep of their blocks between steps: enough, their own, and no longer than needed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.diffusion.blocks import Shared
+from common.diffusion.calls import Denoiser, flow_of
+from common.diffusion.executor import Ran, Run, denoise_step, step_alone
+from common.diffusion.profile import profile
+from common.families.loader import Family
+from common.families.local import begin
+from common.plan import SamplerName, Task
+from tests.support.families import SIZE
+from tests.support.graphs import (
+    accelerated,
+    masked_copy,
+    random_mask,
+    with_mask,
+)
+from tests.support.masked_runs import (
+    finished,
+    graph_of,
+    propagating,
+    relative,
+)
+from tests.support.tasks import PROMPTS, plan, run_alone, task
+
+STEPS = 12
+MEMBERS = ["large", "small"]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["parallel", "serial"])
+def accelerable(
+    family: Family, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Family:
+    """Propagates at once or one by one, and has masks for some samplers and step counts."""
+    asked: list[tuple[SamplerName, int]] = [("ddim", 10), ("dpmpp_2m", 8), ("euler", 9)]
+    to = tmp_path_factory.mktemp("accelerable") / "family"
+    return masked_copy(family, to, *asked, parallel=request.param)
+
+
+def mixed(family: Family) -> list[Task]:
+    """Plain, masked and propagating requests of several lengths, guided and not."""
+    graph = graph_of(family, "large")
+    flags = [step % 3 > 0 for step in range(10)]
+    large = [
+        plan("edge:large", 10, "ddim", 3.0),
+        accelerated(plan("edge:large", 10, "ddim", 3.0), "propagate"),
+        accelerated(plan("edge:large", 10, "ddim", 7.5), "masks"),
+        accelerated(plan("edge:large", 8, "dpmpp_2m", 2.0), "full"),
+        plan("edge:large", 7, "euler", 1.0),
+        accelerated(plan("edge:large", 9, "euler", 1.0), "masks"),
+        accelerated(plan("edge:large", 14, "dpmpp_2m", 4.0), "propagate"),
+        with_mask(plan("edge:large", 10, "ddim", 5.0, flags), random_mask(graph, 10, 3)),
+        with_mask(plan("edge:large", 6, "euler", 5.0), random_mask(graph, 6, 4)),
+    ]
+    return [task(of, PROMPTS[i % 5], seed=i) for i, of in enumerate(large)]
+
+
+def kept(run: Run) -> list[Tensor]:
+    return [] if run.cache is None else list(run.cache.outputs.values())
+
+
+def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[Ran]]]:
+    """Advance all to their ends, each leaving the batch when it is done."""
+    while left := [run for run in runs if run.step < run.plan.steps]:
+        yield denoise_step(left, denoiser)
+
+
+def test_interleaved_requests_give_what_each_gives_alone(accelerable: Family) -> None:
+    family = accelerable
+    tasks = mixed(family)
+    runs = [begin(family, of) for of in tasks]
+    patterns = set()
+    for records in rounds(runs, family.denoiser("large")):
+        patterns |= {len(set(ran.neighbours)) for taken in records for ran in taken}
+    assert max(patterns) > 3
+    for of, run in zip(tasks, runs, strict=True):
+        assert relative(run.x, finished(family, of)) < 1e-5
+
+
+def test_nobodys_cache_keeps_or_shares_the_tensors_of_another(accelerable: Family) -> None:
+    runs = [begin(accelerable, of) for of in mixed(accelerable)]
+    most = 0
+    for _ in rounds(runs, accelerable.denoiser("large")):
+        places: list[int] = []
+        for run in runs:
+            outputs = kept(run)
+            for output in outputs:
+                assert output.untyped_storage().nbytes() == output.nbytes
+                assert run.cache is not None
+                assert len(output) == run.cache.branches
+            own = {output.untyped_storage().data_ptr() for output in outputs}
+            assert len(own) == len(outputs)
+            places += own
+        assert len(set(places)) == len(places)
+        most = max(most, sum(bool(kept(run)) for run in runs))
+    assert most > 3
+    assert not any(kept(run) for run in runs)
+
+
+def test_a_run_that_leaves_frees_what_it_kept_while_its_neighbours_go_on(
+    accelerable: Family,
+) -> None:
+    family = accelerable
+    runs = [begin(family, of) for of in mixed(family)]
+    for _ in range(2):
+        denoise_step(runs, family.denoiser("large"))
+    gone = runs.pop(1)
+    held = [weakref.ref(output) for output in kept(gone)]
+    others = [weakref.ref(output) for run in runs for output in kept(run)]
+    assert held
+    assert others
+    del gone
+    gc.collect()
+    assert not any(ref() is not None for ref in held)
+    assert all(ref() is not None for ref in others)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("how", ["mask", "propagation", "ahead"])
+def test_a_cache_is_as_large_as_the_profile_says(
+    family: Family, member: str, guided: bool, how: str
+) -> None:
+    graph, base = graph_of(family, member), plan(f"edge:{member}", STEPS, guided=[guided] * STEPS)
+    if how == "mask":
+        of = with_mask(base, random_mask(graph, STEPS))
+    else:
+        of = propagating(family, base, parallel=how == "ahead")
+    run, sizes = begin(family, task(of)), [0]
+    run.most_rows = 4
+    while run.step < STEPS:
+        step_alone(run, family.denoiser(member))
+        sizes.append(run.cache.nbytes if run.cache else 0)
+        assert sizes[-1] == sum(output.nbytes for output in kept(run))
+    branches, context = 1 + guided, run.conditioning.positive[None]
+    counted = profile(graph, Shared(run.x[None], torch.zeros(1), context))
+    flow = flow_of(graph, of.segments[0])
+    assert max(sizes) == branches * counted.cache_bytes(flow) > 0
+    assert max(sizes) <= family.cache_bytes(of, SIZE) == 2 * counted.cache_bytes(flow)
+    assert sizes[-1] == 0
+
+
+def test_a_plan_without_masks_keeps_nothing(family: Family) -> None:
+    run = begin(family, task(plan("edge:large", 4)))
+    for _ in range(4):
+        (ran,) = step_alone(run, family.denoiser("large"))
+        assert (run.cache, ran.blocks, ran.neighbours) == (None, None, ())
+
+
+def test_a_cache_is_of_use_to_the_next_step_on_the_same_branches_only(family: Family) -> None:
+    """A step with another number of branches runs in full."""
+    graph = graph_of(family, "small")
+    decoder = graph.all & ~graph.encoder
+    guided = [True, True, False, False, True, True]
+    of = with_mask(plan("edge:small", 6, guided=guided), [graph.all] + [decoder] * 5)
+    run = begin(family, task(of))
+    blocks = [step_alone(run, family.denoiser("small"))[0].blocks for _ in range(6)]
+    assert blocks == [graph.all, decoder, graph.all, decoder, graph.all, decoder]
+
+
+def test_a_cache_of_another_step_or_member_is_not_used(family: Family) -> None:
+    graph = graph_of(family, "small")
+    of = with_mask(plan("edge:small", 6), [graph.all] + [graph.all & ~graph.encoder] * 5)
+    for change in ({"step": 1}, {"member": "large"}, {"branches": 1}):
+        run = run_alone(family, task(of), 3)
+        assert run.cache is not None
+        run.cache = replace(run.cache, **change)  # type: ignore[arg-type]
+        assert step_alone(run, family.denoiser("small"))[0].blocks == graph.all
