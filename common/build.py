@@ -93,16 +93,20 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _processor() -> str:
-    """Architecture, the instructions that torch makes use of, and the model if it is told."""
-    import torch
-
-    model = platform.processor()
+def processor_name() -> str:
+    """The processor's model, or what the system tells of it."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
-                model = value.strip()
-                break
-    words = [platform.machine(), torch.backends.cpu.get_cpu_capability(), *model.split()]
-    return " ".join(filter(None, words))[:_MAX_CHARS]
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _processor() -> str:
+    """Architecture, the instructions that torch makes use of, and the model."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    words = [platform.machine(), capability, *processor_name().split()]
+    return " ".join(words)[:_MAX_CHARS]

@@ -50,7 +50,9 @@ def exit_code(command: Callable[[], object]) -> int:
         # Usage errors: their class is not public, and moved between versions of typer.
         if not hasattr(error, "format_message"):
             raise
-        return _complain(f"{error.format_message()} (--help shows the usage)", 2)
+        # Without a word, typer has printed the usage, and there is nothing to complain of.
+        message = error.format_message()
+        return _complain(f"{message} (--help shows the usage)", 2) if message else 2
     return result if isinstance(result, int) else 0
 
 

@@ -11,6 +11,7 @@
     ├── Overloaded                      RESOURCE_EXHAUSTED   exit 4
     ├── Draining                        UNAVAILABLE          exit 4
     ├── Unreachable                     UNAVAILABLE          exit 3
+    │   └── ConnectionBroken            UNAVAILABLE
     ├── DeadlineExceeded                DEADLINE_EXCEEDED    exit 5
     ├── Cancelled                       CANCELLED            exit 5
     └── ExecutionFailed                 INTERNAL             exit 5
@@ -106,6 +107,10 @@ class Unreachable(BatonError):
 
     status = "UNAVAILABLE"
     exit_code = 3
+
+
+class ConnectionBroken(Unreachable):
+    """It was there and ended without a farewell: the other side may still be at work."""
 
 
 class DeadlineExceeded(BatonError):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from baton.v1 import edge_pb2, edge_pb2_grpc
 from common.build import Build, Origin, check_line
 from common.errors import (
+    ConnectionBroken,
     CorruptEnvelope,
     ExecutionFailed,
     Incompatible,
@@ -118,7 +119,7 @@ class Listener(Protocol):
 
 
 class _Forgotten(Unreachable):
-    """The edge answers again but no longer knows the request."""
+    """The edge answers again but no longer knows the request that it had accepted."""
 
 
 class EdgeSession:
@@ -153,7 +154,8 @@ class EdgeSession:
         try:
             await self._follow(message, deadline, self._request.connect_timeout)
         except Unreachable as error:
-            if not (self.node_id and self._request.reattach_timeout):
+            begun = self.node_id or isinstance(error, ConnectionBroken)
+            if not (begun and self._request.reattach_timeout):
                 raise
             await self._follow_again(message, deadline, error)
 
@@ -218,13 +220,15 @@ class EdgeSession:
 
     def _accepted(self, accepted: edge_pb2.Accepted, broken: Unreachable | None) -> None:
         check_protocol(accepted.protocol_version, self._address)
+        known = bool(self.node_id)
         self._identify(accepted)
         self._listener.on_notes(self._address, accepted.notes[:_MAX_NOTES])
         if broken is None:
             return
-        if not accepted.attached:
+        if accepted.attached:
+            self._listener.on_reattached(self._address, str(broken))
+        elif known:
             raise _Forgotten("the edge has begun the request anew")
-        self._listener.on_reattached(self._address, str(broken))
 
     def _identify(self, accepted: edge_pb2.Accepted) -> None:
         """Note who it is and what it draws with, for the picture's record.

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from common.build import this_build
-from common.diffusion.calls import Crowd
+from common.diffusion.calls import RecordedBatch
 from common.diffusion.executor import Run, step_alone
 from common.errors import Incompatible
 from common.families.loader import Family, load_family
@@ -184,8 +184,8 @@ def _stretch(
     while run.step < stop:
         record = records[run.step - run.first]
         torch.set_num_threads(record.threads)
-        crowd = Crowd(record.rows, record.row, record.neighbours)
-        for ran in step_alone(run, family.denoiser(record.member), crowd):
+        recorded = RecordedBatch(record.rows, record.row, record.neighbours)
+        for ran in step_alone(run, family.denoiser(record.member), recorded):
             if on_step is not None:
                 done = Stepped(ran.step + 1, run.plan.steps, record.location, record.member)
                 on_step(done)

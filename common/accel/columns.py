@@ -17,7 +17,7 @@ Columns = tuple[StepDirective, ...]
 
 
 @dataclass(frozen=True)
-class Accelerable:
+class AcceleratedMember:
     """A loaded member, as far as its steps can be made cheaper.
 
     graph: None if its blocks are not known; masks: the folder of its learned masks; fingerprint:
@@ -33,12 +33,12 @@ class Accelerable:
 class Accelerator:
     """Expands ``Plan.accel`` for the segments whose members are loaded here."""
 
-    def __init__(self, family: str, members: Mapping[str, Accelerable]) -> None:
+    def __init__(self, family: str, members: Mapping[str, AcceleratedMember]) -> None:
         self._family = family
         self._members = members
         self._columns = lru_cache(maxsize=128)(self._make_columns)
 
-    def of(self, member: str) -> Accelerable:
+    def of(self, member: str) -> AcceleratedMember:
         """Raises KeyError for a member that is not loaded."""
         return self._members[member]
 

@@ -45,7 +45,7 @@ class Settings:
 
 
 @dataclass
-class Progress:
+class PartialMask:
     """What is settled so far: by step, the blocks that run and the chances that led there."""
 
     run: list[Blocks] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Progress:
 class MaskTrainer:
     """Trains on ``runs``: fresh ones of one plan, member, sampler and number of steps.
 
-    costs: by block, in any unit. Call `train` to the end; it goes on from ``progress``, and the
+    costs: by block, in any unit. Call `train` to the end; it goes on from ``partial``, and the
     same arguments give the same mask.
     """
 
@@ -69,7 +69,7 @@ class MaskTrainer:
         total = sum(costs)
         self._costs = [cost / total for cost in costs]
         self._weights: list[float] = []
-        self.progress = Progress()
+        self.partial = PartialMask()
 
     @property
     def steps(self) -> int:
@@ -77,40 +77,40 @@ class MaskTrainer:
 
     def train(
         self,
-        progress: Progress | None = None,
-        on_step: Callable[[Progress], None] | None = None,
-    ) -> Progress:
+        partial: PartialMask | None = None,
+        on_step: Callable[[PartialMask], None] | None = None,
+    ) -> PartialMask:
         """The settled mask, unrectified; ``on_step`` hears of it after every step."""
-        self.progress = progress or Progress()
+        self.partial = partial or PartialMask()
         self._weights = self._scales()
         runs = [replace(run) for run in self._runs]
         cache: list[Tensor] = []
         for step in range(self.steps):
             shared = self._shared(runs)
             plain = self._plain(shared)
-            if step >= len(self.progress.run):
+            if step >= len(self.partial.run):
                 self._settle(step, shared, cache, plain[-1])
                 if on_step is not None:
-                    on_step(self.progress)
-            cache = self._masked(shared, cache, self.progress.run[step])
+                    on_step(self.partial)
+            cache = self._masked(shared, cache, self.partial.run[step])
             self._follow(runs, plain[-1])
-        return self.progress
+        return self.partial
 
     def _settle(self, step: int, shared: Shared, cache: list[Tensor], target: Tensor) -> None:
         always = self._graph.all & ~self._graph.constant
         for block in self._learnable:
             always &= ~(1 << block)
         if step == 0:
-            self.progress.run.append(self._graph.all)
-            self.progress.chances.append((1.0,) * len(self._graph))
+            self.partial.run.append(self._graph.all)
+            self.partial.chances.append((1.0,) * len(self._graph))
             return
         chances = self._learn(step, shared, cache, target)
         run, told = always, [float(always >> i & 1) for i in range(len(self._graph))]
         for block, chance in zip(self._learnable, chances, strict=True):
             told[block] = chance
             run |= (chance > 0.5) << block
-        self.progress.run.append(run)
-        self.progress.chances.append(tuple(told))
+        self.partial.run.append(run)
+        self.partial.chances.append(tuple(told))
 
     def _learn(self, step: int, shared: Shared, cache: list[Tensor], target: Tensor) -> list[float]:
         """Adam on the chances of one step; Eq. 11 with the error of Eq. 5, after guidance."""
@@ -135,7 +135,7 @@ class MaskTrainer:
 
     def _pressure(self) -> float:
         """Raises the regularisers while the mask so far is slower than asked, and the reverse."""
-        settled = self._graph.flow(self.progress.run).run
+        settled = self._graph.flow(self.partial.run).run
         spent = sum(self._cost(blocks) for blocks in settled)
         per_step = (self.steps / self._settings.target_speed - 1) / max(self.steps - 1, 1)
         planned = 1 + per_step * (len(settled) - 1)
@@ -146,7 +146,7 @@ class MaskTrainer:
 
     def speed(self) -> float:
         """Of the rectified mask so far."""
-        settled = self._graph.flow(self.progress.run).run
+        settled = self._graph.flow(self.partial.run).run
         return len(settled) / sum(self._cost(blocks) for blocks in settled)
 
     @torch.no_grad()

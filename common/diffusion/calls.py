@@ -95,7 +95,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Crowd:
+class RecordedBatch:
     """The batch in which a step is to run again, all other rows standing in for those that were.
 
     rows: of the batch; row: the first that is the step's own; neighbours: as in `ExecutedStep`.
@@ -135,8 +135,10 @@ def _alike(one: StepDirective, other: StepDirective, key: StepDirective) -> bool
     return same and one.blocks is not None and one.ahead == 0
 
 
-def call(denoiser: Denoiser, asks: Sequence[Ask], crowd: Crowd | None = None) -> list[Answer]:
-    """Run what all ask in one call; with a crowd, what one asks among its stand-ins.
+def call(
+    denoiser: Denoiser, asks: Sequence[Ask], recorded: RecordedBatch | None = None
+) -> list[Answer]:
+    """Run what all ask in one call; with a recorded batch, what one asks among its stand-ins.
 
     Raises InvalidRequest for blocks that the member lacks.
     """
@@ -144,16 +146,16 @@ def call(denoiser: Denoiser, asks: Sequence[Ask], crowd: Crowd | None = None) ->
     timesteps = torch.tensor([t for ask in asks for t in ask.timesteps for _ in ask.contexts])
     contexts = torch.stack([c for ask in asks for _ in ask.timesteps for c in ask.contexts])
     shared, first = Shared(latents, timesteps, contexts), 0
-    if crowd is not None and crowd.rows == len(latents):
-        crowd = None
-    if crowd is not None:
-        shared = shared.rows((torch.arange(crowd.rows) - crowd.row) % len(latents))
-        first = crowd.row
-    if any(ask.segment.masked for ask in asks) or (crowd is not None and crowd.neighbours):
+    if recorded is not None and recorded.rows == len(latents):
+        recorded = None
+    if recorded is not None:
+        shared = shared.rows((torch.arange(recorded.rows) - recorded.row) % len(latents))
+        first = recorded.row
+    if any(ask.segment.masked for ask in asks) or (recorded is not None and recorded.neighbours):
         graph = getattr(denoiser, "graph", None)
         if not isinstance(graph, BlockGraph):
             raise InvalidRequest(f"the blocks of {asks[0].segment.member} cannot be addressed")
-        return _by_blocks(graph, asks, shared, crowd)
+        return _by_blocks(graph, asks, shared, recorded)
     out = denoiser(shared.sample, shared.timesteps, shared.context)
     answers = []
     for ask in asks:
@@ -164,10 +166,10 @@ def call(denoiser: Denoiser, asks: Sequence[Ask], crowd: Crowd | None = None) ->
 
 
 def _by_blocks(
-    graph: BlockGraph, asks: Sequence[Ask], shared: Shared, crowd: Crowd | None
+    graph: BlockGraph, asks: Sequence[Ask], shared: Shared, recorded: RecordedBatch | None
 ) -> list[Answer]:
-    others = [] if crowd is None else _stand_ins(graph, crowd, shared)
-    rows = others[: crowd.row] if crowd else []
+    others = [] if recorded is None else _stand_ins(graph, recorded, shared)
+    rows = others[: recorded.row] if recorded else []
     firsts = []
     for ask in asks:
         firsts.append(len(rows))
@@ -182,11 +184,11 @@ def _by_blocks(
     return answers
 
 
-def _stand_ins(graph: BlockGraph, crowd: Crowd, shared: Shared) -> list[Row]:
+def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, shared: Shared) -> list[Row]:
     """Rows that run the recorded blocks; what they read of earlier steps may be anything."""
     shapes = profile(graph, shared).shapes
     anything = {block: (torch.zeros(1, *shape), 0) for block, shape in enumerate(shapes)}
-    blocks = crowd.blocks or [-1] * crowd.rows
+    blocks = recorded.blocks or [-1] * recorded.rows
     return [Row(graph.all if bits < 0 else bits & graph.all, anything) for bits in blocks]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common.diffusion.calls import Answer, Ask, BlockCache, Crowd, Denoiser, call, followers
+from common.diffusion.calls import Answer, Ask, BlockCache, Denoiser, RecordedBatch, call, followers
 from common.diffusion.samplers import Past, advance, rescale, vp_form
 from common.diffusion.schedules import Schedule
 from common.errors import ExecutionFailed, Incompatible, InvalidRequest
@@ -136,7 +136,7 @@ def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
 
 
 @dataclass(frozen=True)
-class Ran:
+class StepRecord:
     """One step of a run as it ran; see `common.plan.ExecutedStep` for the fields."""
 
     step: int
@@ -151,16 +151,16 @@ class Ran:
 
 @torch.inference_mode()
 def denoise_step(
-    runs: Sequence[Run], denoiser: Denoiser, crowd: Crowd | None = None
-) -> list[list[Ran]]:
+    runs: Sequence[Run], denoiser: Denoiser, recorded: RecordedBatch | None = None
+) -> list[list[StepRecord]]:
     """Advance every run by one step, or by one group of them, in one model call.
 
     Returns by run the steps that it took. The runs must share member and latent shape. A run whose
     latent stops being finite gets its ``error`` set and keeps its last good latent; its neighbours
-    go on. crowd: for a single run, the batch that it was part of when it ran before.
+    go on. recorded: for a single run, the batch that it was part of when it ran before.
     """
     asks = [_ask(run) for run in runs]
-    answers = call(denoiser, asks, crowd)
+    answers = call(denoiser, asks, recorded)
     records = _records(runs, asks, answers)
     for run, answer, taken in zip(runs, answers, records, strict=True):
         _advance_group(run, answer, taken)
@@ -195,7 +195,7 @@ def _noised(run: Run) -> Tensor:
 
 def _records(
     runs: Sequence[Run], asks: Sequence[Ask], answers: Sequence[Answer]
-) -> list[list[Ran]]:
+) -> list[list[StepRecord]]:
     total, row = sum(ask.rows for ask in asks), 0
     patterns = _patterns(asks, answers)
     records = []
@@ -204,7 +204,7 @@ def _records(
         for index, bits in enumerate(answer.bits):
             step = ask.step + index
             taken.append(
-                Ran(
+                StepRecord(
                     step=step,
                     guided=len(ask.contexts) == 2,
                     rows=total,
@@ -239,7 +239,7 @@ def _guide(branches: Tensor, scale: float) -> Tensor:
     return negative + scale * (positive - negative)
 
 
-def _advance_group(run: Run, answer: Answer, taken: list[Ran]) -> None:
+def _advance_group(run: Run, answer: Answer, taken: list[StepRecord]) -> None:
     """Take the sampler through what the call evaluated; ``taken`` keeps only steps that succeed."""
     for index, branches in enumerate(answer.out):
         _advance_run(run, _guide(branches, run.plan.guidance_scale))
@@ -261,12 +261,14 @@ def _advance_run(run: Run, out: Tensor) -> None:
     run.x, run.past, run.step = x, past, run.step + 1
 
 
-def step_alone(run: Run, denoiser: Denoiser, crowd: Crowd | None = None) -> list[Ran]:
+def step_alone(
+    run: Run, denoiser: Denoiser, recorded: RecordedBatch | None = None
+) -> list[StepRecord]:
     """Advance one run by one step or group; returns the steps that it took.
 
-    crowd: as for `denoise_step`. Raises ExecutionFailed if the latent stops being finite.
+    recorded: as for `denoise_step`. Raises ExecutionFailed if the latent stops being finite.
     """
-    taken = denoise_step([run], denoiser, crowd)[0]
+    taken = denoise_step([run], denoiser, recorded)[0]
     if run.error is not None:
         raise run.error
     return taken

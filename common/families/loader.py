@@ -21,7 +21,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.accel.columns import Accelerable, Accelerator
+from common.accel.columns import AcceleratedMember, Accelerator
 from common.accel.propagation import Propagation
 from common.diffusion.blocks import BlockGraph, Shared
 from common.diffusion.calls import Denoiser, flow_of
@@ -96,8 +96,8 @@ class Family:
         }
         self.folder = folder
         self._members = {member: Member(unet) for member, unet in self.unets.items()}
-        accelerable = {member: self._accelerable(member) for member in self.unets}
-        self.accelerator = Accelerator(manifest.name, accelerable)
+        accelerated = {member: self._accelerated(member) for member in self.unets}
+        self.accelerator = Accelerator(manifest.name, accelerated)
         self._profile = lru_cache(maxsize=64)(self._make_profile)
         self._schedule = lru_cache(maxsize=64)(self._make_schedule)
 
@@ -114,9 +114,9 @@ class Family:
         """Where the learned block masks of a member lie."""
         return self.folder / member / "masks"
 
-    def _accelerable(self, member: str) -> Accelerable:
+    def _accelerated(self, member: str) -> AcceleratedMember:
         told = self.manifest.propagation.get(member)
-        return Accelerable(
+        return AcceleratedMember(
             graph=self._members[member].graph,
             propagation=Propagation(**told.model_dump()) if told else Propagation(),
             masks=self.masks_folder(member),

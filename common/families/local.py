@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import torch
 
-from common.diffusion.executor import Ran, Run, resume_run, start_run, step_alone
+from common.diffusion.executor import Run, StepRecord, resume_run, start_run, step_alone
 from common.families.loader import Family
 from common.latents.state import LatentState
 from common.plan import Arm, ExecutedStep, Location, Task
@@ -50,7 +50,7 @@ def run_here(
     return executed
 
 
-def executed_step(ran: Ran, member: str, location: Location, node_id: str) -> ExecutedStep:
+def executed_step(ran: StepRecord, member: str, location: Location, node_id: str) -> ExecutedStep:
     """A step's record, with where it ran and by how many threads."""
     threads = torch.get_num_threads()
     return ExecutedStep(

@@ -68,7 +68,12 @@ def open_channel(
     check_address(address)
     if access.token and access.tls is None and not access.insecure:
         _check_stays_here(address)
-    options = [*(keepalive or Keepalive()).client_options(), _receive_limit(most_bytes)]
+    options = [
+        *(keepalive or Keepalive()).client_options(),
+        _receive_limit(most_bytes),
+        # another channel's failure to reach the address says nothing about now
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
     interceptors = bearer_interceptors(access.token) if access.token else None
     if access.tls is None:
         return grpc.aio.insecure_channel(address, options, interceptors=interceptors)

@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 from common import errors
 from common.errors import (
     BatonError,
+    ConnectionBroken,
     ExecutionFailed,
     Overloaded,
     PermissionDenied,
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 _DOMAIN = "baton"
 _REASON = "reason"
 _MAX_MESSAGE_CHARS = 500
-#: How a connection ends that the other side drops before it says anything.
+#: How a connection ends that is dropped rather than closed.
 _HUNG_UP = {"Socket closed", "Connection reset by peer", "Broken pipe"}
 _TLS_CAUSE = re.compile(r"[A-Z]+(?:_[A-Z]+)+(?=:)|Hostname Verification Check failed")
 _CLASSES: dict[str, type[BatonError]] = {
@@ -90,7 +91,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     if cls is Overloaded and not reason and "larger than max" in message:
         cls = errors.InvalidRequest
     if cls is Unreachable and not reason:
-        message = _unanswered(message, peer)
+        return _unanswered(message, peer)
     if issubclass(cls, Overloaded):
         return cls(message, retry_after)
     if issubclass(cls, Unauthenticated | PermissionDenied):
@@ -108,19 +109,22 @@ def parsed(answer: M | None, peer: str) -> M:
     return answer
 
 
-def _unanswered(details: str, peer: str) -> str:
+def _unanswered(details: str, peer: str) -> Unreachable:
     """Why nobody answered; where the two sides got as far as a handshake, TLS may be the reason."""
-    cause = details.rpartition(": ")[2]
-    hung_up = details.startswith("failed to connect") and cause in _HUNG_UP
+    cause = details.rpartition(": ")[2].rstrip("]")
+    hung_up = any(end in cause for end in _HUNG_UP)
+    connecting = details.startswith("failed to connect")
+    if hung_up and not connecting:
+        return ConnectionBroken(f"the connection to {peer} broke ({cause})")
     if "handshake" in details.lower() or hung_up:
         matches = _TLS_CAUSE.findall(details)
         cause = matches[0] if matches else cause
-        return (
+        return Unreachable(
             f"no secure connection to {peer} ({cause}): one side may use TLS and the other not, or"
             " not trust its certificate; check tls_ca here and, if the node asks for certificates,"
             " tls_cert and tls_key"
         )
-    return f"no answer from {peer} ({cause}); is it running and is the address right?"
+    return Unreachable(f"no answer from {peer} ({cause}); is it running and is the address right?")
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:

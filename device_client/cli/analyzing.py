@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from common.cli import print_json, print_rows
-from common.errors import ExecutionFailed, Incompatible, InvalidRequest
+from common.errors import ExecutionFailed, InvalidRequest
 from common.quiet import quiet_libraries
 
 quiet_libraries()
@@ -96,9 +96,7 @@ def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) ->
     if settings.threads:
         torch.set_num_threads(settings.threads)
     family = load_family(settings.family, [terms.member])
-    graph = family.member(terms.member).graph
-    if graph is None:
-        raise Incompatible(f"the blocks of {terms.member} are not known, so none can be measured")
+    graph = family.member(terms.member).blocks
     features = _measured(family, graph, terms, quiet=as_json)
     keys = propose_keys(features, terms.keys)
     found = _describe(features, terms, keys, family.member_fingerprints[terms.member])

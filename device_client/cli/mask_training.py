@@ -12,18 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.cli import print_json
-from common.errors import Incompatible, InvalidRequest
+from common.errors import InvalidRequest
 from common.quiet import quiet_libraries
 
 quiet_libraries()
 
 from common.accel.masks import BlockMask, Purpose, mask_path, save_mask  # noqa: E402
 from common.accel.prompts import sample_prompts  # noqa: E402
-from common.accel.training import MaskTrainer, Settings  # noqa: E402
-from common.accel.training import Progress as Settled  # noqa: E402
+from common.accel.training import MaskTrainer, PartialMask, Settings  # noqa: E402
 from common.diffusion.blocks import BlockGraph, Shared  # noqa: E402
 from common.diffusion.executor import Run  # noqa: E402
-from common.diffusion.profile import Profile, profile, seconds_of  # noqa: E402
+from common.diffusion.profile import Profile, seconds_of  # noqa: E402
 from common.families.loader import Family, load_family  # noqa: E402
 from common.families.local import begin  # noqa: E402
 from common.plan import Arm, Task, check_sampler, check_steps  # noqa: E402
@@ -52,15 +51,13 @@ def train_masks(request: MaskRequest, settings: Settings, as_json: bool) -> None
     """
     _check(request, settings)
     family = load_family(request.family, [request.member])
-    graph = family.member(request.member).graph
-    if graph is None:
-        raise Incompatible(f"the blocks of {request.member} are not known, so none can be skipped")
+    graph = family.member(request.member).blocks
     sampler = check_sampler(request.sampler)
     fingerprint = family.member_fingerprints[request.member]
     purpose = Purpose(family.name, request.member, fingerprint, sampler, request.steps)
     path = request.out or mask_path(family.masks_folder(request.member), sampler, request.steps)
     runs = _runs(family, request, settings.seed)
-    counted = profile(graph, _shared(runs))
+    counted = family.profile(request.member)
     terms = {"purpose": str(purpose), "settings": repr(settings), "request": repr(request)}
     costs, begun = _restore(path, terms) or (_costs(request.cost, counted, graph, runs), None)
     trainer = MaskTrainer(graph, runs, costs, settings)
@@ -125,7 +122,9 @@ def _costs(kind: str, counted: Profile, graph: BlockGraph, runs: list[Run]) -> l
     return seconds_of(graph, _shared(runs))
 
 
-def _train(trainer: MaskTrainer, begun: Settled | None, keep: _Keeper, quiet: bool) -> Settled:
+def _train(
+    trainer: MaskTrainer, begun: PartialMask | None, keep: _Keeper, quiet: bool
+) -> PartialMask:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -135,7 +134,7 @@ def _train(trainer: MaskTrainer, begun: Settled | None, keep: _Keeper, quiet: bo
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         bar = progress.add_task("training the mask", total=trainer.steps)
 
-        def on_step(settled: Settled) -> None:
+        def on_step(settled: PartialMask) -> None:
             keep(settled)
             told = f"training the mask ({trainer.speed():.2f}x)"
             progress.update(bar, completed=len(settled.run), description=told)
@@ -151,7 +150,7 @@ class _Keeper:
     terms: dict[str, str]
     costs: list[float]
 
-    def __call__(self, settled: Settled) -> None:
+    def __call__(self, settled: PartialMask) -> None:
         partial = _partial(self.path)
         partial.parent.mkdir(parents=True, exist_ok=True)
         content = self.terms | {"costs": self.costs, **asdict(settled)}
@@ -164,13 +163,13 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _restore(path: Path, terms: dict[str, str]) -> tuple[list[float], Settled] | None:
+def _restore(path: Path, terms: dict[str, str]) -> tuple[list[float], PartialMask] | None:
     """Costs and what an interrupted run has settled, if it was of the same kind."""
     try:
         content = json.loads(_partial(path).read_text())
         if any(content[key] != value for key, value in terms.items()):
             return None
         chances = [tuple(row) for row in content["chances"]]
-        return list(content["costs"]), Settled(list(content["run"]), chances)
+        return list(content["costs"]), PartialMask(list(content["run"]), chances)
     except (OSError, ValueError, KeyError, TypeError):
         return None

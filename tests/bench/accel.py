@@ -40,7 +40,6 @@ from rich.progress import track
 from common.accel.propagation import Propagation
 from common.diffusion.blocks import BlockGraph, Flow, Shared
 from common.diffusion.executor import denoise_step
-from common.diffusion.profile import Profile, profile
 from common.diffusion.rows import Row, RowBatch
 from common.families.loader import Family, Member, load_family
 from common.families.local import begin
@@ -101,7 +100,7 @@ class Benchmark:
         self.studio = Studio(family, {}, CACHE)
         self.pipeline = family.pipeline(member)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.profile = _profiled(family, member)
+        self.profile = family.profile(member)
 
     def selection(self) -> list[dict[str, Any]]:
         configs = [
@@ -296,13 +295,6 @@ def _shared(family: Family) -> Shared:
     prompt = family.encode_text("a red cat")
     contexts = torch.stack([prompt.positive, prompt.negative])
     return Shared(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
-
-
-def _profiled(family: Family, member: str) -> Profile:
-    graph = family.member(member).graph
-    if graph is None:
-        raise ValueError(f"the blocks of {member} are not known")
-    return profile(graph, _shared(family))
 
 
 def ratios_of(rows: Sequence[dict[str, Any]], relays: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.accel.masks import load_mask
 from common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
-from common.diffusion.blocks import BlockGraph, Blocks
+from common.diffusion.blocks import Blocks
 from common.families.loader import Family
 from common.plan import SAMPLERS, Plan, SamplerName, Segment, StepDirective
 
@@ -40,12 +40,9 @@ class AccelConfigs:
     """Builds the plans of one member, guided, on the device's side; masks come from its folder."""
 
     def __init__(self, family: Family, member: str, ablations: Path) -> None:
-        graph = family.member(member).graph
-        if graph is None:
-            raise ValueError(f"the blocks of {member} are not known")
         self.family = family
         self.member = member
-        self.graph: BlockGraph = graph
+        self.graph = family.member(member).blocks
         self._ablations = ablations
 
     def plain(self, sampler: SamplerName = "ddim", steps: int = STEPS) -> Plan:

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from common.build import processor_name
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "bench"
 
@@ -49,7 +51,7 @@ def write(
 def machine() -> dict[str, Any]:
     """Where the figures were measured."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpus": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -64,20 +66,6 @@ def commit() -> str:
     asked = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def _processor() -> str:
-    for line in _lines(Path("/proc/cpuinfo")):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def _plain(value: Any) -> Any:

@@ -7,22 +7,28 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from baton.v1 import edge_pb2
 from common.families.loader import Family
 from device_client.events import EdgeLost, Reattached, Stepped
 from device_client.result import Result
 from device_client.sdk import AsyncClient
+from edge_server import wire
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, check_executed, device, drawn_here, edge, until
 from tests.support.processes import EdgeProcess, Forker, forker
 from tests.support.strikes import STEPS, Struck
+from tests.support.tasks import PROMPTS
 
 EVERY = 5
-#: Short enough to notice a hung edge soon, long enough for one that merely gets no processor.
-KEEPALIVE = {"keepalive_time": 1.0, "keepalive_timeout": 4.0}
+#: Long enough for an edge that merely gets no processor.
+PATIENT = {"connect_timeout": 60.0, "reattach_timeout": 60.0}
+#: Short enough to notice a hung edge soon.
+WATCHFUL = {"connect_timeout": 60.0, "keepalive_time": 1.0, "keepalive_timeout": 4.0}
 _AT_ONCE = 7
 
 
@@ -108,7 +114,7 @@ async def test_after_a_death_at_any_step_another_edge_goes_on_from_the_checkpoin
 ) -> None:
     node, counter = second
     edges = doomed(processes, DEATHS[death])
-    with device(family_folder, **KEEPALIVE) as client:
+    with device(family_folder, **WATCHFUL) as client:
         results = await strike_at_every_step(client, edges, node.address)
     for struck, result in zip(edges, results, strict=True):
         check(struck, result, family)
@@ -124,7 +130,7 @@ async def test_after_a_death_at_any_step_the_device_goes_on_alone(
     processes: Forker, family: Family, family_folder: Path, death: str
 ) -> None:
     edges = doomed(processes, DEATHS[death])
-    with device(family_folder, **KEEPALIVE) as client:
+    with device(family_folder, **WATCHFUL) as client:
         results = await strike_at_every_step(client, edges)
     for struck, result in zip(edges, results, strict=True):
         check(struck, result, family)
@@ -151,7 +157,7 @@ async def test_after_a_cut_at_any_step_the_request_goes_on_elsewhere(
 ) -> None:
     node, counter = second
     edges = [Struck(one, one.cut, at) for at, one in enumerate(held)]
-    with device(family_folder) as client:
+    with device(family_folder, **PATIENT) as client:
         results = await strike_at_every_step(client, edges, *([] if alone else [node.address]))
     for struck, result in zip(edges, results, strict=True):
         check(struck, result, family)
@@ -166,7 +172,7 @@ async def test_after_a_broken_connection_at_any_step_the_same_run_is_followed_on
 ) -> None:
     """Nothing is recomputed, and what the edge did meanwhile is not lost."""
     edges = [Struck(one, one.drop, at, then=one.gate.lift) for at, one in enumerate(held)]
-    with device(family_folder, reattach_timeout=60.0) as client:
+    with device(family_folder, **PATIENT) as client:
         results = await strike_at_every_step(client, edges)
     for struck, one, result in zip(edges, held, results, strict=True):
         check_executed(result.executed, result.task.plan)
@@ -178,6 +184,31 @@ async def test_after_a_broken_connection_at_any_step_the_same_run_is_followed_on
         steps = [event.step for event in struck.told if isinstance(event, Stepped)]
         assert steps == sorted(set(steps))
         assert one.node.registry.counts.completed == 1
+
+
+async def test_a_connection_that_breaks_before_the_edge_answers_is_taken_up_again(
+    family: Family, family_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edge has admitted the request and works on it, whether or not the device knows."""
+    accepted, answers = wire.accepted, 0
+
+    def drop_first(*args: Any) -> edge_pb2.DenoiseEvent:
+        nonlocal answers
+        answers += 1
+        if answers == 1:
+            node.cable.drop()
+        return accepted(*args)
+
+    monkeypatch.setattr(wire, "accepted", drop_first)
+    async with edge(family) as node:
+        with device(family_folder, **PATIENT) as client:
+            wish = {"edge": node.address, "arm": "edge:large", "steps": STEPS}
+            result = await client.generate(PROMPTS[3], **wish)
+        assert node.registry.counts.completed == 1
+    assert answers == 2
+    assert [attempt.error for attempt in result.attempts] == [""]
+    assert "reached again" in result.notes[0]
+    np.testing.assert_array_equal(result.picture, drawn_here(family, result.task))
 
 
 async def test_an_edge_that_has_forgotten_the_request_goes_on_from_the_checkpoint(
@@ -193,7 +224,7 @@ async def test_an_edge_that_has_forgotten_the_request_goes_on_from_the_checkpoin
             gate.lift()
 
         forgetting = asyncio.ensure_future(forget())
-        with device(family_folder, reattach_timeout=60.0) as client:
+        with device(family_folder, **PATIENT) as client:
             result = await Struck(one, one.drop, 7).draw(client)
         await forgetting
     check_executed(result.executed, result.task.plan)

@@ -106,7 +106,7 @@ async def test_a_lost_edge_costs_at_most_one_interval_and_is_told(
     assert 0 <= LAST_SEEN - lost.resume_step <= EVERY
     assert nodes(result) == ["doomed"] * 3 + ["second"] * 3 + ["device"] * 2
     (note,) = result.notes
-    assert note.startswith(f"edge {doomed.node.address} lost at step 3: no answer from ")
+    assert note.startswith(f"edge {doomed.node.address} lost at step 3: the connection to ")
     assert second.registry.counts.completed == 1
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from common.accel.propagation import propagated
 from common.diffusion.blocks import BlockGraph
 from common.diffusion.calls import Denoiser
-from common.diffusion.executor import Ran, Run, step_alone
+from common.diffusion.executor import Run, StepRecord, step_alone
 from common.families.loader import Family
 from common.latents import Codec, LatentState, decode_state, encode_state
 from common.plan import Plan, Task
@@ -33,7 +33,7 @@ def finished(family: Family, of: Plan | Task) -> Tensor:
     return run_alone(family, made, made.plan.steps).x
 
 
-def calls_of(family: Family, run: Run, denoiser: Denoiser | None = None) -> list[list[Ran]]:
+def calls_of(family: Family, run: Run, denoiser: Denoiser | None = None) -> list[list[StepRecord]]:
     """Run it to its end; by model call, the steps that it took."""
     calls = []
     while run.step < run.plan.steps:

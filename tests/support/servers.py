@@ -40,11 +40,11 @@ class ActingEdge(edge_pb2_grpc.EdgeServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(servicer: edge_pb2_grpc.EdgeServicer) -> AsyncIterator[str]:
-    """Serve on a free port of the loopback interface; yields ``host:port``."""
+async def serving(servicer: edge_pb2_grpc.EdgeServicer, port: int = 0) -> AsyncIterator[str]:
+    """Serve on a port of the loopback interface, 0 for a free one; yields ``host:port``."""
     server = make_server()
     edge_pb2_grpc.add_EdgeServicer_to_server(servicer, server)
-    port = bind(server, "127.0.0.1", 0)
+    port = bind(server, "127.0.0.1", port)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

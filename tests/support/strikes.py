@@ -46,6 +46,8 @@ class Struck:
                 if isinstance(event, EdgeLost | Reattached):
                     self.noticed = time.monotonic()
                 if isinstance(event, Finished):
+                    # Nothing is left to wait for: without a strike by now, there will be none.
+                    assert self.struck, f"not struck at step {self.at}: {event.result.attempts}"
                     await asyncio.gather(*filter(None, striking))
                     return event.result
                 if isinstance(event, Stepped) and event.step == len(striking) <= self.at:

@@ -79,3 +79,15 @@ def test_rows_are_a_table_or_all_their_fields_as_json(capsys: pytest.CaptureFixt
 def test_a_cell_is_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([{"id": "[red]x[/red]"}], ["id"], as_json=False)
     assert "[red]x[/red]" in capsys.readouterr().out
+
+
+def test_without_a_command_the_usage_is_all_that_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app = typer.Typer(no_args_is_help=True)
+    app.command("one")(lambda: None)
+    app.command("two")(lambda: None)
+    assert exit_code(lambda: app([], standalone_mode=False)) == 2
+    told = capsys.readouterr()
+    assert "Usage" in told.out + told.err
+    assert "error" not in told.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.build import processor_name
 from common.families.loader import Family, load_family
 from common.families.scenes.evaluate import (
     Drawn,
@@ -96,7 +96,7 @@ def _rows(scores: dict[str, dict[str, Score]], milliseconds: dict[str, float]) -
     names = list(scores)
     return {
         "machine": {
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor_name(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.accel.estimators import ESTIMATORS, Estimator, check_estimator, gates
-from common.accel.training import MaskTrainer, Progress, Settings, relative_error
+from common.accel.training import MaskTrainer, PartialMask, Settings, relative_error
 from common.diffusion.executor import Run
 from common.errors import UnknownName
 from common.families.loader import Family
@@ -38,7 +38,7 @@ def test_the_same_seed_learns_the_same_mask(family: Family, estimator: Estimator
 
 def test_an_interrupted_training_goes_on_to_the_same_mask(family: Family) -> None:
     whole = trainer(family).train()
-    begun = Progress(whole.run[:3], whole.chances[:3])
+    begun = PartialMask(whole.run[:3], whole.chances[:3])
     heard: list[int] = []
     again = trainer(family).train(begun, lambda settled: heard.append(len(settled.run)))
     assert (again.run, again.chances) == (whole.run, whole.chances)
@@ -65,7 +65,7 @@ def test_what_costs_nothing_is_not_skipped_for_its_cost(family: Family) -> None:
 def test_a_higher_target_presses_harder(family: Family) -> None:
     def pressure(target: float) -> float:
         one = trainer(family, replace(QUICK, target_speed=target))
-        one.progress = Progress([family.member("large").blocks.all] * 3)
+        one.partial = PartialMask([family.member("large").blocks.all] * 3)
         return one._pressure()
 
     assert pressure(3.0) > pressure(1.5) > 1.0

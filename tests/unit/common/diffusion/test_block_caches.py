@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.diffusion.blocks import Shared
 from common.diffusion.calls import Denoiser, flow_of
-from common.diffusion.executor import Ran, Run, denoise_step, step_alone
+from common.diffusion.executor import Run, StepRecord, denoise_step, step_alone
 from common.diffusion.profile import profile
 from common.families.loader import Family
 from common.families.local import begin
@@ -69,7 +69,7 @@ def kept(run: Run) -> list[Tensor]:
     return [] if run.cache is None else list(run.cache.outputs.values())
 
 
-def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[Ran]]]:
+def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[StepRecord]]]:
     """Advance all to their ends, each leaving the batch when it is done."""
     while left := [run for run in runs if run.step < run.plan.steps]:
         yield denoise_step(left, denoiser)

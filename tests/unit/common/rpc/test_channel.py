@@ -5,9 +5,22 @@ from __future__ import annotations
 import grpc.aio
 import pytest
 
+from baton.v1 import edge_pb2
+from baton.v1.edge_pb2_grpc import EdgeStub
 from common.errors import InvalidRequest, Unreachable
-from common.rpc.channel import Keepalive, bind, check_address, make_server, open_channel
+from common.rpc.channel import (
+    Keepalive,
+    bind,
+    channel_to,
+    check_address,
+    make_server,
+    open_channel,
+)
 from common.rpc.serving import check_exposure
+from tests.support.nodes import closed_port
+from tests.support.servers import ActingEdge, serving
+
+STATUS = edge_pb2.GetStatusRequest()
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:7701", "[::1]:65535", "a.b-c:80"])
@@ -31,6 +44,20 @@ async def test_opening_a_channel_checks_the_address_and_sends_nothing() -> None:
         open_channel("nowhere")
     async with open_channel("127.0.0.1:1") as channel:
         assert channel.get_state() == grpc.ChannelConnectivity.IDLE
+
+
+async def test_what_failed_on_one_channel_is_not_held_against_the_next() -> None:
+    """GRPC shares failed connections between channels, as long as anybody has hold of one."""
+    address = closed_port()
+    async with channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as held:
+            await EdgeStub(channel).GetStatus(STATUS, timeout=20)
+    async with (
+        serving(ActingEdge(lambda context: None), int(address.rpartition(":")[2])),
+        channel_to(address) as channel,
+    ):
+        assert (await EdgeStub(channel).GetStatus(STATUS, timeout=20)).node_id == "fine"
+    assert held.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_port_that_is_taken_is_unreachable_and_named() -> None:

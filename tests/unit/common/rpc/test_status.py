@@ -17,6 +17,7 @@ from common import errors
 from common.errors import BatonError, ExecutionFailed, Overloaded, Unreachable
 from common.rpc.channel import MAX_MESSAGE_BYTES, channel_to
 from common.rpc.status import from_rpc_error
+from tests.support.nodes import Cable
 from tests.support.servers import ActingEdge, Action, edge_stub, raising, serving
 
 CLASSES = sorted(
@@ -24,12 +25,13 @@ CLASSES = sorted(
     key=lambda c: c.__name__,
 )
 PEER = "edge-1"
+STATUS, DENOISE = edge_pb2.GetStatusRequest(), edge_pb2.DenoiseRequest()
 
 
 async def unary_error(action: Action) -> BatonError:
     async with edge_stub(ActingEdge(action)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20)
+            await stub.GetStatus(STATUS, timeout=20)
     return from_rpc_error(caught.value, PEER)
 
 
@@ -37,7 +39,7 @@ async def stream_error(action: Action, told: int = 2) -> tuple[int, BatonError]:
     servicer, seen = ActingEdge(action, told), 0
     async with edge_stub(servicer) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012
-            async for event in stub.Denoise(edge_pb2.DenoiseRequest(), timeout=20):
+            async for event in stub.Denoise(DENOISE, timeout=20):
                 assert event.progress.step == seen
                 seen += 1
     assert servicer.closed == 1
@@ -45,7 +47,7 @@ async def stream_error(action: Action, told: int = 2) -> tuple[int, BatonError]:
 
 
 def test_the_tree_has_every_error() -> None:
-    assert len(CLASSES) == 14
+    assert len(CLASSES) == 15
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -101,7 +103,7 @@ async def test_a_call_that_takes_too_long_is_a_deadline() -> None:
 
     async with edge_stub(Stuck(nothing)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=0.1)
+            await stub.GetStatus(STATUS, timeout=0.1)
     assert type(from_rpc_error(caught.value, PEER)) is errors.DeadlineExceeded
 
 
@@ -118,7 +120,7 @@ async def test_a_stream_that_its_reader_leaves_ends_its_handler() -> None:
 
     servicer = Endless(nothing)
     async with edge_stub(servicer) as stub:
-        call = stub.Denoise(edge_pb2.DenoiseRequest(), timeout=20)
+        call = stub.Denoise(DENOISE, timeout=20)
         await call.read()
         call.cancel()
         await asyncio.wait_for(servicer.ended.wait(), 20)
@@ -130,10 +132,30 @@ async def test_nobody_listening_is_unreachable_and_names_the_peer() -> None:
     async with channel_to(address) as channel:
         stub = edge_pb2_grpc.EdgeStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20)
+            await stub.GetStatus(STATUS, timeout=20)
     error = from_rpc_error(caught.value, PEER)
     assert type(error) is Unreachable
     assert PEER in str(error)
+
+
+async def test_a_connection_that_breaks_is_told_from_one_that_never_was() -> None:
+    async with Cable() as cable:
+        servicer = ActingEdge(lambda context: cable.drop(), told=0)
+        async with serving(servicer) as cable.target, channel_to(cable.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await edge_pb2_grpc.EdgeStub(channel).Denoise(DENOISE, timeout=20).read()
+    error = from_rpc_error(caught.value, PEER)
+    assert type(error) is errors.ConnectionBroken
+    assert str(error).startswith(f"the connection to {PEER} broke (")
+
+
+async def test_a_host_that_nobody_knows_is_unreachable() -> None:
+    async with channel_to("no-such-host.invalid:50051") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await edge_pb2_grpc.EdgeStub(channel).GetStatus(STATUS, timeout=20)
+    error = from_rpc_error(caught.value, PEER)
+    assert type(error) is Unreachable
+    assert "]" not in str(error)
 
 
 async def test_an_unknown_method_is_one_of_our_errors() -> None:
@@ -167,7 +189,7 @@ async def test_details_from_someone_else_that_cannot_be_read_are_passed_over(
 
     async with edge_stub(ActingEdge(foreign)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20)
+            await stub.GetStatus(STATUS, timeout=20)
     error = from_rpc_error(caught.value, PEER)
     assert (type(error), str(error)) == (errors.UnknownName, "no such thing")
 
@@ -184,14 +206,14 @@ async def test_a_reason_from_another_domain_is_not_one_of_our_classes() -> None:
 
     async with edge_stub(ActingEdge(foreign)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20)
+            await stub.GetStatus(STATUS, timeout=20)
     assert type(from_rpc_error(caught.value, PEER)) is errors.InvalidRequest
 
 
 async def test_a_call_that_goes_well_is_left_alone() -> None:
     async with edge_stub(ActingEdge(nothing)) as stub:
-        answer = await stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20)
-        steps = [event async for event in stub.Denoise(edge_pb2.DenoiseRequest(), timeout=20)]
+        answer = await stub.GetStatus(STATUS, timeout=20)
+        steps = [event async for event in stub.Denoise(DENOISE, timeout=20)]
     assert answer.node_id == "fine"
     assert len(steps) == 2
 
