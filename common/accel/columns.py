@@ -88,21 +88,22 @@ class Accelerator:
         spread = member.propagation.columns(member.graph, steps)
         if accel == "propagate":
             return spread, ""
-        path = mask_path(member.masks, sampler, steps)
+        keys = member.propagation.keys_for(steps)
+        if accel == "masks" or len(keys) == steps:
+            keys = ()
+        path = mask_path(member.masks, sampler, steps, propagated=bool(keys))
         if not path.exists():
+            within = " within encoder propagation" if keys else ""
             return spread, (
-                f"{name} has no block mask for {sampler} in {steps} steps; its encoder is"
+                f"{name} has no block mask for {sampler} in {steps} steps{within}; its encoder is"
                 " propagated instead"
             )
-        purpose = Purpose(self._family, name, member.fingerprint, sampler, steps)
+        purpose = Purpose(self._family, name, member.fingerprint, sampler, steps, keys)
         mask = load_mask(path).check(purpose, member.graph).run
-        if accel == "masks":
+        if not keys:
             return tuple(StepDirective(blocks=bits) for bits in mask), ""
-        keys = set(member.propagation.keys_for(steps))
-        return tuple(
-            replace(column, blocks=mask[step]) if step in keys else column
-            for step, column in enumerate(spread)
-        ), ""
+        pairs = zip(spread, mask, strict=True)
+        return tuple(replace(column, blocks=bits) for column, bits in pairs), ""
 
 
 def available_masks(folder: Path) -> list[str]:

@@ -26,7 +26,8 @@ _MAX_BYTES = 4 << 20
 class Purpose:
     """What a mask was trained for; it is of no use to anything else.
 
-    fingerprint: of the member and its text encoder.
+    fingerprint: of the member and its text encoder; keys: the key steps of the encoder propagation
+    within which it was trained, none without it.
     """
 
     family: str
@@ -34,12 +35,16 @@ class Purpose:
     fingerprint: str
     sampler: SamplerName
     steps: int
+    keys: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"{self.family}/{self.member} ({self.fingerprint[:12]}) with {self.sampler} in"
-            f" {self.steps} steps"
+            f" {self.steps} steps{self._propagation()}"
         )
+
+    def _propagation(self) -> str:
+        return f", propagated from steps {', '.join(map(str, self.keys))}" if self.keys else ""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,12 @@ class BlockMask:
         return self
 
 
-def mask_path(folder: Path, sampler: str, steps: int) -> Path:
-    """Where a member keeps its mask for a sampler and a number of steps."""
-    return folder / f"{sampler}-{steps}.json"
+def mask_path(folder: Path, sampler: str, steps: int, propagated: bool = False) -> Path:
+    """Where a member keeps its mask for a sampler and a number of steps.
+
+    propagated: the one to be used together with encoder propagation.
+    """
+    return folder / f"{sampler}-{steps}{'-propagated' if propagated else ''}.json"
 
 
 def save_mask(mask: BlockMask, path: Path) -> Path:
@@ -80,6 +88,7 @@ def save_mask(mask: BlockMask, path: Path) -> Path:
         "fingerprint": mask.purpose.fingerprint,
         "sampler": mask.purpose.sampler,
         "steps": mask.purpose.steps,
+        "keys": list(mask.purpose.keys),
         "blocks": list(mask.blocks),
         "run": [f"{bits:x}" for bits in mask.run],
         "chances": [[round(chance, 3) for chance in row] for row in mask.chances],
@@ -110,7 +119,14 @@ def load_mask(path: Path) -> BlockMask:
         raise WeightsError(f"{path} is of version {stored.version}, this Baton reads {_VERSION}")
     run = _bits(path, stored.run, len(stored.blocks), stored.steps)
     return BlockMask(
-        Purpose(stored.family, stored.member, stored.fingerprint, stored.sampler, stored.steps),
+        Purpose(
+            stored.family,
+            stored.member,
+            stored.fingerprint,
+            stored.sampler,
+            stored.steps,
+            stored.keys,
+        ),
         stored.blocks,
         run,
         stored.chances,
@@ -131,6 +147,7 @@ class _File(BaseModel):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{32}$")
     sampler: SamplerName
     steps: int = Field(ge=1, le=MAX_STEPS)
+    keys: tuple[int, ...] = Field(max_length=MAX_STEPS)
     blocks: tuple[str, ...] = Field(min_length=1, max_length=MAX_BLOCKS)
     run: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{1,256}$")], ...]
     chances: tuple[tuple[float, ...], ...]

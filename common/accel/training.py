@@ -1,14 +1,15 @@
 """Learns a block mask step by step (timestep-aware block masking, Secs. 3.2 to 3.5).
 
 The model is frozen; every step trains chances of its own, on the plain trajectory's latents and
-with the caches that the mask so far leaves, so memory does not grow with the number of steps.
+with the caches that the mask so far leaves, so of all steps only the latents are in memory.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -52,20 +53,38 @@ class PartialMask:
     chances: list[tuple[float, ...]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Point:
+    """A step of the plain trajectory: what the model is given, and what it predicts."""
+
+    shared: Shared
+    out: Tensor
+
+
 class MaskTrainer:
     """Trains on ``runs``: fresh ones of one plan, member, sampler and number of steps.
 
-    costs: by block, in any unit. Call `train` to the end; it goes on from ``partial``, and the
-    same arguments give the same mask.
+    costs: by block, in any unit; keys: key steps of encoder propagation, none without it. They run
+    in full, and the steps between two of them, which may be decoded together, share one decision
+    about the decoder. Call `train` to the end; it goes on from ``partial``, and the same arguments
+    give the same mask.
     """
 
     def __init__(
-        self, graph: BlockGraph, runs: Sequence[Run], costs: Sequence[float], settings: Settings
+        self,
+        graph: BlockGraph,
+        runs: Sequence[Run],
+        costs: Sequence[float],
+        settings: Settings,
+        keys: Sequence[int] = (),
     ) -> None:
         self._graph = graph
         self._runs = [_differentiable(run) for run in runs]
+        self._contexts = _contexts(self._runs)
         self._settings = settings
-        self._learnable = list(graph.learnable)
+        self._keys = {0, *keys}
+        self._reused = graph.constant | (graph.encoder if keys else 0)
+        self._learnable = [block for block in graph.learnable if not self._reused >> block & 1]
         total = sum(costs)
         self._costs = [cost / total for cost in costs]
         self._weights: list[float] = []
@@ -82,50 +101,53 @@ class MaskTrainer:
     ) -> PartialMask:
         """The settled mask, unrectified; ``on_step`` hears of it after every step."""
         self.partial = partial or PartialMask()
-        self._weights = self._scales()
-        runs = [replace(run) for run in self._runs]
+        trajectory = self._trajectory()
+        self._weights = self._scales(trajectory)
         cache: list[Tensor] = []
-        for step in range(self.steps):
-            shared = self._shared(runs)
-            plain = self._plain(shared)
+        for step, point in enumerate(trajectory):
             if step >= len(self.partial.run):
-                self._settle(step, shared, cache, plain[-1])
+                self._settle(step, trajectory, cache)
                 if on_step is not None:
                     on_step(self.partial)
-            cache = self._masked(shared, cache, self.partial.run[step])
-            self._follow(runs, plain[-1])
+            cache = self._masked(point.shared, cache, self.partial.run[step])
         return self.partial
 
-    def _settle(self, step: int, shared: Shared, cache: list[Tensor], target: Tensor) -> None:
-        always = self._graph.all & ~self._graph.constant
-        for block in self._learnable:
-            always &= ~(1 << block)
-        if step == 0:
-            self.partial.run.append(self._graph.all)
-            self.partial.chances.append((1.0,) * len(self._graph))
+    def _settle(self, step: int, trajectory: Sequence[_Point], cache: list[Tensor]) -> None:
+        """Decide about a step, or with key steps about all until the next one."""
+        everything = self._graph.all if step == 0 else self._graph.all & ~self._graph.constant
+        if step in self._keys:
+            self._append(everything, {}, 1)
             return
-        chances = self._learn(step, shared, cache, target)
-        run, told = always, [float(always >> i & 1) for i in range(len(self._graph))]
-        for block, chance in zip(self._learnable, chances, strict=True):
-            told[block] = chance
-            run |= (chance > 0.5) << block
-        self.partial.run.append(run)
-        self.partial.chances.append(tuple(told))
+        stop = step + 1
+        while len(self._keys) > 1 and stop < self.steps and stop not in self._keys:
+            stop += 1
+        learned = self._learn(step, trajectory[step:stop], cache)
+        chances = dict(zip(self._learnable, learned, strict=True))
+        run = self._graph.all & ~self._reused
+        for block, chance in chances.items():
+            if chance <= 0.5:
+                run &= ~(1 << block)
+        self._append(run, chances, stop - step)
 
-    def _learn(self, step: int, shared: Shared, cache: list[Tensor], target: Tensor) -> list[float]:
-        """Adam on the chances of one step; Eq. 11 with the error of Eq. 5, after guidance."""
+    def _append(self, run: Blocks, chances: Mapping[int, float], times: int) -> None:
+        told = tuple(chances.get(i, float(run >> i & 1)) for i in range(len(self._graph)))
+        self.partial.run += [run] * times
+        self.partial.chances += [told] * times
+
+    def _learn(self, step: int, points: Sequence[_Point], cache: list[Tensor]) -> list[float]:
+        """Adam on one decision's chances; Eq. 11 with the error of Eq. 5, after guidance."""
         settings = self._settings
         logits = torch.full((len(self._learnable),), _FIRST_LOGIT, requires_grad=True)
         generator = torch.Generator().manual_seed(settings.seed * 100_003 + step)
         optimiser = torch.optim.Adam([logits], lr=settings.learning_rate)
         shares = torch.tensor([self._costs[block] for block in self._learnable])
-        weight = self._weights[step] * self._pressure()
-        wanted = self._guided(target)
+        weight = statistics.mean(self._weights[step : step + len(points)]) * self._pressure()
         for _ in range(settings.iterations):
+            point = points[_any_of(len(points), generator)]
             drawn = gates(settings.estimator, logits, len(self._runs), generator)
-            out = self._gated(shared, cache, drawn)
+            out = self._gated(point.shared, cache, drawn)
             chances = torch.sigmoid(logits)
-            loss = relative_error(self._guided(out), wanted)
+            loss = relative_error(self._guided(out), self._guided(point.out))
             loss = loss + weight * settings.sparsity * (shares * chances).sum() / shares.sum()
             loss = loss + weight * settings.bimodal * (chances * (1 - chances)).mean()
             optimiser.zero_grad()
@@ -137,8 +159,10 @@ class MaskTrainer:
         """Raises the regularisers while the mask so far is slower than asked, and the reverse."""
         settled = self._graph.flow(self.partial.run).run
         spent = sum(self._cost(blocks) for blocks in settled)
-        per_step = (self.steps / self._settings.target_speed - 1) / max(self.steps - 1, 1)
-        planned = 1 + per_step * (len(settled) - 1)
+        keys, others = len(self._keys), max(self.steps - len(self._keys), 1)
+        per_step = (self.steps / self._settings.target_speed - keys) / others
+        so_far = sum(key < len(settled) for key in self._keys)
+        planned = so_far + per_step * (len(settled) - so_far)
         return float(torch.exp(torch.tensor(_GAIN * (spent - planned))))
 
     def _cost(self, blocks: Blocks) -> float:
@@ -150,35 +174,36 @@ class MaskTrainer:
         return len(settled) / sum(self._cost(blocks) for blocks in settled)
 
     @torch.no_grad()
-    def _scales(self) -> list[float]:
+    def _trajectory(self) -> list[_Point]:
+        """The plain one, by step."""
+        runs, points = [replace(run) for run in self._runs], []
+        for _ in range(self.steps):
+            shared = self._shared(runs)
+            out = self._masked(shared, [], self._graph.all)[-1]
+            points.append(_Point(shared, out))
+            for run, prediction in zip(runs, self._guided(out), strict=True):
+                run.x, run.past = advance(run.x, prediction, run.schedule, run.step, run.past)
+                run.step += 1
+        return points
+
+    def _scales(self, trajectory: Sequence[_Point]) -> list[float]:
         """Weights of the regularisers by step (Eqs. 9 and 10)."""
         if not self._settings.loss_scaling:
             return [1.0] * self.steps
-        runs = [replace(run) for run in self._runs]
-        changes, before = [0.0], None
-        for _ in range(self.steps):
-            out = self._plain(self._shared(runs))[-1]
-            if before is not None:
-                changes.append(float((out - before).norm() / before.norm()))
-            before = out
-            self._follow(runs, out)
+        changes = [0.0] + [
+            float((after.out - before.out).norm() / before.out.norm())
+            for before, after in pairwise(trajectory)
+        ]
         median = statistics.median(changes[1:]) if len(changes) > 1 else 0.0
         return [self._settings.busy if c > median else self._settings.calm for c in changes]
 
     def _shared(self, runs: Sequence[Run]) -> Shared:
-        """Rows: the conditional branch of every run, then the unconditional ones if guided."""
+        """The rows of a step."""
         level = runs[0].schedule.levels[runs[0].step]
         latents = torch.stack([rescale(run.x, level, vp_form(level)) for run in runs])
-        contexts = [run.conditioning.positive for run in runs]
-        if runs[0].guided:
-            latents = torch.cat([latents, latents])
-            contexts += [run.conditioning.negative for run in runs]
+        latents = latents.repeat(len(self._contexts) // len(runs), 1, 1, 1)
         timesteps = torch.full((len(latents),), runs[0].schedule.timesteps[runs[0].step])
-        return Shared(latents, timesteps, torch.stack(contexts))
-
-    @torch.no_grad()
-    def _plain(self, shared: Shared) -> list[Tensor]:
-        return self._masked(shared, [], self._graph.all)
+        return Shared(latents, timesteps, self._contexts)
 
     @torch.no_grad()
     def _masked(self, shared: Shared, cache: list[Tensor], run: Blocks) -> list[Tensor]:
@@ -197,7 +222,7 @@ class MaskTrainer:
         columns = {block: column for column, block in enumerate(self._learnable)}
         repeats = len(shared.sample) // len(drawn)
         for index, block in enumerate(self._graph.blocks):
-            if block.constant:
+            if self._reused >> index & 1:
                 outputs.append(cache[index])
                 continue
             out = block.run([outputs[i] for i in block.inputs], shared)
@@ -216,18 +241,24 @@ class MaskTrainer:
         positive, negative = out.chunk(2)
         return negative + run.plan.guidance_scale * (positive - negative)
 
-    def _follow(self, runs: Sequence[Run], out: Tensor) -> None:
-        """Advance the plain trajectory."""
-        for run, prediction in zip(runs, self._guided(out), strict=True):
-            run.x, run.past = advance(run.x, prediction, run.schedule, run.step, run.past)
-            run.step += 1
-
 
 def _differentiable(run: Run) -> Run:
     """A copy whose tensors autograd accepts, whatever mode they were made in."""
     text = run.conditioning
     conditioning = Conditioning(text.positive.clone(), text.negative.clone())
     return replace(run, x=run.x.clone(), conditioning=conditioning)
+
+
+def _contexts(runs: Sequence[Run]) -> Tensor:
+    """[rows, L, D]: of the conditional branch of every run, then of the unconditional if guided."""
+    contexts = [run.conditioning.positive for run in runs]
+    if runs[0].guided:
+        contexts += [run.conditioning.negative for run in runs]
+    return torch.stack(contexts)
+
+
+def _any_of(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator)) if count > 1 else 0
 
 
 def relative_error(out: Tensor, target: Tensor) -> Tensor:

@@ -170,6 +170,9 @@ def train_masks(
     prompts: Annotated[
         Path | None, typer.Option(help="File with a prompt on each line; left out: the family's.")
     ] = None,
+    propagated: Annotated[
+        bool, typer.Option(help="Train for accel full: within encoder propagation.")
+    ] = False,
     loss_scaling: Annotated[bool, typer.Option(help="Spare steps that change much.")] = True,
     bimodal: Annotated[float, typer.Option(help="Weight of the bi-modal regulariser.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of prompts, noise and sampling.")] = 0,
@@ -194,7 +197,7 @@ def train_masks(
         seed=seed,
     )
     request = mask_training.MaskRequest(
-        device.family, member, sampler, steps, count, prompts, cost, out
+        device.family, member, sampler, steps, count, prompts, cost, out, propagated
     )
     mask_training.train_masks(request, settings, as_json)
 

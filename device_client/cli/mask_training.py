@@ -32,7 +32,11 @@ COSTS = ("time", "macs", "blocks")
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """cost: what the target speed is counted in; out: a file, None for the member's own place."""
+    """What to train for.
+
+    cost: what the target speed is counted in; propagated: within the member's encoder propagation;
+    out: a file, None for the member's own place.
+    """
 
     family: str
     member: str
@@ -42,6 +46,7 @@ class MaskRequest:
     prompts: Path | None
     cost: str
     out: Path | None
+    propagated: bool = False
 
 
 def train_masks(request: MaskRequest, settings: Settings, as_json: bool) -> None:
@@ -54,13 +59,15 @@ def train_masks(request: MaskRequest, settings: Settings, as_json: bool) -> None
     graph = family.member(request.member).blocks
     sampler = check_sampler(request.sampler)
     fingerprint = family.member_fingerprints[request.member]
-    purpose = Purpose(family.name, request.member, fingerprint, sampler, request.steps)
-    path = request.out or mask_path(family.masks_folder(request.member), sampler, request.steps)
+    keys = _keys(family, request)
+    purpose = Purpose(family.name, request.member, fingerprint, sampler, request.steps, keys)
+    folder = family.masks_folder(request.member)
+    path = request.out or mask_path(folder, sampler, request.steps, request.propagated)
     runs = _runs(family, request, settings.seed)
     counted = family.profile(request.member)
     terms = {"purpose": str(purpose), "settings": repr(settings), "request": repr(request)}
     costs, begun = _restore(path, terms) or (_costs(request.cost, counted, graph, runs), None)
-    trainer = MaskTrainer(graph, runs, costs, settings)
+    trainer = MaskTrainer(graph, runs, costs, settings, keys)
     keep = _Keeper(path, terms, costs)
     settled = _train(trainer, begun, keep, quiet=as_json)
     flow = graph.flow(settled.run)
@@ -92,6 +99,19 @@ def _check(request: MaskRequest, settings: Settings) -> None:
         )
     if settings.iterations < 1:
         raise InvalidRequest(f"at least one iteration is needed, got {settings.iterations}")
+
+
+def _keys(family: Family, request: MaskRequest) -> tuple[int, ...]:
+    """Raises InvalidRequest if every step would be a key step."""
+    if not request.propagated:
+        return ()
+    keys = family.accelerator.of(request.member).propagation.keys_for(request.steps)
+    if len(keys) == request.steps:
+        raise InvalidRequest(
+            f"with {request.steps} steps every step of {request.member} is a key step, which runs"
+            " in full; take more steps, or no propagation"
+        )
+    return keys
 
 
 def _runs(family: Family, request: MaskRequest, seed: int) -> list[Run]:

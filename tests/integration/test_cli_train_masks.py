@@ -25,6 +25,11 @@ WRONG: dict[str, tuple[list[str], int, list[str]]] = {
     "no speed at all": ([*_TRAIN, "--target-speed", "1"], 2, ["1.0"]),
     "too many steps": ([*_TRAIN, "--steps", "201"], 2, ["201"]),
     "one step": ([*_TRAIN, "--steps", "1"], 2, ["2 steps"]),
+    "key steps alone": (
+        [*_TRAIN, "--steps", "2", "--propagated"],
+        2,
+        ["every step of large is a key step"],
+    ),
     "no prompts": ([*_TRAIN, "--count", "0"], 2, ["0"]),
     "no such file": ([*_TRAIN, "--prompts", "missing.txt"], 2, ["missing.txt"]),
     "an unknown acceleration": ([*_DRAW, "--accel", "warp"], 2, ["warp", "propagate"]),
@@ -55,7 +60,9 @@ def told(
         "trained": [*_TRAIN, *small, *cost, "--json"],
         "trained again": [*_TRAIN, *small, *cost, "--out", "again.json"],
         "by time": [*_TRAIN, *small, "--steps", "5"],
+        "for propagation": [*_TRAIN, *small, *cost, "--propagated", "--json"],
         "drawn": [*_DRAW, "--steps", "4", "--accel", "masks", "--out", "masked.png"],
+        "drawn in full": [*_DRAW, "--steps", "4", "--accel", "full", "--out", "full.png"],
         "propagated": [*_DRAW, "--steps", "6", "--accel", "masks", "--out", "other.png", "--json"],
     }
     done = run_many(module, first, environment, folder)
@@ -96,6 +103,21 @@ def test_a_picture_is_drawn_with_the_mask(told: tuple[dict[str, Told], Path]) ->
     mask = load_mask(folder / "tiny/small/masks/ddim-4.json")
     executed = read_png(folder / "masked.png").provenance.executed
     assert executed[0].blocks == mask.run[0]
+    for step, asked in zip(executed, mask.run, strict=True):
+        assert step.blocks is not None
+        assert step.blocks & ~asked == 0
+
+
+def test_a_picture_is_propagated_with_the_mask_that_was_trained_for_it(
+    told: tuple[dict[str, Told], Path],
+) -> None:
+    done, folder = told
+    path = Path(done["for propagation"].json()["path"])
+    assert path == Path("tiny/small/masks/ddim-4-propagated.json")
+    mask = load_mask(folder / path)
+    assert mask.purpose.keys == (0, 1, 2)
+    assert done["drawn in full"].code == 0, done["drawn in full"].err
+    executed = read_png(folder / "full.png").provenance.executed
     for step, asked in zip(executed, mask.run, strict=True):
         assert step.blocks is not None
         assert step.blocks & ~asked == 0

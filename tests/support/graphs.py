@@ -13,6 +13,7 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
 from common.accel.masks import BlockMask, Purpose, mask_path, save_mask
+from common.accel.propagation import Propagation, propagated
 from common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
 from common.diffusion.rows import Row, RowBatch
 from common.families.loader import Family, load_family
@@ -135,12 +136,22 @@ def accelerated(plan: Plan, accel: Accel) -> Plan:
     return replace(plan, accel=accel)
 
 
-def make_mask(family: Family, member: str, sampler: SamplerName, steps: int) -> BlockMask:
-    """A mask for a loaded member, drawn at random."""
+def make_mask(
+    family: Family, member: str, sampler: SamplerName, steps: int, keys: Sequence[int] = ()
+) -> BlockMask:
+    """A mask for a loaded member, drawn at random; with keys, one for its propagation."""
     graph = family.member(member).blocks
-    purpose = Purpose(family.name, member, family.member_fingerprints[member], sampler, steps)
+    fingerprint = family.member_fingerprints[member]
+    purpose = Purpose(family.name, member, fingerprint, sampler, steps, tuple(keys))
     seed = steps + sum(map(ord, sampler + member))
-    return BlockMask(purpose, graph.names, random_mask(graph, steps, seed, 0.6))
+    run = list(random_mask(graph, steps, seed, 0.6))
+    if keys:
+        spread = propagated(graph, steps, keys)
+        for step, column in enumerate(spread):
+            assert column.blocks is not None
+            first = max(key for key in keys if key <= step) + 1  # decides for its group
+            run[step] = column.blocks if step in keys else column.blocks & run[first]
+    return BlockMask(purpose, graph.names, tuple(run))
 
 
 def masked_copy(
@@ -151,11 +162,13 @@ def masked_copy(
     It propagates with three key steps in every ten, at once or one by one, with prior noise.
     """
     folder = copy_family(family.folder, to, digests=False)
+    told = {"keys": [0, 1, 6], "steps": 10, "parallel": parallel, "prior_noise": 0.05}
+    propagation = Propagation((0, 1, 6), 10)
     for member in family.members:
         for sampler, steps in asked:
-            path = mask_path(folder / member / "masks", sampler, steps)
-            save_mask(make_mask(family, member, sampler, steps), path)
-    told = {"keys": [0, 1, 6], "steps": 10, "parallel": parallel, "prior_noise": 0.05}
-    propagation = dict.fromkeys(family.members, told)
-    edit_json(folder / MANIFEST_NAME, lambda manifest: manifest.update(propagation=propagation))
+            for keys in ((), propagation.keys_for(steps)):
+                path = mask_path(folder / member / "masks", sampler, steps, bool(keys))
+                save_mask(make_mask(family, member, sampler, steps, keys), path)
+    members = dict.fromkeys(family.members, told)
+    edit_json(folder / MANIFEST_NAME, lambda manifest: manifest.update(propagation=members))
     return load_family(str(folder))

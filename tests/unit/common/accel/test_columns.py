@@ -28,8 +28,8 @@ def masked(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Family:
     return masked_copy(family, tmp_path_factory.mktemp("masked") / "family", ("ddim", STEPS))
 
 
-def stored(family: Family, member: str, sampler: SamplerName = "ddim") -> tuple[int, ...]:
-    return load_mask(mask_path(family.masks_folder(member), sampler, STEPS)).run
+def stored(family: Family, member: str, propagated: bool = False) -> tuple[int, ...]:
+    return load_mask(mask_path(family.masks_folder(member), "ddim", STEPS, propagated)).run
 
 
 def columns(of: Plan) -> list[StepDirective]:
@@ -59,14 +59,29 @@ def test_masks_are_those_on_disk(masked: Family) -> None:
     assert masked.accelerator.notes(of, ["large", "small"]) == ()
 
 
-def test_in_full_acceleration_keys_are_masked_and_the_rest_propagates(masked: Family) -> None:
+def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Family) -> None:
     of = masked.accelerator.expand(accelerated(plan("edge:large", STEPS), "full"))
-    spread, mask = propagated(masked, "large"), stored(masked, "large")
-    keys = masked.accelerator.of("large").propagation.keys_for(STEPS)
-    assert keys == (0, 1, 6)
-    for step, column in enumerate(columns(of)):
-        blocks = mask[step] if step in keys else spread[step].blocks
-        assert column == replace(spread[step], blocks=blocks)
+    spread, mask = propagated(masked, "large"), stored(masked, "large", propagated=True)
+    assert masked.accelerator.of("large").propagation.keys_for(STEPS) == (0, 1, 6)
+    assert [column.blocks for column in columns(of)] == list(mask)
+    for column, was in zip(columns(of), spread, strict=True):
+        assert column == replace(was, blocks=column.blocks)
+
+
+def test_where_every_step_is_a_key_step_full_acceleration_is_the_mask_alone(
+    masked: Family,
+) -> None:
+    every = replace(masked.accelerator.of("large"), propagation=Propagation(tuple(range(10)), 10))
+    of = Accelerator("tiny", {"large": every}).expand(
+        accelerated(plan("edge:large", STEPS), "full")
+    )
+    assert columns(of) == [StepDirective(blocks=bits) for bits in stored(masked, "large")]
+
+
+def test_a_mask_for_another_propagation_is_refused_with_both_named(masked: Family) -> None:
+    other = replace(masked.accelerator.of("large"), propagation=Propagation((0, 5), 10))
+    with pytest.raises(Incompatible, match=r"propagated from steps 0, 1, 6, not for .* steps 0, 5"):
+        Accelerator("tiny", {"large": other}).expand(accelerated(plan("edge:large", STEPS), "full"))
 
 
 @pytest.mark.parametrize("accel", ["masks", "full"])
@@ -184,7 +199,7 @@ def test_a_mask_of_other_weights_is_refused_with_both_fingerprints(
     there, here = (known.member_fingerprints["large"][:12] for known in (family, altered))
     assert there != here
     with pytest.raises(Incompatible, match=f"{there}.*{here}"):
-        altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "full"))
+        altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "masks"))
     assert altered.accelerator.expand(accelerated(plan("edge:small", STEPS), "full"))
     fine = altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "propagate"))
     assert columns(fine)[0].blocks is not None
@@ -204,5 +219,5 @@ def test_a_family_may_say_how_it_propagates(family: Family, masked: Family) -> N
 
 
 def test_masks_are_listed_by_sampler_and_steps(masked: Family, tmp_path: Path) -> None:
-    assert available_masks(masked.masks_folder("large")) == ["ddim-10"]
+    assert available_masks(masked.masks_folder("large")) == ["ddim-10", "ddim-10-propagated"]
     assert available_masks(tmp_path / "nowhere") == []

@@ -91,6 +91,25 @@ def test_unguided_runs_can_be_trained_on(family: Family) -> None:
     assert len(settled.run) == 3
 
 
+def test_within_propagation_keys_run_in_full_and_steps_between_them_agree(family: Family) -> None:
+    graph = family.member("large").blocks
+    greedy, costs = replace(QUICK, sparsity=100.0), family.profile("large").macs
+    heard: list[int] = []
+    whole = MaskTrainer(graph, runs(family, 7), costs, greedy, (0, 3)).train(
+        None, lambda settled: heard.append(len(settled.run))
+    )
+    assert heard == [1, 3, 4, 7]
+    everything = graph.all & ~graph.constant
+    assert (whole.run[0], whole.run[3]) == (graph.all, everything)
+    for group in (whole.run[1:3], whole.run[4:]):
+        assert len(set(group)) == 1
+        assert not group[0] & graph.encoder
+        assert group[0] != everything & ~graph.encoder
+    begun = PartialMask(whole.run[:4], whole.chances[:4])
+    again = MaskTrainer(graph, runs(family, 7), costs, greedy, (0, 3)).train(begun)
+    assert (again.run, again.chances) == (whole.run, whole.chances)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_every_estimator_carries_a_gradient(estimator: Estimator) -> None:
     logits = torch.zeros(4, requires_grad=True)
