@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from common.accel.masks import Purpose, load_mask, mask_path
-from common.accel.propagation import Propagation
+from common.accel.propagation import Propagation, propagated
 from common.diffusion.blocks import BlockGraph
 from common.errors import InvalidRequest
 from common.plan import Accel, Plan, SamplerName, Segment, StepDirective
@@ -88,21 +88,22 @@ class Accelerator:
         spread = member.propagation.columns(member.graph, steps)
         if accel == "propagate":
             return spread, ""
-        keys = member.propagation.keys_for(steps)
-        if accel == "masks" or len(keys) == steps:
-            keys = ()
-        path = mask_path(member.masks, sampler, steps, propagated=bool(keys))
+        path = mask_path(member.masks, sampler, steps, propagated=accel == "full")
         if not path.exists():
-            within = " within encoder propagation" if keys else ""
+            within = " within encoder propagation" if accel == "full" else ""
             return spread, (
                 f"{name} has no block mask for {sampler} in {steps} steps{within}; its encoder is"
                 " propagated instead"
             )
+        mask = load_mask(path)
+        keys = mask.purpose.keys or (0,) if accel == "full" else ()
         purpose = Purpose(self._family, name, member.fingerprint, sampler, steps, keys)
-        mask = load_mask(path).check(purpose, member.graph).run
+        mask.check(purpose, member.graph)
         if not keys:
-            return tuple(StepDirective(blocks=bits) for bits in mask), ""
-        pairs = zip(spread, mask, strict=True)
+            return tuple(StepDirective(blocks=bits) for bits in mask.run), ""
+        parallel, prior_noise = member.propagation.parallel, member.propagation.prior_noise
+        spread = propagated(member.graph, steps, keys, parallel=parallel, prior_noise=prior_noise)
+        pairs = zip(spread, mask.run, strict=True)
         return tuple(replace(column, blocks=bits) for column, bits in pairs), ""
 
 

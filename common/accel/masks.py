@@ -14,6 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.accel.propagation import are_keys
 from common.diffusion.blocks import BlockGraph, Blocks
 from common.errors import Incompatible, WeightsError
 from common.plan import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
@@ -118,6 +119,8 @@ def load_mask(path: Path) -> BlockMask:
     if stored.version != _VERSION:
         raise WeightsError(f"{path} is of version {stored.version}, this Baton reads {_VERSION}")
     run = _bits(path, stored.run, len(stored.blocks), stored.steps)
+    if stored.keys and not are_keys(stored.keys, stored.steps):
+        raise WeightsError(f"{path} is not a block mask: its key steps are none")
     return BlockMask(
         Purpose(
             stored.family,

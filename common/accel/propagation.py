@@ -36,8 +36,7 @@ class Propagation:
     prior_noise: float = PRIOR_NOISE
 
     def __post_init__(self) -> None:
-        in_order = sorted(set(self.keys)) == list(self.keys)
-        if not self.keys or self.keys[0] != 0 or not in_order or self.keys[-1] >= self.steps:
+        if not are_keys(self.keys, self.steps):
             raise InvalidRequest("key steps begin with 0, rise, and lie within the trajectory")
 
     def keys_for(self, steps: int) -> tuple[int, ...]:
@@ -50,6 +49,12 @@ class Propagation:
         return propagated(
             graph, steps, self.keys_for(steps), parallel=self.parallel, prior_noise=self.prior_noise
         )
+
+
+def are_keys(keys: Sequence[int], steps: int) -> bool:
+    """Whether these can be the key steps of a trajectory: from 0, rising, within it."""
+    rising = sorted(set(keys)) == list(keys)
+    return bool(keys) and keys[0] == 0 and rising and keys[-1] < steps
 
 
 def uniform_keys(steps: int, every: int) -> tuple[int, ...]:

@@ -31,6 +31,8 @@ class Settings:
     target_speed: the cost of all full steps in that of the rectified mask's. sparsity, bimodal:
     lambda_1 and lambda_2 of Eq. 8. loss_scaling: Eq. 10, with ``calm`` and ``busy`` as weights of
     the regularisers at steps whose features change less or more than at the median one.
+    refresh_every: every so many steps all blocks run, 0 for the first only. The error of a single
+    step does not tell what a stale cache adds up to over many.
     """
 
     target_speed: float = 1.8
@@ -42,6 +44,7 @@ class Settings:
     loss_scaling: bool = True
     calm: float = 2.0
     busy: float = 0.5
+    refresh_every: int = 5
     seed: int = 0
 
 
@@ -65,9 +68,9 @@ class MaskTrainer:
     """Trains on ``runs``: fresh ones of one plan, member, sampler and number of steps.
 
     costs: by block, in any unit; keys: key steps of encoder propagation, none without it. They run
-    in full, and the steps between two of them, which may be decoded together, share one decision
-    about the decoder. Call `train` to the end; it goes on from ``partial``, and the same arguments
-    give the same mask.
+    in full, in place of those of ``refresh_every``, and the steps between two of them, which may be
+    decoded together, share one decision about the decoder. Call `train` to the end; it goes on from
+    ``partial``, and the same arguments give the same mask.
     """
 
     def __init__(
@@ -82,7 +85,10 @@ class MaskTrainer:
         self._runs = [_differentiable(run) for run in runs]
         self._contexts = _contexts(self._runs)
         self._settings = settings
-        self._keys = {0, *keys}
+        self._propagated = bool(keys)
+        self._full = {0, *keys}
+        if settings.refresh_every and not keys:
+            self._full |= set(range(0, self.steps, settings.refresh_every))
         self._reused = graph.constant | (graph.encoder if keys else 0)
         self._learnable = [block for block in graph.learnable if not self._reused >> block & 1]
         total = sum(costs)
@@ -115,11 +121,11 @@ class MaskTrainer:
     def _settle(self, step: int, trajectory: Sequence[_Point], cache: list[Tensor]) -> None:
         """Decide about a step, or with key steps about all until the next one."""
         everything = self._graph.all if step == 0 else self._graph.all & ~self._graph.constant
-        if step in self._keys:
+        if step in self._full:
             self._append(everything, {}, 1)
             return
         stop = step + 1
-        while len(self._keys) > 1 and stop < self.steps and stop not in self._keys:
+        while self._propagated and stop < self.steps and stop not in self._full:
             stop += 1
         learned = self._learn(step, trajectory[step:stop], cache)
         chances = dict(zip(self._learnable, learned, strict=True))
@@ -159,9 +165,9 @@ class MaskTrainer:
         """Raises the regularisers while the mask so far is slower than asked, and the reverse."""
         settled = self._graph.flow(self.partial.run).run
         spent = sum(self._cost(blocks) for blocks in settled)
-        keys, others = len(self._keys), max(self.steps - len(self._keys), 1)
-        per_step = (self.steps / self._settings.target_speed - keys) / others
-        so_far = sum(key < len(settled) for key in self._keys)
+        full, others = len(self._full), max(self.steps - len(self._full), 1)
+        per_step = (self.steps / self._settings.target_speed - full) / others
+        so_far = sum(step < len(settled) for step in self._full)
         planned = so_far + per_step * (len(settled) - so_far)
         return float(torch.exp(torch.tensor(_GAIN * (spent - planned))))
 

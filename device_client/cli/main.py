@@ -173,6 +173,9 @@ def train_masks(
     propagated: Annotated[
         bool, typer.Option(help="Train for accel full: within encoder propagation.")
     ] = False,
+    refresh_every: Annotated[
+        int, typer.Option(help="Run every block each so many steps; 0: at the first step only.")
+    ] = 5,
     loss_scaling: Annotated[bool, typer.Option(help="Spare steps that change much.")] = True,
     bimodal: Annotated[float, typer.Option(help="Weight of the bi-modal regulariser.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of prompts, noise and sampling.")] = 0,
@@ -194,6 +197,7 @@ def train_masks(
         iterations=iterations,
         bimodal=bimodal,
         loss_scaling=loss_scaling,
+        refresh_every=refresh_every,
         seed=seed,
     )
     request = mask_training.MaskRequest(

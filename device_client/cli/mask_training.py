@@ -19,6 +19,7 @@ quiet_libraries()
 
 from common.accel.masks import BlockMask, Purpose, mask_path, save_mask  # noqa: E402
 from common.accel.prompts import sample_prompts  # noqa: E402
+from common.accel.propagation import uniform_keys  # noqa: E402
 from common.accel.training import MaskTrainer, PartialMask, Settings  # noqa: E402
 from common.diffusion.blocks import BlockGraph, Shared  # noqa: E402
 from common.diffusion.executor import Run  # noqa: E402
@@ -34,7 +35,8 @@ COSTS = ("time", "macs", "blocks")
 class MaskRequest:
     """What to train for.
 
-    cost: what the target speed is counted in; propagated: within the member's encoder propagation;
+    cost: what the target speed is counted in; propagated: within encoder propagation, whose key
+    steps are those at which everything is refreshed, or the member's own without a refresh;
     out: a file, None for the member's own place.
     """
 
@@ -59,7 +61,7 @@ def train_masks(request: MaskRequest, settings: Settings, as_json: bool) -> None
     graph = family.member(request.member).blocks
     sampler = check_sampler(request.sampler)
     fingerprint = family.member_fingerprints[request.member]
-    keys = _keys(family, request)
+    keys = _keys(family, request, settings.refresh_every)
     purpose = Purpose(family.name, request.member, fingerprint, sampler, request.steps, keys)
     folder = family.masks_folder(request.member)
     path = request.out or mask_path(folder, sampler, request.steps, request.propagated)
@@ -97,19 +99,25 @@ def _check(request: MaskRequest, settings: Settings) -> None:
         raise InvalidRequest(
             f"the target speed is above 1 and at most 10, got {settings.target_speed}"
         )
+    if settings.refresh_every < 0 or settings.refresh_every == 1:
+        raise InvalidRequest(
+            f"refresh at least every second step, or 0 for never, got {settings.refresh_every}"
+        )
     if settings.iterations < 1:
         raise InvalidRequest(f"at least one iteration is needed, got {settings.iterations}")
 
 
-def _keys(family: Family, request: MaskRequest) -> tuple[int, ...]:
+def _keys(family: Family, request: MaskRequest, refresh_every: int) -> tuple[int, ...]:
     """Raises InvalidRequest if every step would be a key step."""
     if not request.propagated:
         return ()
+    if refresh_every:
+        return uniform_keys(request.steps, refresh_every)
     keys = family.accelerator.of(request.member).propagation.keys_for(request.steps)
     if len(keys) == request.steps:
         raise InvalidRequest(
             f"with {request.steps} steps every step of {request.member} is a key step, which runs"
-            " in full; take more steps, or no propagation"
+            " in full; take more steps, or --refresh-every"
         )
     return keys
 

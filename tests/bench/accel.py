@@ -126,10 +126,10 @@ class Benchmark:
         self, configs: Sequence[Accelerated], seed: int, count: int, rounds: int, title: str
     ) -> list[dict[str, Any]]:
         cases = seeded_cases(count, seed)
-        drawings = self.studio.draw([c.plan for c in configs], cases, f"{self.member}, {title}")
+        drawings = self.studio.draw([c.drawn for c in configs], cases, f"{self.member}, {title}")
         seconds = {batch: self._time(configs, cases, batch, rounds) for batch in _BATCHES}
-        reference = drawings[configs[0].plan]
-        rows = [self._row(config, drawings[config.plan], reference, seconds) for config in configs]
+        reference = drawings[configs[0].drawn]
+        rows = [self._row(config, drawings[config.drawn], reference, seconds) for config in configs]
         pipeline = rows[0] | {"name": PIPELINE, "kind": "reference"}
         pipeline |= _times(PIPELINE, seconds)
         return [{"member": self.member, "prompts": title} | row for row in (pipeline, *rows)]

@@ -1,4 +1,4 @@
-"""The built-in family for the tests of the benchmarks."""
+"""The built-in family, and the tiny one, for the tests of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 
 from common.families.loader import Family, load_family
-from tests.support.fixtures import one_thread
+from tests.support.fixtures import family, family_folder, one_thread
 
-__all__ = ["one_thread"]
+__all__ = ["family", "family_folder", "one_thread"]
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,9 @@ WRONG: dict[str, tuple[list[str], int, list[str]]] = {
     "no speed at all": ([*_TRAIN, "--target-speed", "1"], 2, ["1.0"]),
     "too many steps": ([*_TRAIN, "--steps", "201"], 2, ["201"]),
     "one step": ([*_TRAIN, "--steps", "1"], 2, ["2 steps"]),
+    "a refresh at each step": ([*_TRAIN, "--refresh-every", "1"], 2, ["second step", "got 1"]),
     "key steps alone": (
-        [*_TRAIN, "--steps", "2", "--propagated"],
+        [*_TRAIN, "--steps", "2", "--propagated", "--refresh-every", "0"],
         2,
         ["every step of large is a key step"],
     ),
@@ -60,7 +61,15 @@ def told(
         "trained": [*_TRAIN, *small, *cost, "--json"],
         "trained again": [*_TRAIN, *small, *cost, "--out", "again.json"],
         "by time": [*_TRAIN, *small, "--steps", "5"],
-        "for propagation": [*_TRAIN, *small, *cost, "--propagated", "--json"],
+        "for propagation": [
+            *_TRAIN,
+            *small,
+            *cost,
+            "--propagated",
+            "--refresh-every",
+            "2",
+            "--json",
+        ],
         "drawn": [*_DRAW, "--steps", "4", "--accel", "masks", "--out", "masked.png"],
         "drawn in full": [*_DRAW, "--steps", "4", "--accel", "full", "--out", "full.png"],
         "propagated": [*_DRAW, "--steps", "6", "--accel", "masks", "--out", "other.png", "--json"],
@@ -115,7 +124,7 @@ def test_a_picture_is_propagated_with_the_mask_that_was_trained_for_it(
     path = Path(done["for propagation"].json()["path"])
     assert path == Path("tiny/small/masks/ddim-4-propagated.json")
     mask = load_mask(folder / path)
-    assert mask.purpose.keys == (0, 1, 2)
+    assert mask.purpose.keys == (0, 2)
     assert done["drawn in full"].code == 0, done["drawn in full"].err
     executed = read_png(folder / "full.png").provenance.executed
     for step, asked in zip(executed, mask.run, strict=True):

@@ -68,20 +68,28 @@ def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Fa
         assert column == replace(was, blocks=column.blocks)
 
 
-def test_where_every_step_is_a_key_step_full_acceleration_is_the_mask_alone(
-    masked: Family,
-) -> None:
-    every = replace(masked.accelerator.of("large"), propagation=Propagation(tuple(range(10)), 10))
-    of = Accelerator("tiny", {"large": every}).expand(
-        accelerated(plan("edge:large", STEPS), "full")
-    )
-    assert columns(of) == [StepDirective(blocks=bits) for bits in stored(masked, "large")]
-
-
-def test_a_mask_for_another_propagation_is_refused_with_both_named(masked: Family) -> None:
+def test_a_mask_brings_the_key_steps_that_it_was_trained_with(masked: Family) -> None:
     other = replace(masked.accelerator.of("large"), propagation=Propagation((0, 5), 10))
-    with pytest.raises(Incompatible, match=r"propagated from steps 0, 1, 6, not for .* steps 0, 5"):
-        Accelerator("tiny", {"large": other}).expand(accelerated(plan("edge:large", STEPS), "full"))
+    of = accelerated(plan("edge:large", STEPS), "full")
+    found = Accelerator("tiny", {"large": other}).expand(of)
+    assert [c.blocks for c in columns(found)] == list(stored(masked, "large", propagated=True))
+    assert [c.ahead for c in columns(found)] == [0, 4, 0, 0, 0, 0, 3, 0, 0, 0]
+
+
+@pytest.mark.parametrize("accel", ["masks", "full"])
+def test_a_mask_for_propagation_and_one_without_are_not_mistaken(
+    family: Family, tmp_path: Path, accel: Accel
+) -> None:
+    swapped = masked_copy(family, tmp_path / "swapped", ("ddim", STEPS))
+    alone, within = (
+        mask_path(swapped.masks_folder("large"), "ddim", STEPS, propagated)
+        for propagated in (False, True)
+    )
+    held = alone.read_bytes()
+    alone.write_bytes(within.read_bytes())
+    within.write_bytes(held)
+    with pytest.raises(Incompatible, match="propagated from steps 0"):
+        swapped.accelerator.expand(accelerated(plan("edge:large", STEPS), accel))
 
 
 @pytest.mark.parametrize("accel", ["masks", "full"])

@@ -15,7 +15,7 @@ from common.families.loader import Family
 from common.families.local import begin
 from tests.support.tasks import PROMPTS, plan, task
 
-QUICK = Settings(iterations=3, learning_rate=1.0)
+QUICK = Settings(iterations=3, learning_rate=1.0, refresh_every=0)
 
 
 def runs(family: Family, steps: int = 5, guidance: float = 3.0) -> list[Run]:
@@ -52,6 +52,15 @@ def test_the_first_step_and_what_cannot_be_learned_always_run(family: Family) ->
     assert settled.run[0] == graph.all
     always = graph.all & ~graph.constant & ~sum(1 << block for block in graph.learnable)
     assert settled.run[1] == always
+
+
+def test_every_so_many_steps_everything_is_refreshed(family: Family) -> None:
+    graph = family.member("large").blocks
+    greedy = replace(QUICK, sparsity=100.0, refresh_every=2)
+    settled = trainer(family, greedy).train()
+    everything = graph.all & ~graph.constant
+    assert [run == everything for run in settled.run] == [False, False, True, False, True]
+    assert settled.run[0] == graph.all
 
 
 def test_what_costs_nothing_is_not_skipped_for_its_cost(family: Family) -> None:
