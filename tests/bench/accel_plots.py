@@ -52,4 +52,10 @@ def _point(axis: Any, row: dict[str, Any], color: str) -> None:
     low, high = row["ci95"]
     error = [[row["graded"] - low], [high - row["graded"]]]
     axis.errorbar(row["seconds"], row["graded"], yerr=error, fmt="o", color=color, markersize=4)
-    axis.annotate(row["name"], (row["seconds"], row["graded"]), fontsize=6, alpha=0.8)
+    place, strong = (
+        (row["seconds"], row["graded"]),
+        row["kind"] in ("claimed", "reference", "relay"),
+    )
+    axis.annotate(
+        row["name"], place, fontsize=8 if strong else 6, alpha=1.0 if strong else 0.6, rotation=30
+    )

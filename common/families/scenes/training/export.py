@@ -16,7 +16,9 @@ from common.families.scenes.render import IMAGE_SIZE
 #: From ``baton analyze``: as few key steps as keep the score, which is decided between the tenth
 #: and the fortieth of 50 steps. The smaller members have little that is not encoder.
 PROPAGATION = {
-    "large": Propagated(keys=(0, 8, 13, 17, 20, 23, 27, 32, 40), steps=50),
+    "large": Propagated(
+        keys=(0, 4, 8, 11, 13, 15, 17, 19, 21, 23, 25, 27, 30, 33, 36, 40, 45), steps=50
+    ),
     "medium": Propagated(keys=tuple(range(0, 50, 2)), steps=50),
     "small": Propagated(
         keys=(0, 4, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 40, 43, 45, 47),

@@ -1,0 +1,49 @@
+"""The masks that ship with the built-in family."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from common.accel.masks import load_mask, mask_path
+from common.diffusion.calls import flow_of
+from common.families.loader import Family, load_family
+from common.plan import Accel, Plan
+from tests.support.tasks import plan
+
+MEMBERS = ("large", "medium", "small")
+
+
+@cache
+def scenes() -> Family:
+    return load_family()
+
+
+def expanded(member: str, steps: int, accel: Accel) -> Plan:
+    asked = replace(plan(f"device:{member}", steps), family="scenes", accel=accel)
+    assert scenes().accelerator.notes(asked, [member]) == ()
+    return scenes().accelerator.expand(asked)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize(
+    ("steps", "accel", "speed"), [(50, "masks", 1.5), (20, "masks", 1.4), (50, "full", 1.5)]
+)
+def test_every_member_has_masks_that_spare_it_a_third_of_its_work(
+    member: str, steps: int, accel: Accel, speed: float
+) -> None:
+    (segment,) = expanded(member, steps, accel).segments
+    run = flow_of(scenes().member(member).blocks, segment).run
+    assert len(run) == steps
+    assert scenes().profile(member).speed(run) >= speed
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_masks_file_says_how_it_was_trained(member: str) -> None:
+    mask = load_mask(mask_path(scenes().masks_folder(member), "ddim", 50))
+    assert mask.settings["estimator"] == "bernoulli"
+    assert mask.settings["macs_speed"] == pytest.approx(
+        scenes().profile(member).speed(scenes().member(member).blocks.flow(mask.run).run), rel=1e-3
+    )
