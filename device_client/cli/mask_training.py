@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.cli import print_json
-from common.errors import InvalidRequest
+from common.errors import ExecutionFailed, InvalidRequest
 from common.quiet import quiet_libraries
 
 quiet_libraries()
 
+from common.accel.heatmap import heat_map  # noqa: E402
 from common.accel.masks import BlockMask, Purpose, mask_path, save_mask  # noqa: E402
 from common.accel.prompts import sample_prompts  # noqa: E402
 from common.accel.propagation import uniform_keys  # noqa: E402
@@ -80,13 +82,28 @@ def train_masks(request: MaskRequest, settings: Settings, as_json: bool) -> None
     mask = BlockMask(purpose, graph.names, tuple(settled.run), tuple(settled.chances), told)
     save_mask(mask, path)
     _partial(path).unlink(missing_ok=True)
+    plot, note = _plotted(path.with_suffix(".png"), mask, graph)
     if as_json:
-        print_json({"path": str(path), **told})
+        print_json({"path": str(path), "plot": plot, "notes": [note] if note else [], **told})
         return
     print(
         f"{path}: {trainer.speed():.2f}x by {request.cost}, {speed['macs_speed']:.2f}x in MACs;"
         f" {removed} entries removed by rectification"
     )
+    print(note or f"plot: {plot}")
+
+
+def _plotted(path: Path, mask: BlockMask, graph: BlockGraph) -> tuple[str | None, str]:
+    """The plot's path, or None and the reason. Blank is what does not run."""
+    run = graph.flow(mask.run).run
+    runs = np.array([[bits >> block & 1 for bits in run] for block in range(len(graph))])
+    chances = np.where(runs, np.array(mask.chances).T, np.nan)
+    full = [step for step, bits in enumerate(run) if bits | graph.constant == graph.all]
+    try:
+        heat_map(path, chances, mask.blocks, str(mask.purpose), full, "chance to run", 1.0)
+    except ExecutionFailed as error:
+        return None, str(error)
+    return str(path), ""
 
 
 def _check(request: MaskRequest, settings: Settings) -> None:

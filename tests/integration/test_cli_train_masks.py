@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from common.accel.masks import load_mask
 from device_client.png import read_png
@@ -93,6 +94,8 @@ def test_a_trained_mask_lies_where_it_is_looked_for(told: tuple[dict[str, Told],
     assert (mask.purpose.member, mask.purpose.steps) == ("small", 4)
     assert mask.settings["cost"] == "macs"
     assert len(mask.chances) == 4
+    with Image.open(folder / said["plot"]) as plot:
+        assert plot.format == "PNG"
     assert not list((folder / "tiny/small/masks").glob("*.partial"))
 
 

@@ -139,7 +139,8 @@ async def test_a_crash_of_the_model_thread_ends_all_and_is_told_to_health(
         await until(lambda: node.registry.draining)
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert node.registry.counts == Counts(failed=4)
+        # The late one may be refused, or let in and ended before the registry hears of the crash.
+        assert node.registry.counts in (Counts(failed=4), Counts(failed=5))
         assert "model thread has crashed" in caplog.text
 
 
