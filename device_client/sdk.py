@@ -15,7 +15,7 @@ import torch
 
 from common.config import checked
 from common.errors import InvalidRequest
-from common.families.loader import load_family
+from common.families.loader import Family, load_family
 from common.plan import (
     check_accel,
     check_guidance,
@@ -48,11 +48,8 @@ class AsyncClient:
             fields["edges"] = ",".join(fields["edges"])
         origins = dict.fromkeys(fields, "argument")
         settings = checked(DeviceSettings, settings.model_dump() | fields, origins)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         access = settings.access()
-        family = load_family(settings.family, settings.member_list)
-        thread = ThreadPoolExecutor(1, thread_name_prefix="baton-model")
+        thread, family = _model(settings)
         standby = StandbyTickets(settings.state_folder)
         scorer = find_scorer(family.name)
         self._device = Device(family, settings, scorer, thread, access, standby)
@@ -172,6 +169,25 @@ def check_wish(wish: Wish) -> Wish:
     if wish.timeout is not None and not 0 < wish.timeout < math.inf:
         raise InvalidRequest(f"a timeout is a number of seconds above 0, got {wish.timeout}")
     return wish
+
+
+def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
+    """The thread on which the model runs, and the family, loaded there.
+
+    OpenMP keeps a team for every thread that has used it, and two that together outnumber the cores
+    are less than half as fast: the caller's thread is not made to have one.
+    """
+
+    def load() -> Family:
+        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        return load_family(settings.family, settings.member_list)
+
+    thread = ThreadPoolExecutor(1, thread_name_prefix="baton-model")
+    try:
+        return thread, thread.submit(load).result()
+    except BaseException:
+        thread.shutdown()
+        raise
 
 
 def _run_blocking(work: Callable[[], Coroutine[Any, Any, list[Result]]]) -> list[Result]:

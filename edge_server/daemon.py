@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,7 @@ class Node:
             family,
             settings.node_id,
             Limits(settings.max_active, settings.max_rows, settings.cache_mib << 20),
+            settings.threads or torch.get_num_threads(),
         )
         self.registry = Registry(self._engine, _bounds(settings))
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
@@ -159,19 +160,36 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     check_exposure(settings.host, settings.insecure, secrets.guard)
     if settings.coordinator:
         check_address(settings.coordinator)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    loaded = family or load_family(settings.family, settings.member_list)
-    node = Node(settings, loaded, secrets)
-    node.bind()
-    if family is None:
-        warm_up(loaded)
-        this_build()  # asked of the system once, and not while a request waits
-    await node.start()
+    with contextlib.ExitStack() as stack:
+        if family is None:
+            threads = stack.enter_context(_spared())
+            settings = settings.model_copy(update={"threads": settings.threads or threads})
+        loaded = family or load_family(settings.family, settings.member_list)
+        node = Node(settings, loaded, secrets)
+        node.bind()
+        if family is None:
+            warm_up(loaded)
+            this_build()  # asked of the system once, and not while a request waits
+        await node.start()
+        try:
+            yield node
+        finally:
+            await node.stop()
+
+
+@contextlib.contextmanager
+def _spared() -> Iterator[int]:
+    """Keep torch to one thread here; yields how many it would have used.
+
+    OpenMP keeps a team for every thread that has used it. Teams that together outnumber the cores
+    sleep at each barrier, and the model runs at less than half its speed: it alone may have one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        yield node
+        yield before
     finally:
-        await node.stop()
+        torch.set_num_threads(before)
 
 
 async def serve(settings: EdgeSettings) -> None:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from common.diffusion.executor import denoise_step
 from common.errors import BatonError, Draining, ExecutionFailed, origin
 from common.families.loader import Family
@@ -52,7 +54,10 @@ class Engine:
     submitted job gets one last event, whatever happens to the thread.
     """
 
-    def __init__(self, family: Family, node_id: str, limits: Limits) -> None:
+    def __init__(
+        self, family: Family, node_id: str, limits: Limits, threads: int | None = None
+    ) -> None:
+        self._threads = threads
         self._family = family
         self._node_id = node_id
         self._limits = limits
@@ -101,6 +106,8 @@ class Engine:
     def _loop(self) -> None:
         error: BatonError = _stopped()
         try:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
             while not self._stopping:
                 self._receive()
                 self._round()

@@ -57,7 +57,7 @@ from tests.bench.ratios import (
     paired_difference,
     paired_ratio,
 )
-from tests.bench.timing import loopback, task_of
+from tests.bench.timing import loopback, one_thread, task_of
 
 CACHE = report.ROOT / "build" / "bench-cache"
 ABLATIONS = report.ROOT / "build" / "ablations"
@@ -382,6 +382,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the results")
     told = parser.parse_args()
     quiet_libraries()
+    one_thread()
     size = QUICK if told.quick else Size(told.count, told.headline_count)
     print(run(size, told.seed, Arm.parse(told.arm), told.out))
 

@@ -65,7 +65,7 @@ from tests.bench.ratios import (
     spread,
 )
 from tests.bench.rows import Measured, rows_of
-from tests.bench.timing import time_configs
+from tests.bench.timing import one_thread, time_configs
 from tests.support.foreign import ForeignFamily, write_foreign
 
 CACHE = report.ROOT / "build" / "bench-cache"
@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder of the results")
     asked = parser.parse_args()
     quiet_libraries()
+    one_thread()
     size = replace(
         Size(), count=asked.count, refine=asked.refine_count, headline=asked.headline_count
     )

@@ -17,6 +17,7 @@ from statistics import median
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.progress import track
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
@@ -33,6 +34,14 @@ from tests.bench.configs import Config
 
 _TIMEOUT = 300.0
 _CHECKPOINT_EVERY = 5  # steps, as in the device's settings
+
+
+def one_thread() -> None:
+    """Call first: edge and device are one process here, where OpenMP teams disturb one another.
+
+    The built-in members gain nothing from a second thread.
+    """
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
