@@ -176,14 +176,21 @@ def started_engine(family: Family, active: int = 16, rows: int = 16) -> Iterator
         engine.stop()
 
 
+def submitted(engine: Engine, works: Sequence[Work], listeners: Sequence[Listener]) -> list[Job]:
+    """A job for each of the works, in the engine's inbox."""
+    jobs = [Job(item, emit=listener) for item, listener in zip(works, listeners, strict=True)]
+    for job in jobs:
+        engine.submit(job)
+    return jobs
+
+
 def run_together(
     family: Family, works: Sequence[Work], active: int = 16, rows: int = 16, cache: int = 1 << 30
 ) -> list[Listener]:
     """Run all of it in an engine that found it waiting when it started, to the last outcome."""
     engine = Engine(family, NODE, Limits(active, rows, cache))
     listeners = [Listener() for _ in works]
-    for item, listener in zip(works, listeners, strict=True):
-        engine.submit(Job(item, emit=listener))
+    submitted(engine, works, listeners)
     engine.start()
     try:
         for listener in listeners:

@@ -17,11 +17,10 @@ from common.diffusion.executor import Run, StepRecord, denoise_step, step_alone
 from common.diffusion.profile import profile
 from common.families.loader import Family
 from common.families.local import begin
-from common.plan import SamplerName, Task
+from common.plan import Task
 from tests.support.families import SIZE
 from tests.support.graphs import (
     accelerated,
-    masked_copy,
     random_mask,
     with_mask,
 )
@@ -35,16 +34,6 @@ from tests.support.tasks import PROMPTS, plan, run_alone, task
 
 STEPS = 12
 MEMBERS = ["large", "small"]
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["parallel", "serial"])
-def accelerable(
-    family: Family, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Family:
-    """Propagates at once or one by one, and has masks for some samplers and step counts."""
-    asked: list[tuple[SamplerName, int]] = [("ddim", 10), ("dpmpp_2m", 8), ("euler", 9)]
-    to = tmp_path_factory.mktemp("accelerable") / "family"
-    return masked_copy(family, to, *asked, parallel=request.param)
 
 
 def mixed(family: Family) -> list[Task]:

@@ -18,7 +18,6 @@ from common.plan import SAMPLERS, Plan, SamplerName, StepDirective
 from tests.support.graphs import (
     Unrectified,
     accelerated,
-    masked_copy,
     random_mask,
     with_columns,
     with_mask,
@@ -238,16 +237,6 @@ def test_whoever_goes_on_at_any_step_runs_it_in_full_and_the_rest_as_planned(
         calls_of(family, second)
         calls_of(family, unbroken)
         assert torch.equal(second.x, unbroken.x), f"cut at {cut}"
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["parallel", "serial"])
-def accelerable(
-    family: Family, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Family:
-    """Propagates at once or one by one, and has masks for some samplers and step counts."""
-    asked: list[tuple[SamplerName, int]] = [("ddim", 10), ("dpmpp_2m", 8), ("euler", 9)]
-    to = tmp_path_factory.mktemp("accelerable") / "family"
-    return masked_copy(family, to, *asked, parallel=request.param)
 
 
 @pytest.mark.parametrize("accel", ["propagate", "masks", "full"])

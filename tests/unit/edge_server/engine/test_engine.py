@@ -26,6 +26,7 @@ from tests.support.engines import (
     is_last,
     run_together,
     started_engine,
+    submitted,
 )
 from tests.support.families import NAME
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work
@@ -220,12 +221,7 @@ def test_a_dropped_job_leaves_at_its_next_step_and_its_neighbours_go_on(
 
     listeners = [Listener(), Listener(drop_at_two), Listener()]
     engine = Engine(family, NODE, Limits())
-    jobs = [
-        Job(work(f"r{i}", of), emit=listener)
-        for i, (of, listener) in enumerate(zip(tasks, listeners, strict=True))
-    ]
-    for job in jobs:
-        engine.submit(job)
+    jobs = submitted(engine, [work(f"r{i}", of) for i, of in enumerate(tasks)], listeners)
     engine.start()
     try:
         assert listeners[1].ending() == Dropped()

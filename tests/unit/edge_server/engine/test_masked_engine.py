@@ -15,8 +15,8 @@ from common.families.loader import Family
 from common.latents import LatentState, decode_state
 from common.plan import SamplerName, Task
 from edge_server.engine.engine import Engine, Limits
-from edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed
-from tests.support.engines import NODE, Counter, Listener, WatchedFamily, run_together
+from edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Progressed
+from tests.support.engines import NODE, Counter, Listener, WatchedFamily, run_together, submitted
 from tests.support.graphs import accelerated, masked_copy, random_mask, with_mask
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work
 
@@ -157,12 +157,7 @@ def test_a_dropped_request_frees_what_it_kept(accelerable: Family) -> None:
 
     listeners = [Listener(), Listener(drop_at_two), Listener()]
     engine = Engine(accelerable, NODE, Limits())
-    jobs = [
-        Job(work(f"r{i}", of), emit=listener)
-        for i, (of, listener) in enumerate(zip(tasks, listeners, strict=True))
-    ]
-    for job in jobs:
-        engine.submit(job)
+    jobs = submitted(engine, [work(f"r{i}", of) for i, of in enumerate(tasks)], listeners)
     engine.start()
     try:
         assert listeners[1].ending() == Dropped()
@@ -171,7 +166,6 @@ def test_a_dropped_request_frees_what_it_kept(accelerable: Family) -> None:
     finally:
         engine.stop()
     assert kept
-    del job
     jobs.clear()
     gc.collect()
     assert not any(ref() is not None for ref in kept)
