@@ -7,7 +7,8 @@ which is what a user has without any of it. Then the relay with both sides accel
 
 1. *selection*: every configuration on ``count`` prompts, timed at batch 1 and 8 in one interleaved
    run: each round draws every configuration once, in a new order and with other prompts;
-2. *headline*: what is claimed, on ``headline`` other prompts.
+2. *headline*: what is claimed, and beside it the runs of fewer steps that were best in its time, on
+   ``headline`` other prompts.
 
 Fields of a row: ``macs``, of one picture's denoising, counted; ``seconds`` and ``seconds_8``, of
 one picture at batch 1 and of eight at once (medians over rounds; text encoder and VAE included);
@@ -16,10 +17,13 @@ with n and 95% intervals; ``*_minus_reference``: the paired difference to the pl
 
 ``ratios`` are those of `large`, from the headline's timing: ``propagate_serial``,
 ``propagate_parallel``, ``masks``, ``full``, each the speedup at batch 1 over diffusers' pipeline,
-and ``relay_full``; ``propagate_serial_of_ceiling`` is the measured share of ``50 / (9 + 41 d)``,
-where the decoder's share ``d`` of a step's time was timed in the same run.
+and ``relay_full``; ``propagate_serial_of_ceiling`` is the measured share of
+``50 / (k + (50 - k) d)``, for ``k`` key steps and the decoder's share ``d`` of a step's time, timed
+in the same run. ``at_equal_time``, by member: each acceleration, and the best run of fewer steps
+that took no longer, both on the headline's prompts.
 
-Run ``python -m tests.bench.accel``; drawn scores are kept in ``build/bench-cache``.
+Goals and rows go to ``bench/accel.md`` as tables. Run ``python -m tests.bench.accel``; drawn scores
+are kept in ``build/bench-cache``.
 """
 
 from __future__ import annotations
@@ -27,17 +31,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 
-from common.accel.propagation import Propagation
 from common.diffusion.blocks import BlockGraph, Flow, Shared
 from common.diffusion.executor import denoise_step
 from common.diffusion.rows import Row, RowBatch
@@ -46,17 +48,19 @@ from common.families.local import begin
 from common.families.scenes.evaluate import Case, seeded_cases
 from common.plan import Accel, Arm, Plan
 from common.quiet import quiet_libraries
-from tests.bench import accel_plots, report
+from tests.bench import accel_plots, accel_tables, report
 from tests.bench.accel_configs import STEPS, AccelConfigs, Accelerated
-from tests.bench.curves import Drawing, Studio
-from tests.bench.ratios import (
-    GRADED_MARGIN,
-    Loss,
-    Point,
-    best_within,
-    paired_difference,
-    paired_ratio,
+from tests.bench.accel_results import (
+    Result,
+    alternatives,
+    at_equal_time,
+    ceiling,
+    loss_of,
+    ratios_of,
+    score_of,
 )
+from tests.bench.curves import Drawing, Studio
+from tests.bench.ratios import paired_ratio
 from tests.bench.timing import loopback, one_thread, task_of
 
 CACHE = report.ROOT / "build" / "bench-cache"
@@ -102,29 +106,34 @@ class Benchmark:
         self.pipeline.set_progress_bar_config(disable=True)
         self.profile = family.profile(member)
 
-    def selection(self) -> list[dict[str, Any]]:
+    def selection(self) -> list[Result]:
         configs = [
             self.configs.reference(),
             *self.configs.claimed(),
             *self.configs.variants(),
             *self.configs.controls(),
             *self.configs.fewer(),
+            *self.configs.both(),
         ]
-        return self._measure(configs, self.seed, self.size.count, self.size.rounds, "selection")
+        return self._measure(configs, self.seed, self.size.count, self.size.rounds, "selection")[0]
 
-    def ablations(self) -> list[dict[str, Any]]:
+    def ablations(self) -> list[Result]:
         configs = [self.configs.reference(), *self.configs.ablated()]
-        return self._measure(configs, self.seed, self.size.count, self.size.rounds, "ablation")
+        return self._measure(configs, self.seed, self.size.count, self.size.rounds, "ablation")[0]
 
-    def headline(self) -> list[dict[str, Any]]:
-        configs = [self.configs.reference(), *self.configs.claimed()]
+    def headline(self, beside: Collection[str]) -> tuple[list[Result], dict[str, Result]]:
+        """What is claimed, and ``beside`` it these runs of fewer steps; all of it at equal time."""
+        fewer = [config for config in self.configs.fewer() if config.name in beside]
+        accelerated = [*self.configs.claimed(), *self.configs.both()]
+        configs = [self.configs.reference(), *accelerated, *fewer]
         seed = self.seed + _HEADLINE_SEED_OFFSET
         rounds = self.size.headline_rounds
-        return self._measure(configs, seed, self.size.headline, rounds, "headline")
+        rows, drawings = self._measure(configs, seed, self.size.headline, rounds, "headline")
+        return rows, at_equal_time(rows, drawings)
 
     def _measure(
         self, configs: Sequence[Accelerated], seed: int, count: int, rounds: int, title: str
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[list[Result], dict[str, Drawing]]:
         cases = seeded_cases(count, seed)
         drawings = self.studio.draw([c.drawn for c in configs], cases, f"{self.member}, {title}")
         seconds = {batch: self._time(configs, cases, batch, rounds) for batch in _BATCHES}
@@ -132,7 +141,9 @@ class Benchmark:
         rows = [self._row(config, drawings[config.drawn], reference, seconds) for config in configs]
         pipeline = rows[0] | {"name": PIPELINE, "kind": "reference"}
         pipeline |= _times(PIPELINE, seconds)
-        return [{"member": self.member, "prompts": title} | row for row in (pipeline, *rows)]
+        named = {config.name: drawings[config.drawn] for config in configs}
+        about = {"member": self.member, "prompts": title}
+        return [about | row for row in (pipeline, *rows)], named
 
     def _row(
         self,
@@ -140,8 +151,8 @@ class Benchmark:
         drawing: Drawing,
         reference: Drawing,
         seconds: dict[int, dict[str, list[float]]],
-    ) -> dict[str, Any]:
-        row: dict[str, Any] = {
+    ) -> Result:
+        row: Result = {
             "name": config.name,
             "kind": config.kind,
             "steps": config.plan.steps,
@@ -228,12 +239,6 @@ class Benchmark:
         return median(d / w for d, w in zip(taken["decoder"], taken["whole"], strict=True))
 
 
-def ceiling(propagation: Propagation, share: float) -> float:
-    """Serial propagation's speed if nothing but the encoder's time counted."""
-    keys = len(propagation.keys_for(STEPS))
-    return STEPS / (keys + (STEPS - keys) * share)
-
-
 async def relay_seconds(
     family: Family, plans: dict[str, Plan], cases: Sequence[Case], pipeline: Benchmark
 ) -> dict[str, list[float]]:
@@ -250,7 +255,7 @@ async def relay_seconds(
     return seconds
 
 
-def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[dict[str, Any]]:
+def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[Result]:
     """The relay plain and with each acceleration on both sides, against `large` alone."""
     family = bench.family
     guidance = family.manifest.default_guidance
@@ -274,15 +279,8 @@ def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[dict[str, Any]]:
     return rows
 
 
-def loss_of(one: Drawing, other: Drawing) -> Loss:
-    """Paired, over the same prompts and seeds."""
-    return Loss(
-        paired_difference(one.graded, other.graded), paired_difference(one.strict, other.strict)
-    )
-
-
-def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> Result:
+    told: Result = {}
     for batch, of in seconds.items():
         suffix = "" if batch == 1 else f"_{batch}"
         told[f"seconds{suffix}"] = median(of[name])
@@ -297,57 +295,21 @@ def _shared(family: Family) -> Shared:
     return Shared(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
 
 
-def ratios_of(rows: Sequence[dict[str, Any]], relays: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    large = {row["name"]: row for row in rows if row["member"] == "large"}
-    ratios: dict[str, Any] = {
-        "propagate_serial": large["propagate-serial"]["speedup"],
-        "propagate_parallel": large["propagate-parallel"]["speedup"],
-        "masks": large["masks"]["speedup"],
-        "full": large["full"]["speedup"],
-        "plain_over_diffusers": large["plain"]["speedup"],
-    }
-    fit = [row for row in relays if _within(row)]
-    fastest = max(fit, key=lambda row: float(row["speedup"]), default=None)
-    ratios["relay_full"] = fastest["speedup"] if fastest else None
-    ratios["relay_full_accel"] = fastest["accel"] if fastest else None
-    return ratios
-
-
-def _within(row: dict[str, Any]) -> bool:
-    """Whether the whole interval of the graded loss is within the margin."""
-    return bool(row["graded_minus_reference_low"] >= -GRADED_MARGIN)
-
-
-def alternatives(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Per member and claim: the best plain run at fewer steps within the same seconds."""
-    told: dict[str, Any] = {}
-    for row in rows:
-        if row["kind"] != "claimed":
-            continue
-        plain = [
-            Point(other["name"], other["seconds"], other["graded"])
-            for other in rows
-            if other["member"] == row["member"] and other["kind"] == "fewer steps"
-        ]
-        best = best_within(plain, row["seconds"])
-        told[f"{row['member']} {row['name']}"] = {
-            "graded": row["graded"],
-            "seconds": row["seconds"],
-            "fewer_steps": None if best is None else vars(best),
-        }
-    return told
-
-
 def run(size: Size, seed: int, arm: Arm, out: Path) -> Path:
     family = load_family("scenes")
-    rows: list[dict[str, Any]] = []
-    headline: list[dict[str, Any]] = []
-    ratios: dict[str, Any] = {}
-    relays: list[dict[str, Any]] = []
+    rows: list[Result] = []
+    headline: list[Result] = []
+    ratios: Result = {}
+    relays: list[Result] = []
+    equal_time: Result = {}
     for member in ("large", "small"):
         bench = Benchmark(family, member, size, seed)
-        rows += bench.selection() + bench.ablations()
-        headline += bench.headline()
+        selected = bench.selection()
+        rows += selected + bench.ablations()
+        near = {point.name for point in alternatives(selected).values() if point is not None}
+        claims, equal = bench.headline(near)
+        headline += claims
+        equal_time[member] = equal
         share = bench.decoder_share()
         ratios[f"{member}_decoder_share"] = share
         ratios[f"{member}_serial_ceiling"] = ceiling(bench.configs.propagation, share)
@@ -356,20 +318,18 @@ def run(size: Size, seed: int, arm: Arm, out: Path) -> Path:
     ratios |= ratios_of(headline, relays)
     over = ratios["propagate_serial"] / ratios["plain_over_diffusers"]
     ratios["propagate_serial_of_ceiling"] = over / ratios["large_serial_ceiling"]
-    ratios["at equal time"] = alternatives([row for row in rows if row["prompts"] == "selection"])
+    ratios["at_equal_time"] = equal_time
     names = {"propagate-serial": "propagate_serial", "propagate-parallel": "propagate_parallel"}
     scores = {
-        names.get(row["name"], row["name"]): _score(row)
+        names.get(row["name"], row["name"]): score_of(row)
         for row in headline
         if row["member"] == "large" and row["name"] != PIPELINE
     }
-    scores |= {f"relay_{row['accel']}": _score(row) for row in relays}
+    scores |= {f"relay_{row['accel']}": score_of(row) for row in relays}
     accel_plots.score_against_seconds(rows, relays, out / "accel.png")
+    page = accel_tables.markdown([*headline, *rows], relays, ratios)
+    (out / "accel.md").write_text(page)
     return report.write("accel", [*rows, *headline, *relays], ratios, scores, out)
-
-
-def _score(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("graded", "strict", "n", "ci95", "strict_ci95")}
 
 
 def main() -> None:

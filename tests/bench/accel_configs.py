@@ -10,17 +10,19 @@ from common.accel.masks import load_mask
 from common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
 from common.diffusion.blocks import Blocks
 from common.families.loader import Family
-from common.plan import Plan, SamplerName, Segment, StepDirective
+from common.plan import Accel, Plan, SamplerName, Segment, StepDirective
 
 STEPS = 50
+#: At which acceleration and fewer steps are combined.
+FEW_STEPS = 20
 #: Faster Diffusion, Tab. 5, as steps from the first: sets that the paper found worse.
 BAD_KEYS = {
     "uniform-6": uniform_keys(STEPS, 6),
     "non-uniform-II": (0, 20, 25, 30, 35, 36, 45, 46, 47),
 }
 FEWER: dict[SamplerName, tuple[int, ...]] = {
-    "ddim": (5, 8, 10, 15, 20, 25),
-    "dpmpp_2m": (5, 8, 10, 15),
+    "ddim": (5, 8, 10, 12, 15, 20, 25),
+    "dpmpp_2m": (5, 8, 10, 12, 15),
 }
 #: DeepCache's interval and how many of the decoder's last layers it runs between; FORA's interval.
 DEEPCACHE = ((3, 1), (5, 1), (3, 3))
@@ -30,7 +32,10 @@ ABLATIONS = ("no-refresh", "no-loss-scaling", "no-bimodal", "gumbel", "interpola
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A plan in the comparison. kind: reference, claimed, control, alternative or ablation.
+    """A plan in the comparison, and what it is there for.
+
+    kind: reference, claimed, variant, control, baseline, fewer steps, both (acceleration of fewer
+    steps) or ablation.
 
     It is judged by the pictures of ``drawn``: decoding steps together gives what one after the
     other gives, up to rounding.
@@ -66,11 +71,20 @@ class AccelConfigs:
         return Accelerated("plain", "reference", self.plain())
 
     def claimed(self) -> Iterator[Accelerated]:
-        for accel in ("propagate", "masks", "full"):
+        accels: tuple[Accel, ...] = ("propagate", "masks", "full")
+        for accel in accels:
             plan = self.family.accelerator.expand(replace(self.plain(), accel=accel))
             name = {"propagate": "propagate-parallel"}.get(accel, accel)
             yield Accelerated(name, "claimed", replace(plan, accel="none"))
         yield self._propagated("propagate-serial", "claimed", parallel=False)
+
+    def both(self) -> Iterator[Accelerated]:
+        """Accelerations of fewer steps."""
+        accels: tuple[Accel, ...] = ("propagate", "masks")
+        for accel in accels:
+            plain = replace(self.plain(steps=FEW_STEPS), accel=accel)
+            plan = self.family.accelerator.expand(plain)
+            yield Accelerated(f"{accel}-{FEW_STEPS}", "both", replace(plan, accel="none"))
 
     def variants(self) -> Iterator[Accelerated]:
         told = self.propagation

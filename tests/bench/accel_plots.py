@@ -18,6 +18,7 @@ _COLORS = {
     "baseline": "#0072B2",
     "control": "#CC79A7",
     "fewer steps": "#999999",
+    "both": "#56B4E9",
     "ablation": "#009E73",
 }
 
@@ -35,8 +36,8 @@ def score_against_seconds(
             axis.plot([], [], "o", color=color, label=kind)
         if member == "large":
             for row in relays:
-                _point(axis, row, "#56B4E9")
-            axis.plot([], [], "o", color="#56B4E9", label="relay")
+                _point(axis, row, "#882255")
+            axis.plot([], [], "o", color="#882255", label="relay")
         axis.set_xscale("log")
         axis.set_xlabel("seconds per picture, batch 1 (median, log scale)")
         axis.set_ylabel(f"graded score of {member}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.accel.masks import save_mask
 from common.diffusion.blocks import Blocks
 from common.families.loader import Family
 from common.plan import Plan
-from tests.bench.accel import Unrectified, alternatives, ceiling, ratios_of
-from tests.bench.accel_configs import STEPS, AccelConfigs
+from tests.bench.accel import Unrectified
+from tests.bench.accel_configs import FEW_STEPS, STEPS, AccelConfigs
+from tests.bench.accel_results import alternatives, at_equal_time, ceiling, ratios_of
+from tests.bench.curves import Drawing
+from tests.bench.ratios import Point
 from tests.support.graphs import make_mask, masked_copy
 
 
@@ -35,6 +39,7 @@ def test_every_configuration_has_a_name_of_its_own(configs: AccelConfigs) -> Non
         *configs.variants(),
         *configs.controls(),
         *configs.fewer(),
+        *configs.both(),
         *configs.ablated(),
     ]
     assert len({config.name for config in made}) == len(made)
@@ -50,6 +55,14 @@ def test_what_is_claimed_is_what_a_user_gets(configs: AccelConfigs) -> None:
         assert claimed[name].segments == expanded.segments
     assert any(d.ahead for d in claimed["propagate-parallel"].segments[0].directives)
     assert not any(d.ahead for d in claimed["propagate-serial"].segments[0].directives)
+
+
+def test_acceleration_and_fewer_steps_go_together(configs: AccelConfigs) -> None:
+    made = {config.name: config.plan for config in configs.both()}
+    assert set(made) == {f"propagate-{FEW_STEPS}", f"masks-{FEW_STEPS}"}
+    for plan in made.values():
+        assert plan.steps == FEW_STEPS
+        assert plan.segments[0].masked
 
 
 def test_pictures_are_judged_as_decoded_one_by_one(configs: AccelConfigs) -> None:
@@ -122,10 +135,25 @@ def test_the_alternative_is_the_best_plain_run_within_the_same_seconds() -> None
         row("ddim-20", "fewer steps", 0.5, 0.85),
         row("ddim-40", "fewer steps", 0.6, 0.95),
     ]
-    told = alternatives(rows)["large masks"]
-    assert told["fewer_steps"]["name"] == "ddim-20"
-    slow = alternatives([row("masks", "claimed", 0.1, 0.9), *rows[1:]])["large masks"]
-    assert slow["fewer_steps"] is None
+    assert alternatives(rows) == {"masks": Point("ddim-20", 0.5, 0.85)}
+    assert alternatives([row("masks", "claimed", 0.1, 0.9), *rows[1:]]) == {"masks": None}
+
+
+def test_at_equal_time_the_same_prompts_are_compared() -> None:
+    rows = [
+        row("masks", "claimed", 0.5, 0.75),
+        row("masks-20", "both", 0.1, 0.5),
+        row("ddim-10", "fewer steps", 0.4, 0.25),
+    ]
+    scores = {"masks": [1.0, 0.5], "masks-20": [0.5, 0.5], "ddim-10": [0.5, 0.0]}
+    unused = np.zeros(0)
+    drawings = {
+        name: Drawing(np.array(graded), unused, unused, unused) for name, graded in scores.items()
+    }
+    told = at_equal_time(rows, drawings)
+    assert told["masks"]["minus_fewer_steps"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert told["masks"]["fewer_steps"]["name"] == "ddim-10"
+    assert told["masks-20"] == {"seconds": 0.1, "graded": 0.5, "fewer_steps": None}
 
 
 def test_a_relay_outside_the_margin_is_no_result() -> None:
