@@ -15,6 +15,7 @@ from common.plan import Accel, Plan, SamplerName, Segment, StepDirective
 STEPS = 50
 #: At which acceleration and fewer steps are combined.
 FEW_STEPS = 20
+ACCELERATED: tuple[Accel, ...] = ("propagate", "masks", "full")
 #: Faster Diffusion, Tab. 5, as steps from the first: sets that the paper found worse.
 BAD_KEYS = {
     "uniform-6": uniform_keys(STEPS, 6),
@@ -71,8 +72,7 @@ class AccelConfigs:
         return Accelerated("plain", "reference", self.plain())
 
     def claimed(self) -> Iterator[Accelerated]:
-        accels: tuple[Accel, ...] = ("propagate", "masks", "full")
-        for accel in accels:
+        for accel in ACCELERATED:
             plan = self.family.accelerator.expand(replace(self.plain(), accel=accel))
             name = {"propagate": "propagate-parallel"}.get(accel, accel)
             yield Accelerated(name, "claimed", replace(plan, accel="none"))
@@ -80,8 +80,7 @@ class AccelConfigs:
 
     def both(self) -> Iterator[Accelerated]:
         """Accelerations of fewer steps."""
-        accels: tuple[Accel, ...] = ("propagate", "masks")
-        for accel in accels:
+        for accel in ACCELERATED:
             plain = replace(self.plain(steps=FEW_STEPS), accel=accel)
             plan = self.family.accelerator.expand(plain)
             yield Accelerated(f"{accel}-{FEW_STEPS}", "both", replace(plan, accel="none"))

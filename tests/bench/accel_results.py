@@ -19,7 +19,7 @@ from tests.bench.ratios import (
 
 Result = dict[str, Any]
 
-ACCELERATED = ("claimed", "both")
+_ACCELERATED = ("claimed", "both")
 
 
 def ratios_of(rows: Sequence[Result], relays: Sequence[Result]) -> Result:
@@ -54,7 +54,7 @@ def alternatives(rows: Sequence[Result]) -> dict[str, Point | None]:
     return {
         row["name"]: best_within(fewer, row["seconds"])
         for row in rows
-        if row["kind"] in ACCELERATED
+        if row["kind"] in _ACCELERATED
     }
 
 

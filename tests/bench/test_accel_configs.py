@@ -59,7 +59,7 @@ def test_what_is_claimed_is_what_a_user_gets(configs: AccelConfigs) -> None:
 
 def test_acceleration_and_fewer_steps_go_together(configs: AccelConfigs) -> None:
     made = {config.name: config.plan for config in configs.both()}
-    assert set(made) == {f"propagate-{FEW_STEPS}", f"masks-{FEW_STEPS}"}
+    assert set(made) == {f"{accel}-{FEW_STEPS}" for accel in ("propagate", "masks", "full")}
     for plan in made.values():
         assert plan.steps == FEW_STEPS
         assert plan.segments[0].masked
