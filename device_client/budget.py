@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from common.errors import DeadlineExceeded
-from common.plan import Plan
+from common.plan import Accel, Plan
 
 _WEIGHT = 0.3  # of the newest measurement
 _UNMEASURED_SHARE = 0.1  # of the time, kept for the device before it has been measured
@@ -53,25 +53,25 @@ class StepTimes:
     """Measured seconds of this device's model work, shared by the pictures of one client."""
 
     def __init__(self) -> None:
-        self._steps: dict[str, float] = {}
+        self._steps: dict[tuple[str, Accel], float] = {}
         self._rest: float | None = None
         self._lock = threading.Lock()
 
-    def measured(self, member: str, step: float, rest: float) -> None:
-        """``step``: seconds of one step; ``rest``: of encoding and decoding. Thread-safe."""
+    def measured(self, member: str, accel: Accel, step: float, rest: float) -> None:
+        """``step``: mean seconds of a step; ``rest``: of encoding and decoding. Thread-safe."""
         with self._lock:
-            self._steps[member] = _mean(self._steps.get(member), step)
+            self._steps[member, accel] = _mean(self._steps.get((member, accel)), step)
             self._rest = _mean(self._rest, rest)
 
     def needed(self, plan: Plan, first: int) -> float | None:
         """Seconds for the plan's steps from ``first``, here; None before the first measurement."""
-        members: Counter[str] = Counter()
+        steps: Counter[tuple[str, Accel]] = Counter()
         for segment in plan.segments:
             if segment.stop > first:
-                members[segment.member] += segment.stop - max(segment.start, first)
-        if self._rest is None or not members.keys() <= self._steps.keys():
+                steps[segment.member, plan.accel] += segment.stop - max(segment.start, first)
+        if self._rest is None or not steps.keys() <= self._steps.keys():
             return None
-        return self._rest + sum(self._steps[name] * count for name, count in members.items())
+        return self._rest + sum(self._steps[kind] * count for kind, count in steps.items())
 
     def reserve(self, plan: Plan, budget: Budget) -> float:
         """Seconds to keep for what the plan leaves to the device after its edge part."""

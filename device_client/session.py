@@ -223,11 +223,14 @@ class PictureSession:
         steps = manifest.default_steps if wish.steps is None else wish.steps
         guidance = manifest.default_guidance if wish.guidance is None else wish.guidance
         plan = decision.arm.expand(family.name, wish.sampler, steps, guidance)
-        plan = replace(plan, accel=wish.accel or self.device.settings.accel)
+        accel = wish.accel or self.device.settings.accel
+        plan = replace(plan, accel=accel or manifest.default_accel)
         own = [segment.member for segment in plan.segments if segment.location == "device"]
         for member in own:
             family.denoiser(member)
-        self.notes += family.accelerator.notes(plan, own)
+        notes = family.accelerator.notes(plan, own)
+        if accel is not None:  # who asks for nothing misses nothing
+            self.notes += notes
         return Task(wish.prompt, wish.negative, plan, wish.seed, self._size)
 
     @property
@@ -296,7 +299,8 @@ class PictureSession:
             stepping = time.monotonic() - started
             picture, seconds = family.decode(run.x), time.monotonic() - begun
             step = stepping / (run.step - first)
-            self.device.times.measured(executed[-1].member, step, seconds - stepping)
+            member, accel = executed[-1].member, task.plan.accel
+            self.device.times.measured(member, accel, step, seconds - stepping)
             return picture, executed, seconds
 
         try:

@@ -26,8 +26,8 @@ class DeviceSettings(ClientAccess):
     edges: str = ""
     codec: Codec = Codec.FP16
     #: How steps may be made cheaper: none, propagate (the encoder's output is reused), masks
-    #: (learned block masks) or full (both).
-    accel: Accel = "none"
+    #: (learned block masks) or full (both); left out, as the family has it.
+    accel: Accel | None = None
     #: Steps between two checkpoints from the edge.
     checkpoint_every: int = Field(default=5, ge=0, le=200)
     #: Threads of the model; 0 leaves torch's default.

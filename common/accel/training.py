@@ -44,7 +44,7 @@ class Settings:
     loss_scaling: bool = True
     calm: float = 2.0
     busy: float = 0.5
-    refresh_every: int = 5
+    refresh_every: int = 3
     seed: int = 0
 
 

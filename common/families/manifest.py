@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import InvalidRequest, UnknownName, WeightsError
+from common.plan import Accel
 
 MANIFEST_NAME = "family.json"
 BUILT_IN = {"scenes": Path(__file__).parent / "scenes" / "weights"}
@@ -70,6 +71,8 @@ class Manifest(_Strict):
     sizes: Sizes
     default_steps: int = 50
     default_guidance: float = 7.5
+    #: How its steps are made cheaper if nobody says: as far as was measured to keep its pictures.
+    default_accel: Accel = "none"
     #: By member; the key steps of Stable Diffusion where it says nothing.
     propagation: dict[str, Propagated] = Field(default_factory=dict)
     #: Factor by which a saved picture is enlarged, for pixel art.

@@ -42,7 +42,7 @@ def generate(
     sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
     accel: Annotated[
         str | None,
-        typer.Option(help="none, propagate, masks or full; left out: as the settings say."),
+        typer.Option(help="none, propagate, masks or full; left out: as settings or family say."),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the picture, pixels.")] = None,
     timeout: Annotated[
@@ -175,7 +175,7 @@ def train_masks(
     ] = False,
     refresh_every: Annotated[
         int, typer.Option(help="Run every block each so many steps; 0: at the first step only.")
-    ] = 5,
+    ] = 3,
     loss_scaling: Annotated[bool, typer.Option(help="Spare steps that change much.")] = True,
     bimodal: Annotated[float, typer.Option(help="Weight of the bi-modal regulariser.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of prompts, noise and sampling.")] = 0,

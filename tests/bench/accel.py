@@ -337,7 +337,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=Size.count, help="prompts of the selection")
     parser.add_argument("--headline-count", type=int, default=Size.headline, help="other prompts")
     parser.add_argument("--seed", type=int, default=0, help="of the selection's prompts")
-    parser.add_argument("--arm", default="relay:large>small@0.3", help="the accelerated relay")
+    parser.add_argument("--arm", default="relay:small>large@0.5", help="the accelerated relay")
     parser.add_argument("--quick", action="store_true", help="a toy run: it proves nothing")
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the results")
     told = parser.parse_args()

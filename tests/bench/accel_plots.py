@@ -18,26 +18,28 @@ _COLORS = {
     "baseline": "#0072B2",
     "control": "#CC79A7",
     "fewer steps": "#999999",
-    "both": "#56B4E9",
-    "ablation": "#009E73",
+    "both": "#009E73",
 }
 
 
 def score_against_seconds(
     rows: Sequence[dict[str, Any]], relays: Sequence[dict[str, Any]], path: Path
 ) -> None:
-    """Graded score against seconds at batch 1, every method of each member, with 95% intervals."""
+    """Graded score against seconds at batch 1, every method of each member, with 95% intervals.
+
+    Those of the selection's prompts; relays were drawn on the headline's.
+    """
     figure, axes = plt.subplots(2, 1, figsize=(12, 15), layout="constrained")
     for axis, member in zip(axes, ("large", "small"), strict=True):
         for row in rows:
-            if row["member"] == member:
+            if (row["member"], row["prompts"]) == (member, "selection"):
                 _point(axis, row, _COLORS.get(row["kind"], "#999999"))
         for kind, color in _COLORS.items():
             axis.plot([], [], "o", color=color, label=kind)
         if member == "large":
             for row in relays:
                 _point(axis, row, "#882255")
-            axis.plot([], [], "o", color="#882255", label="relay")
+            axis.plot([], [], "o", color="#882255", label="relay (other prompts)")
         axis.set_xscale("log")
         axis.set_xlabel("seconds per picture, batch 1 (median, log scale)")
         axis.set_ylabel(f"graded score of {member}")
@@ -52,7 +54,8 @@ def score_against_seconds(
 def _point(axis: Any, row: dict[str, Any], color: str) -> None:
     low, high = row["ci95"]
     error = [[row["graded"] - low], [high - row["graded"]]]
-    axis.errorbar(row["seconds"], row["graded"], yerr=error, fmt="o", color=color, markersize=4)
+    axis.errorbar(row["seconds"], row["graded"], yerr=error, fmt="none", color=color, alpha=0.25)
+    axis.plot(row["seconds"], row["graded"], "o", color=color, markersize=4)
     place, strong = (
         (row["seconds"], row["graded"]),
         row["kind"] in ("claimed", "reference", "relay"),

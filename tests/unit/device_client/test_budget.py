@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -36,19 +37,28 @@ def test_what_does_not_fit_is_refused_with_what_it_takes() -> None:
 def test_the_device_needs_its_steps_and_the_rest() -> None:
     times, of = StepTimes(), plan("relay:large>small@0.5", 8)
     assert times.needed(of, 4) is None
-    times.measured("small", 0.5, 2.0)
+    times.measured("small", "none", 0.5, 2.0)
     assert times.needed(of, 4) == pytest.approx(4 * 0.5 + 2.0)
     assert times.needed(of, 6) == pytest.approx(2 * 0.5 + 2.0)
     assert times.needed(of, 0) is None
-    times.measured("large", 1.0, 2.0)
+    times.measured("large", "none", 1.0, 2.0)
     assert times.needed(of, 0) == pytest.approx(4 * 1.0 + 4 * 0.5 + 2.0)
+
+
+def test_cheaper_steps_have_times_of_their_own() -> None:
+    times, of = StepTimes(), plan("device:small", 4)
+    times.measured("small", "none", 1.0, 0.0)
+    assert times.needed(replace(of, accel="masks"), 0) is None
+    times.measured("small", "masks", 0.25, 0.0)
+    assert times.needed(replace(of, accel="masks"), 0) == pytest.approx(1.0)
+    assert times.needed(of, 0) == pytest.approx(4.0)
 
 
 def test_newer_measurements_count_more() -> None:
     times, of = StepTimes(), plan("device:small", 1)
-    times.measured("small", 10.0, 0.0)
+    times.measured("small", "none", 10.0, 0.0)
     for _ in range(30):
-        times.measured("small", 1.0, 0.0)
+        times.measured("small", "none", 1.0, 0.0)
     assert times.needed(of, 0) == pytest.approx(1.0, rel=0.01)
 
 
@@ -57,5 +67,5 @@ def test_time_is_kept_for_what_the_device_finishes() -> None:
     assert times.reserve(relay, Budget.of(None)) == 0
     assert times.reserve(relay, Budget.of(50.0)) == pytest.approx(5.0)
     assert times.reserve(plan("edge:large", 8), Budget.of(50.0)) == 0
-    times.measured("small", 0.5, 2.0)
+    times.measured("small", "none", 0.5, 2.0)
     assert times.reserve(relay, Budget.of(50.0)) == pytest.approx(1.5 * 4.0)

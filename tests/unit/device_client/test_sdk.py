@@ -16,6 +16,7 @@ import pytest
 import device_client
 from common.errors import BatonError, InvalidRequest, WeightsError
 from common.families.loader import Family
+from common.families.manifest import MANIFEST_NAME
 from common.rpc.access import OPEN
 from device_client.events import Decided, Event, Finished, Stepped
 from device_client.sdk import AsyncClient, Client, check_wish
@@ -23,6 +24,7 @@ from device_client.session import Device, PictureSession, Wish
 from device_client.settings import DeviceSettings
 from device_client.standby import StandbyTickets
 from tests.support.engines import Gate, WatchedFamily
+from tests.support.families import copy_family, edit_json
 from tests.support.nodes import check_executed, device, drawn_here
 from tests.support.tasks import plan, task
 
@@ -206,3 +208,20 @@ def test_importing_the_package_loads_no_model_library() -> None:
     code = "import sys, device_client; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
+
+
+def test_who_says_nothing_of_acceleration_gets_the_familys(
+    family_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_family(family_folder, tmp_path / "family")
+    edit_json(folder / MANIFEST_NAME, lambda manifest: manifest.update(default_accel="masks"))
+    with Client(family=str(folder), members="small") as client:
+        unsaid = client.generate(PROMPT, arm="device", steps=3)
+        asked = client.generate(PROMPT, arm="device", steps=3, accel="masks")
+        other = client.generate(PROMPT, arm="device", steps=3, accel="none")
+    assert [made.task.plan.accel for made in (unsaid, asked, other)] == ["masks", "masks", "none"]
+    assert unsaid.notes == ()
+    assert any("no block mask" in note for note in asked.notes)
+    with Client(family=str(folder), members="small", accel="propagate") as client:
+        made = client.generate(PROMPT, arm="device", steps=3)
+        assert made.task.plan.accel == "propagate"
