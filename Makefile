@@ -47,7 +47,7 @@ check: $(READY) ## stub drift, lint, format, types, imports; changes nothing
 bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores) and write it to bench/
 	$(PY) -m tests.bench.relay $(ARGS)
 
-bench-accel: $(READY) ## measure the accelerations against diffusers (about 3 hours at first, half an hour from what was drawn) and write it to bench/
+bench-accel: $(READY) ## measure the accelerations against diffusers (hours at first; what was drawn is kept) and write it to bench/
 	$(PY) -m tests.bench.accel $(ARGS)
 
 format: $(READY) ## sort the imports, apply the safe fixes, format

@@ -46,7 +46,7 @@ from common.diffusion.rows import Row, RowBatch
 from common.families.loader import Family, Member, load_family
 from common.families.local import begin
 from common.families.scenes.evaluate import Case, seeded_cases
-from common.plan import Accel, Arm, Plan
+from common.plan import ACCELS, Arm, Plan
 from common.quiet import quiet_libraries
 from tests.bench import accel_plots, accel_tables, report
 from tests.bench.accel_configs import STEPS, AccelConfigs, Accelerated
@@ -260,8 +260,7 @@ def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[Result]:
     family = bench.family
     guidance = family.manifest.default_guidance
     plain = arm.expand(family.name, "ddim", STEPS, guidance)
-    modes: tuple[Accel, ...] = ("none", "propagate", "masks", "full")
-    plans = {mode: replace(plain, accel=mode) for mode in modes}
+    plans = {mode: replace(plain, accel=mode) for mode in ACCELS}
     cases = seeded_cases(size.headline, bench.seed + _HEADLINE_SEED_OFFSET)
     expanded = {mode: family.accelerator.expand(plan) for mode, plan in plans.items()}
     alone = bench.configs.plain()
@@ -269,7 +268,7 @@ def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[Result]:
     timed = cases[: size.headline_rounds]
     seconds = asyncio.run(relay_seconds(family, dict(plans), timed, bench))
     rows = []
-    for mode in modes:
+    for mode in ACCELS:
         drawing = drawings[expanded[mode]]
         ratio = paired_ratio(seconds[PIPELINE], seconds[mode])
         row = {"name": f"{arm.name}, {mode}", "kind": "relay", "accel": mode, "prompts": "headline"}

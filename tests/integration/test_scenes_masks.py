@@ -29,7 +29,8 @@ def expanded(member: str, steps: int, accel: Accel) -> Plan:
 
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize(
-    ("steps", "accel", "speed"), [(50, "masks", 2.0), (20, "masks", 1.5), (50, "full", 1.8)]
+    ("steps", "accel", "speed"),
+    [(50, "masks", 2.0), (20, "masks", 1.5), (50, "full", 1.8), (20, "full", 1.6)],
 )
 def test_every_member_has_masks_that_spare_it_much_of_its_work(
     member: str, steps: int, accel: Accel, speed: float

@@ -59,6 +59,7 @@ def write_manifest(out: Path, guidance: float) -> None:
         sizes=Sizes(default=IMAGE_SIZE, minimum=16, maximum=128, multiple=16),
         default_steps=50,
         default_guidance=guidance,
+        default_accel="propagate",
         save_scale=8,
         propagation={member: PROPAGATION[member] for member in MEMBERS if (out / member).is_dir()},
         digests={str(path.relative_to(out)): file_digest(path) for path in files},
