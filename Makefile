@@ -2,6 +2,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 EXTRAS := edge,device,coordinator,dev
 TORCH_INDEX ?=
+FAMILY ?= runs/scenes/family
 
 # The prompt reaches the shell through the environment, untouched by make and by quoting.
 export DEMO_PROMPT := $(value PROMPT)
@@ -57,10 +58,10 @@ format: $(READY) ## sort the imports, apply the safe fixes, format
 proto: $(READY) ## write the stubs in proto/gen anew
 	$(PY) proto/generate.py
 
-train-scenes: $(READY) ## train the built-in family (hours; goes on from runs/scenes) and write it
-	$(PY) -m common.families.scenes.training train
-	$(PY) -m common.families.scenes.training export
-	$(PY) -m common.families.scenes.training card
+train-scenes: $(READY) ## train the built-in family (ARGS='--minutes 10 --device cuda'), write it and its card to FAMILY
+	$(PY) -m common.families.scenes.training train $(ARGS)
+	$(PY) -m common.families.scenes.training export --out $(FAMILY)
+	$(PY) -m common.families.scenes.training card --folder $(FAMILY) --bench $(FAMILY)
 
 clean: ## remove build results and caches; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import InvalidRequest
+from common.families.manifest import Manifest
 from common.families.scenes.evaluate import seeded_cases
+from common.families.scenes.worlds import world_of
 from common.plan import check_prompt
 
 _GENERAL = (
@@ -23,7 +25,7 @@ _FEW = 16
 
 
 def sample_prompts(
-    family: str, count: int | None, seed: int, file: Path | None = None
+    family: Manifest, count: int | None, seed: int, file: Path | None = None
 ) -> list[str]:
     """``count`` prompts: the first lines of ``file``, the family's own, or general ones in turn.
 
@@ -35,8 +37,9 @@ def sample_prompts(
     if file is not None:
         return _read(file, count)
     count = count or _FEW
-    if family == "scenes":
-        return [case.prompt for case in seeded_cases(count, seed)]
+    if family.name == "scenes":
+        world = world_of(family.sizes.default)
+        return [case.prompt for case in seeded_cases(world, count, seed)]
     return [_GENERAL[index % len(_GENERAL)] for index in range(count)]
 
 

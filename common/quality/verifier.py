@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from common.families.scenes.grammar import parse_prompt
 from common.families.scenes.verify import verify
+from common.families.scenes.worlds import world_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Scorer(Protocol):
 def scenes_verifier(picture: npt.NDArray[np.uint8], prompt: str) -> Quality | None:
     """The exact verifier of the built-in family, for prompts that its grammar can read."""
     try:
-        verdict = verify(picture, parse_prompt(prompt))
+        verdict = verify(picture, parse_prompt(prompt, world_of(len(picture))))
     except ValueError:
         return None
     return Quality(verdict.graded, verdict.strict, verdict.facts)

@@ -121,7 +121,7 @@ def _terms(manifest: Manifest, request: AnalyzeRequest) -> _Terms:
     keys = len(Propagation().keys_for(steps)) if request.keys is None else request.keys
     check_key_count(keys, steps)
     seed, size = check_seed(request.seed), manifest.sizes.default
-    prompts = sample_prompts(manifest.name, request.count, seed, request.prompts)
+    prompts = sample_prompts(manifest, request.count, seed, request.prompts)
     tasks = tuple(
         Task(prompt, "", plan, seed + index, size) for index, prompt in enumerate(prompts)
     )

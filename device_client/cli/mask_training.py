@@ -141,7 +141,7 @@ def _keys(family: Family, request: MaskRequest, refresh_every: int) -> tuple[int
 
 def _runs(family: Family, request: MaskRequest, seed: int) -> list[Run]:
     """One per prompt, with seeds of their own, at the family's default guidance."""
-    prompts = sample_prompts(family.name, request.count, seed, request.prompts)
+    prompts = sample_prompts(family.manifest, request.count, seed, request.prompts)
     arm = Arm("device", (request.member,), 0.0)
     guidance = family.manifest.default_guidance
     plan = arm.expand(family.name, check_sampler(request.sampler), request.steps, guidance)

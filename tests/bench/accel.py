@@ -45,7 +45,7 @@ from common.diffusion.executor import denoise_step
 from common.diffusion.rows import Row, RowBatch
 from common.families.loader import Family, Member, load_family
 from common.families.local import begin
-from common.families.scenes.evaluate import Case, seeded_cases
+from common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
 from common.plan import ACCELS, Arm, Plan
 from common.quiet import quiet_libraries
 from tests.bench import accel_plots, accel_tables, report
@@ -134,7 +134,7 @@ class Benchmark:
     def _measure(
         self, configs: Sequence[Accelerated], seed: int, count: int, rounds: int, title: str
     ) -> tuple[list[Result], dict[str, Drawing]]:
-        cases = seeded_cases(count, seed)
+        cases = seeded_cases(world_drawn_by(self.family), count, seed)
         drawings = self.studio.draw([c.drawn for c in configs], cases, f"{self.member}, {title}")
         seconds = {batch: self._time(configs, cases, batch, rounds) for batch in _BATCHES}
         reference = drawings[configs[0].drawn]
@@ -261,7 +261,7 @@ def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[Result]:
     guidance = family.manifest.default_guidance
     plain = arm.expand(family.name, "ddim", STEPS, guidance)
     plans = {mode: replace(plain, accel=mode) for mode in ACCELS}
-    cases = seeded_cases(size.headline, bench.seed + _HEADLINE_SEED_OFFSET)
+    cases = seeded_cases(world_drawn_by(family), size.headline, bench.seed + _HEADLINE_SEED_OFFSET)
     expanded = {mode: family.accelerator.expand(plan) for mode, plan in plans.items()}
     alone = bench.configs.plain()
     drawings = bench.studio.draw([alone, *expanded.values()], cases, "relays")

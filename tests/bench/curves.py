@@ -187,7 +187,9 @@ class Studio:
 def complexity(case: Case) -> int:
     """How many facts a prompt states: of each thing, their relation, the background."""
     spec = case.spec
-    of_things = sum(1 + bool(thing.color) + bool(thing.size) for thing in spec.objects)
+    of_things = sum(
+        1 + sum(map(bool, (thing.color, thing.size, thing.surface))) for thing in spec.objects
+    )
     return of_things + bool(spec.relation) + bool(spec.background)
 
 

@@ -49,7 +49,7 @@ from typing import Any
 
 from common.families.loader import Family, load_family
 from common.families.manifest import find_family
-from common.families.scenes.evaluate import Case, seeded_cases
+from common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
 from common.plan import SAMPLERS, Arm, Plan, SamplerName
 from common.quiet import quiet_libraries
 from tests.bench import plots, report
@@ -100,10 +100,11 @@ class Relay:
         self.configs = Configs(family.manifest, size.grid)
         self.studio = studio
         self.reference = self.configs.alone()[0]
+        self.world = world_drawn_by(family)
 
     def select(self) -> Measured:
         """Every configuration on the selection's prompts; alternatives with their best sampler."""
-        cases = seeded_cases(self.size.count, self.seed)
+        cases = seeded_cases(self.world, self.size.count, self.seed)
         relays = [*self.configs.alone(), *self.configs.relays(), *self.configs.foreign()]
         with _stage(f"drawing {len(relays)} configurations"):
             drawings = self.studio.draw([c.plan for c in relays], cases, "relays")
@@ -119,7 +120,7 @@ class Relay:
 
     def refine(self, selection: Measured) -> list[Config]:
         """The headline's candidates, chosen on more prompts of the selection's set."""
-        cases = seeded_cases(self.size.refine, self.seed)
+        cases = seeded_cases(self.world, self.size.refine, self.seed)
         relays = [config for config in selection.configs if config.kind in RELAYS]
         hopeful = _hopeful(selection, relays)
         with _stage(f"drawing {len(hopeful)} candidates again"):
@@ -134,7 +135,7 @@ class Relay:
         return [named[name] for name in ladder(candidates)]
 
     def headline(self, selection: Measured, candidates: Sequence[Config]) -> Measured:
-        cases = seeded_cases(self.size.headline, self.seed + _HEADLINE_SEED_OFFSET)
+        cases = seeded_cases(self.world, self.size.headline, self.seed + _HEADLINE_SEED_OFFSET)
         alone = self.configs.alone()
         alternatives = _alternatives_near(selection, candidates)
         configs = [*alone, *candidates, *alternatives]
@@ -144,7 +145,7 @@ class Relay:
         return Measured("headline", cases, configs, drawings, timings, self.reference)
 
     def overhead(self, arm: Arm) -> Overhead:
-        cases = seeded_cases(self.size.pairs, self.seed)
+        cases = seeded_cases(self.world, self.size.pairs, self.seed)
         with _stage(f"{self.size.pairs} pairs for the platform's overhead"):
             return asyncio.run(measure_overhead(self.family, arm, self.size.grid.steps, cases))
 

@@ -19,6 +19,7 @@ from common.families.scenes.members import (
     build_text_encoder,
 )
 from common.families.scenes.text import build_tokenizer
+from common.families.scenes.worlds import FLAT
 
 NAME = "tiny"
 MEMBERS = ("large", "small")
@@ -44,7 +45,7 @@ _UNETS: dict[str, dict[str, Any]] = {
 def write_family(folder: Path, seed: int = 0, digests: bool = True) -> Path:
     """Write the family to a new folder and return it; without digests, files can be altered."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(FLAT)
     tokenizer.save_pretrained(folder / "shared/tokenizer")
     build_text_encoder(tokenizer).save_pretrained(folder / "shared/text_encoder")
     _vae().save_pretrained(folder / "shared/vae")

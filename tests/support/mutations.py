@@ -8,24 +8,30 @@ from dataclasses import replace
 import numpy as np
 
 from common.families.scenes.grammar import MAX_COUNT, RELATIONS, ObjectSpec, SceneSpec
-from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
+from common.families.scenes.icons import ICONS
+from common.families.scenes.worlds import World
 
 
-def made_false(spec: SceneSpec, rng: np.random.Generator) -> tuple[str, SceneSpec]:
+def made_false(spec: SceneSpec, world: World, rng: np.random.Generator) -> tuple[str, SceneSpec]:
     """One attribute that the description names gets another value; which one, and the result."""
     changes: list[tuple[str, Callable[[], SceneSpec]]] = []
     for i, obj in enumerate(spec.objects):
         changes += [(f"icon {i}", lambda i=i: _other_icon(spec, i, rng))]
         if _room(spec) or obj.count > 1:
             changes += [(f"count {i}", lambda i=i: _other_count(spec, i, rng))]
-        if obj.color:
-            changes += [(f"color {i}", lambda i=i: _other(spec, i, "color", COLORS, rng))]
-        if obj.size:
-            changes += [(f"size {i}", lambda i=i: _other(spec, i, "size", SIZES, rng))]
+        words = {"color": world.colors, "size": world.sizes, "surface": world.surfaces}
+        for field, names in words.items():
+            if getattr(obj, field):
+                changes += [
+                    (
+                        f"{field} {i}",
+                        lambda i=i, field=field, names=names: _other(spec, i, field, names, rng),
+                    )
+                ]
     if spec.relation:
         changes += [("relation", lambda: _replaced(spec, "relation", RELATIONS, rng))]
     if spec.background:
-        changes += [("background", lambda: _replaced(spec, "background", BACKGROUNDS, rng))]
+        changes += [("background", lambda: _replaced(spec, "background", world.backgrounds, rng))]
     what, change = changes[rng.integers(len(changes))]
     return what, change()
 

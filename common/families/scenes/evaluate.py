@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from common.diffusion.executor import Run, denoise_step, start_run
 from common.families.loader import Family
-from common.families.scenes.grammar import SceneSpec, sample_prompt
+from common.families.scenes.grammar import GENEVAL_TASKS, SceneSpec, sample_prompt
 from common.families.scenes.verify import Verdict, verify
+from common.families.scenes.worlds import World, world_of
 from common.plan import Arm, Plan
 from common.quality.scores import Score, summarise
 
@@ -36,10 +37,15 @@ class Drawn:
     verdict: Verdict
 
 
-def seeded_cases(count: int, seed: int = 0, task: str | None = None) -> list[Case]:
+def world_drawn_by(family: Family) -> World:
+    """The world that a family of scenes draws. Raises ValueError for another family's size."""
+    return world_of(family.manifest.sizes.default)
+
+
+def seeded_cases(world: World, count: int, seed: int = 0, task: str | None = None) -> list[Case]:
     """The same prompts and noise seeds for the same arguments, whichever member draws them."""
     rng = np.random.default_rng([seed, 7])
-    return [Case(*sample_prompt(rng, task), seed=seed * 1_000_000 + i) for i in range(count)]
+    return [Case(*sample_prompt(rng, world, task), seed=seed * 1_000_000 + i) for i in range(count)]
 
 
 def draw(family: Family, plan: Plan, cases: Sequence[Case]) -> list[Drawn]:
@@ -78,7 +84,9 @@ def score(drawn: Sequence[Drawn]) -> Score:
 
 
 def score_by_task(drawn: Sequence[Drawn]) -> dict[str, Score]:
-    """Scores per task, and over all of them under ``overall``."""
+    """Scores per task, over GenEval's six under ``geneval``, and over all under ``overall``."""
     tasks = sorted({item.case.spec.task for item in drawn})
-    by_task = {task: [item for item in drawn if item.case.spec.task == task] for task in tasks}
-    return {"overall": score(drawn)} | {task: score(items) for task, items in by_task.items()}
+    groups = {task: [item for item in drawn if item.case.spec.task == task] for task in tasks}
+    groups["geneval"] = [item for item in drawn if item.case.spec.task in GENEVAL_TASKS]
+    scores = {task: score(items) for task, items in groups.items() if items}
+    return {"overall": score(drawn), **scores}

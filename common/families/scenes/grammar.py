@@ -1,7 +1,8 @@
 """Prompts about scenes: what they say, how they are written, and how they are read back.
 
-The six tasks are those of the GenEval benchmark (Ghosh et al. 2023): single object, two objects,
-counting, colours, position, and colour attribution.
+Six tasks are those of the GenEval benchmark (Ghosh et al. 2023): single object, two objects,
+counting, colours, position, and colour attribution. Worlds with surfaces have a seventh: one or two
+objects, each with its surface.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
+from common.families.scenes.icons import ICONS
+from common.families.scenes.worlds import World
 
 RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")
-TASKS: tuple[str, ...] = (
+GENEVAL_TASKS: tuple[str, ...] = (
     "single_object",
     "two_object",
     "counting",
@@ -23,6 +25,7 @@ TASKS: tuple[str, ...] = (
     "position",
     "color_attr",
 )
+SURFACE_TASK = "surface"
 MAX_COUNT = 3
 
 _COUNT_WORDS = {2: "two", 3: "three"}
@@ -37,9 +40,10 @@ class ObjectSpec:
     count: int = 1
     color: str | None = None
     size: str | None = None
+    surface: str | None = None
 
     def phrase(self) -> str:
-        words = [word for word in (self.size, self.color) if word]
+        words = [word for word in (self.size, self.surface, self.color) if word]
         if self.count > 1:
             words = [_COUNT_WORDS[self.count], *words, plural(self.icon)]
         else:
@@ -62,6 +66,8 @@ class SceneSpec:
             return "position"
         if any(obj.count > 1 for obj in self.objects):
             return "counting"
+        if any(obj.surface for obj in self.objects):
+            return SURFACE_TASK
         colored = any(obj.color for obj in self.objects)
         if len(self.objects) == 2:
             return "color_attr" if colored else "two_object"
@@ -78,44 +84,60 @@ def plural(icon: str) -> str:
     return _PLURALS.get(icon, icon + "s")
 
 
-def vocabulary() -> list[str]:
+def tasks_of(world: World) -> tuple[str, ...]:
+    """The tasks that a world's prompts belong to."""
+    return (*GENEVAL_TASKS, SURFACE_TASK) if world.has_surfaces else GENEVAL_TASKS
+
+
+def vocabulary(world: World) -> list[str]:
     """Every word that the grammar can write, sorted."""
     words = {"a", "an", "photo", "of", "and", "on", "background"}
-    words.update(COLORS, BACKGROUNDS, SIZES, ICONS, _COUNT_WORDS.values())
+    words.update(world.colors, world.backgrounds, world.sizes, ICONS, _COUNT_WORDS.values())
+    words.update(world.surfaces if world.has_surfaces else ())
     words.update(plural(icon) for icon in ICONS)
     words.update(word for relation in RELATIONS for word in relation.split())
     return sorted(words)
 
 
-def sample_spec(rng: np.random.Generator, task: str | None = None) -> SceneSpec:
-    """A random scene description, uniform over tasks unless one is named."""
-    task = task or TASKS[rng.integers(len(TASKS))]
+_COLORED = {"colors": 1.0, "color_attr": 1.0, "position": 0.5, "counting": 0.5, SURFACE_TASK: 0.5}
+_SURFACED = {SURFACE_TASK: 1.0, "position": 0.15, "counting": 0.15}
+
+
+def sample_spec(rng: np.random.Generator, world: World, task: str | None = None) -> SceneSpec:
+    """A random scene description, uniform over the world's tasks unless one is named."""
+    tasks = tasks_of(world)
+    task = task or tasks[rng.integers(len(tasks))]
     pair = task in ("two_object", "position", "color_attr")
+    pair = pair or (task == SURFACE_TASK and rng.random() < 0.5)
     icons = rng.choice(len(ICONS), size=2 if pair else 1, replace=False)
-    chance = {"colors": 1.0, "color_attr": 1.0, "position": 0.5, "counting": 0.5}.get(task, 0.0)
-    colored = rng.random() < chance
+    colored = rng.random() < _COLORED.get(task, 0.0)
+    surfaced = _SURFACED.get(task, 0.0) if world.has_surfaces else 0.0
     count = int(rng.integers(2, MAX_COUNT + 1)) if task == "counting" else 1
     objects = tuple(
         ObjectSpec(
             icon=ICONS[i],
             count=count,
-            color=_pick(rng, COLORS) if colored else None,
-            size=_pick(rng, SIZES) if rng.random() < 0.25 else None,
+            color=pick(rng, world.colors) if colored else None,
+            size=pick(rng, world.sizes) if rng.random() < 0.25 else None,
+            surface=pick(rng, world.surfaces) if surfaced and rng.random() < surfaced else None,
         )
         for i in icons
     )
     relation = RELATIONS[rng.integers(len(RELATIONS))] if task == "position" else None
-    background = _pick(rng, BACKGROUNDS) if rng.random() < 0.5 else None
+    background = pick(rng, world.backgrounds) if rng.random() < 0.5 else None
     return SceneSpec(objects, relation, background)
 
 
-def sample_prompt(rng: np.random.Generator, task: str | None = None) -> tuple[str, SceneSpec]:
+def sample_prompt(
+    rng: np.random.Generator, world: World, task: str | None = None
+) -> tuple[str, SceneSpec]:
     """A random prompt with what it means."""
-    spec = sample_spec(rng, task)
+    spec = sample_spec(rng, world, task)
     return spec.prompt("a photo of " if rng.random() < 0.5 else ""), spec
 
 
-def _pick(rng: np.random.Generator, names: Iterable[str]) -> str:
+def pick(rng: np.random.Generator, names: Iterable[str]) -> str:
+    """One of the names, uniformly."""
     choices = list(names)
     return choices[rng.integers(len(choices))]
 
@@ -129,22 +151,22 @@ _RELATION = re.compile(
 _RELATION_SYNONYMS = {"over": "above", "under": "below"}
 
 
-def parse_prompt(prompt: str) -> SceneSpec:
+def parse_prompt(prompt: str, world: World) -> SceneSpec:
     """Read a prompt back.
 
-    Raises ValueError, saying which word, if the prompt lies outside the grammar.
+    Raises ValueError, saying which word, if the prompt lies outside the world's grammar.
     """
     text = re.sub(r"\s+", " ", prompt.strip().lower().rstrip("."))
     text = re.sub(r"^an? (?:photo|picture|icon) of ", "", text)
     background = None
     if match := _BACKGROUND.match(text):
         text, background = match.groups()
-        if background not in BACKGROUNDS:
+        if background not in world.backgrounds:
             raise ValueError(f"unknown background {background!r}")
     parts = [part for part in _RELATION.split(text) if part]
     if len(parts) not in (1, 3):
         raise ValueError(f"cannot read {prompt!r}: expected one or two objects")
-    objects = tuple(_parse_phrase(part) for part in parts[::2])
+    objects = tuple(_parse_phrase(part, world) for part in parts[::2])
     if len(objects) == 2 and objects[0].icon == objects[1].icon:
         raise ValueError(f"both objects are a {objects[0].icon}")
     word = parts[1] if len(parts) == 3 else "and"
@@ -154,18 +176,21 @@ def parse_prompt(prompt: str) -> SceneSpec:
     return SceneSpec(objects, relation, background)
 
 
-def _parse_phrase(phrase: str) -> ObjectSpec:
+def _parse_phrase(phrase: str, world: World) -> ObjectSpec:
     *modifiers, noun = phrase.split()
     if noun not in _NOUNS:
         raise ValueError(f"unknown object {noun!r}")
-    count, color, size = 1, None, None
+    count = 1
+    facts: dict[str, str] = {}
     for word in modifiers:
         if word in _COUNTS:
             count = _COUNTS[word]
-        elif word in COLORS:
-            color = word
-        elif word in SIZES:
-            size = word
+        elif word in world.colors:
+            facts["color"] = word
+        elif word in world.sizes:
+            facts["size"] = word
+        elif world.has_surfaces and word in world.surfaces:
+            facts["surface"] = word
         else:
             raise ValueError(f"unknown word {word!r}")
-    return ObjectSpec(_NOUNS[noun], count, color, size)
+    return ObjectSpec(_NOUNS[noun], count, **facts)

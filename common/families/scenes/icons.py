@@ -1,47 +1,28 @@
-"""The icons, colours and backgrounds that a scene is made of.
+"""Silhouettes of the icons, and the surfaces that they are painted with.
 
-Icons are flat silhouettes defined on the square [-1, 1]^2 (y grows downwards) and rasterised
-without anti-aliasing, so that a picture of them is crisp pixel art. Every icon comes in two sizes,
-each inside a box that is a multiple of the autoencoder's 4-pixel cell.
+Icons are defined on the square [-1, 1]^2 (y grows downwards). A stamp is an icon of one size and
+surface, rasterised: how much of each pixel its colour and its ink cover.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
+from common.families.scenes.worlds import World
+
 Mask = npt.NDArray[np.bool_]
+Coverage = npt.NDArray[np.float64]
 _Coord = npt.NDArray[np.float64]
 
-#: Icon colours, RGB. Saturated, so that none is near a background.
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40),
-    "orange": (245, 135, 25),
-    "yellow": (250, 220, 40),
-    "green": (60, 200, 70),
-    "cyan": (40, 210, 220),
-    "blue": (40, 90, 235),
-    "purple": (150, 50, 210),
-    "pink": (255, 90, 170),
-}
-
-#: Background colours, RGB. Low saturation.
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "night": (18, 20, 46),
-    "forest": (28, 70, 50),
-    "dusk": (92, 72, 104),
-    "fog": (150, 156, 164),
-    "sand": (222, 200, 160),
-    "snow": (238, 242, 246),
-}
-
-#: Side of the box that holds an icon of that size, in pixels.
-SIZES: dict[str, int] = {"small": 12, "large": 16}
-
 _OVERSAMPLING = 8
+_OUTLINE = 1.75  # width of an outline, around the silhouette, pixels
+_STRIPES = 6.0  # period, pixels; half of it is ink
+_DOTS, _DOT_RADIUS = 8.0, 1.9  # period of rows and columns, which are staggered by half; pixels
 
 
 def _polygon(x: _Coord, y: _Coord, corners: list[tuple[float, float]]) -> Mask:
@@ -145,18 +126,69 @@ _SHAPES: dict[str, Callable[[_Coord, _Coord], Mask]] = {
 ICONS: tuple[str, ...] = tuple(_SHAPES)
 
 
-@cache
-def icon_mask(icon: str, size: str) -> Mask:
-    """Silhouette of an icon, boolean [side, side] with a 1-pixel empty margin.
+@dataclass(frozen=True, eq=False)
+class Stamp:
+    """Share of each pixel of an icon's box that is covered, float [side, side].
 
-    Raises KeyError for an unknown icon or size.
+    color: by the icon's colour; ink: by ink; body: by the icon, that is by either of them.
     """
-    side = SIZES[size] - 2
+
+    color: Coverage
+    ink: Coverage
+
+    @property
+    def body(self) -> Coverage:
+        return self.color + self.ink
+
+
+@cache
+def stamp(world: World, icon: str, size: str, surface: str = "plain") -> Stamp:
+    """An icon as it is painted. Raises KeyError for an unknown icon, size or surface."""
+    side = world.sizes[size]
     fine = side * _OVERSAMPLING
-    centres = (np.arange(fine) + 0.5) / fine * 2 - 1
-    x, y = np.meshgrid(centres, centres)
-    shape = _SHAPES[icon](x, y)
-    coverage = shape.reshape(side, _OVERSAMPLING, side, _OVERSAMPLING).mean(axis=(1, 3))
-    mask = np.pad(coverage >= 0.5, 1)
-    mask.setflags(write=False)
-    return mask
+    pixels = (np.arange(fine) + 0.5) / _OVERSAMPLING - side / 2  # from the middle of the box
+    x, y = np.meshgrid(pixels, pixels)
+    half = side / 2 - world.margin
+    shape = _SHAPES[icon](x / half, y / half) & (np.maximum(np.abs(x), np.abs(y)) <= half)
+    ink = _INKS[surface](shape, x, y)
+    return Stamp(_shrink(shape & ~ink, world), _shrink(ink, world))
+
+
+def _shrink(fine: Mask, world: World) -> Coverage:
+    side = len(fine) // _OVERSAMPLING
+    coverage: Coverage = fine.reshape(side, _OVERSAMPLING, side, _OVERSAMPLING).mean(axis=(1, 3))
+    if not world.free:
+        coverage = (coverage >= 0.5).astype(np.float64)
+    coverage.setflags(write=False)
+    return coverage
+
+
+def _no_ink(shape: Mask, x: _Coord, y: _Coord) -> Mask:
+    return np.zeros_like(shape)
+
+
+def _stripes(shape: Mask, x: _Coord, y: _Coord) -> Mask:
+    return shape & ((y / _STRIPES + 1 / 3) % 1 >= 0.5)  # edges between pixels
+
+
+def _dots(shape: Mask, x: _Coord, y: _Coord) -> Mask:
+    def near(offset: float) -> Mask:
+        dx, dy = ((v + offset + _DOTS / 2) % _DOTS - _DOTS / 2 for v in (x, y))
+        return _disc(dx, dy, 0, 0, _DOT_RADIUS)
+
+    return shape & (near(0.0) | near(_DOTS / 2))
+
+
+def _outline(shape: Mask, x: _Coord, y: _Coord) -> Mask:
+    """What lies within the outline's width of the silhouette: a convolution with a disc."""
+    disc = np.fft.ifftshift(_disc(x, y, 0, 0, _OUTLINE))
+    spectrum = np.fft.rfft2(shape.astype(np.float64)) * np.fft.rfft2(disc.astype(np.float64))
+    return (np.fft.irfft2(spectrum, s=shape.shape) > 0.5) & ~shape
+
+
+_INKS: dict[str, Callable[[Mask, _Coord, _Coord], Mask]] = {
+    "plain": _no_ink,
+    "striped": _stripes,
+    "dotted": _dots,
+    "outlined": _outline,
+}

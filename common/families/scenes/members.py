@@ -1,8 +1,10 @@
 """Architectures of the family's text encoder and members.
 
-``small`` has fewer levels and blocks than ``large`` and no middle block, as in BK-SDM (Kim et al.
-2023); ``medium`` stands between them. All predict v and take the pooled text through the UNet's own
-text-time embedding, which a plain diffusers pipeline feeds by itself.
+``medium`` has half the layers of ``large``, and ``small`` is narrower and without a middle block,
+as in BK-SDM (Kim et al. 2023). At the full 16 x 16 cells all of them are thin and without
+attention, so that a step stays cheap. ``finisher`` is ``small`` trained for the quiet end, without
+guidance. All predict v and take the pooled text through the UNet's own text-time embedding, which a
+plain diffusers pipeline feeds by itself.
 """
 
 from __future__ import annotations
@@ -12,47 +14,49 @@ from typing import Any
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common.families.scenes.render import CELL, IMAGE_SIZE
 from common.families.scenes.text import MAX_TOKENS
+from common.families.scenes.worlds import DETAIL, World
 
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 4
-LATENT_SIZE = IMAGE_SIZE // CELL
 
 _DOWN, _CROSS_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 _UP, _CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
 
 _MEMBERS: dict[str, dict[str, Any]] = {
     "large": {
-        "block_out_channels": (80, 96, 96),
+        "block_out_channels": (48, 96, 128),
         "layers_per_block": 2,
-        "down_block_types": (_CROSS_DOWN, _CROSS_DOWN, _CROSS_DOWN),
-        "up_block_types": (_CROSS_UP, _CROSS_UP, _CROSS_UP),
+        "down_block_types": (_DOWN, _CROSS_DOWN, _CROSS_DOWN),
+        "up_block_types": (_CROSS_UP, _CROSS_UP, _UP),
         "mid_block_type": "UNetMidBlock2DCrossAttn",
     },
     "medium": {
-        "block_out_channels": (64, 96),
+        "block_out_channels": (32, 64, 96),
         "layers_per_block": 1,
-        "down_block_types": (_CROSS_DOWN, _CROSS_DOWN),
-        "up_block_types": (_CROSS_UP, _CROSS_UP),
+        "down_block_types": (_DOWN, _CROSS_DOWN, _CROSS_DOWN),
+        "up_block_types": (_CROSS_UP, _CROSS_UP, _UP),
         "mid_block_type": "UNetMidBlock2DCrossAttn",
     },
     "small": {
-        "block_out_channels": (32, 64),
+        "block_out_channels": (16, 48, 64),
         "layers_per_block": 1,
-        "down_block_types": (_DOWN, _CROSS_DOWN),
-        "up_block_types": (_CROSS_UP, _UP),
+        "down_block_types": (_DOWN, _DOWN, _CROSS_DOWN),
+        "up_block_types": (_CROSS_UP, _UP, _UP),
         "mid_block_type": None,
     },
 }
 
+#: Outside the family's members: it draws no picture alone.
+FINISHER = "finisher"
 MEMBERS: tuple[str, ...] = tuple(_MEMBERS)
 
 
-def build_unet(member: str) -> UNet2DConditionModel:
+def build_unet(member: str, world: World = DETAIL) -> UNet2DConditionModel:
     """An untrained denoiser. Raises KeyError for an unknown member."""
+    architecture = _MEMBERS["small" if member == FINISHER else member]
     return UNet2DConditionModel(
-        sample_size=LATENT_SIZE,
+        sample_size=world.latent_size,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         cross_attention_dim=TEXT_WIDTH,
@@ -60,7 +64,7 @@ def build_unet(member: str) -> UNet2DConditionModel:
         norm_num_groups=16,
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
-        **_MEMBERS[member],
+        **architecture,
     )
 
 

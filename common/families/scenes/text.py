@@ -13,15 +13,16 @@ from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTokenizer
 
 from common.families.scenes.grammar import vocabulary
+from common.families.scenes.worlds import DETAIL, World
 
 #: Length to which prompts are padded and cut, tokens.
-MAX_TOKENS = 24
+MAX_TOKENS = 32
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """The tokenizer, made anew from the grammar.
+def build_tokenizer(world: World = DETAIL) -> CLIPTokenizer:
+    """The tokenizer, made anew from a world's grammar.
 
     Token numbers may differ from one call to the next, so a family keeps the one it was made with.
     """
@@ -32,7 +33,7 @@ def build_tokenizer() -> CLIPTokenizer:
         initial_alphabet=[chr(code) for code in range(33, 127)],
         show_progress=False,
     )
-    bpe.train_from_iterator(vocabulary(), trainer)
+    bpe.train_from_iterator(vocabulary(world), trainer)
     trained = json.loads(bpe.to_str())["model"]
     letters = [chr(code) for code in range(33, 127)]
     tokens = dict.fromkeys([*letters, *(x + _WORD_END for x in letters), *trained["vocab"]])

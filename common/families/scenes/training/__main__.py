@@ -1,4 +1,4 @@
-"""``make train-scenes``: the whole family, resumable, each stage from its newest checkpoint."""
+"""``make train-scenes``: the whole family, on any machine, for as long as one has."""
 
 from __future__ import annotations
 
@@ -7,92 +7,86 @@ from typing import Annotated
 
 import torch
 import typer
-from diffusers import AutoencoderKL
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.families.loader import load_family
-from common.families.manifest import BUILT_IN
-from common.families.scenes.members import MEMBERS, build_text_encoder
-from common.families.scenes.text import build_tokenizer
-from common.families.scenes.training.card import write_card
-from common.families.scenes.training.curves import draw_curves
-from common.families.scenes.training.dataset import load_dataset
-from common.families.scenes.training.denoiser import (
-    DenoiserRecipe,
-    denoiser_state,
-    train_denoiser,
-)
-from common.families.scenes.training.export import export_member, export_shared, write_manifest
-from common.families.scenes.training.vae import VaeRecipe, train_vae
+from common.errors import BatonError
+from common.families.manifest import BUILT_IN, read_manifest
+from common.families.scenes.training.device import Machine, find_device
+from common.families.scenes.training.export import export_family
+from common.families.scenes.training.pack import read_pack
+from common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
+from common.families.scenes.worlds import DETAIL, world_of
 from common.quiet import quiet_libraries
 
-DEFAULT_STEPS = {"large": 7200, "medium": 4000, "small": 7000}
 _GUIDANCE = 3.0
+_CALIBRATED = 150  # renders at most
+_RUN_DIR = Path("runs/scenes")
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def train(
-    run_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = Path("runs/scenes"),
-    member: Annotated[list[str] | None, typer.Option(help="Only these members.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps per member.")] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DenoiserRecipe.lr,
-    scenes: Annotated[int, typer.Option(help="Scenes in the data set.")] = 110_000,
-    vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder.")] = 3500,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the denoiser: minutes first, then faster.")
-    ] = False,
+    run_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = _RUN_DIR,
+    minutes: Annotated[
+        float, typer.Option(min=0.0, help="Of everything, over all runs in the folder.")
+    ] = 1200.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of each stage, instead of minutes.")
+    ] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help=f"Only these: {', '.join(STAGES)}.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the CPU; all of its cores by default.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="For the denoisers.")] = Recipe.scenes,
+    pictures: Annotated[int, typer.Option(min=1, help="For the autoencoder.")] = Recipe.pictures,
+    gate: Annotated[
+        float, typer.Option(help="Share of reconstructions that must be recognised.")
+    ] = Recipe.gate,
+    pack: Annotated[
+        Path | None, typer.Option(help="Folder for packed averages, rewritten every minute.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Packed averages to go on from, in an empty run folder.")
+    ] = None,
 ) -> None:
-    """Train what is not trained yet: autoencoder, data set, large with the text encoder, others."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    vae = _trained_vae(run_dir, vae_steps)
-    tokenizer = _tokenizer(run_dir)
-    data = load_dataset(run_dir / "data.pt", vae, tokenizer, scenes)
-    torch.manual_seed(0)
-    text_encoder = build_text_encoder(tokenizer)
-    for name in member or MEMBERS:
-        if name != "large":
-            _load_text_encoder(run_dir, text_encoder)
-        recipe = DenoiserRecipe(steps=steps or DEFAULT_STEPS[name], lr=lr, compile=compile_)
-        train_denoiser(run_dir, name, text_encoder, data, recipe)
-
-
-@app.command()
-def restore(
-    run_dir: Annotated[Path, typer.Option(help="Empty folder to fill.")] = Path("runs/scenes"),
-    folder: Annotated[Path, typer.Option(help="Family to start from.")] = BUILT_IN["scenes"],
-) -> None:
-    """Lay a written family out as checkpoints at step 0, to train on from it."""
-    if any((run_dir / f"{name}.pt").exists() for name in MEMBERS):
-        raise typer.BadParameter(f"{run_dir} holds checkpoints already")
-    family = load_family(str(folder))
-    family.vae.save_pretrained(run_dir / "vae")
-    family.tokenizer.save_pretrained(run_dir / "tokenizer")
-    for name in family.members:
-        unet = family.unets[name].requires_grad_(True)
-        recipe = DenoiserRecipe(steps=1)
-        denoiser_state(run_dir, name, unet, family.text_encoder, recipe).save(0)
+    """Train what is not trained yet; each stage takes its share of the time and ends by itself."""
+    try:
+        machine, stages = Machine(find_device(device)), check_stages(stage or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if start is not None and not any(run_dir.glob("*.safetensors")):
+        read_pack(start, run_dir)
+    training = Training(
+        Recipe(
+            run_dir,
+            DETAIL,
+            machine,
+            minutes,
+            steps=steps,
+            scenes=scenes,
+            pictures=pictures,
+            gate=gate,
+            guidance=_GUIDANCE,
+            pack=pack,
+        )
+    )
+    for name in stages:
+        training.run(name)
 
 
 @app.command()
 def export(
-    run_dir: Annotated[Path, typer.Option(help="Checkpoints to read.")] = Path("runs/scenes"),
+    run_dir: Annotated[Path, typer.Option(help="Checkpoints to read.")] = _RUN_DIR,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = BUILT_IN["scenes"],
     guidance: Annotated[float, typer.Option(help="Default guidance scale.")] = _GUIDANCE,
 ) -> None:
-    """Write the newest checkpoints' averaged weights as a family."""
-    vae = AutoencoderKL.from_pretrained(run_dir / "vae", low_cpu_mem_usage=False)
-    tokenizer = _tokenizer(run_dir)
-    text_encoder = build_text_encoder(tokenizer)
-    _load_text_encoder(run_dir, text_encoder)
-    export_shared(out, vae, text_encoder, tokenizer)
-    for name in MEMBERS:
-        checkpoint = run_dir / f"{name}.pt"
-        if checkpoint.exists():
-            ema = torch.load(checkpoint, weights_only=True)["ema"]
-            export_member(out, name, ema["unet"])
-    write_manifest(out, guidance)
+    """Write the newest averages as a family."""
+    export_family(run_dir, out, DETAIL, guidance)
     typer.echo(f"wrote {out}")
 
 
@@ -100,38 +94,30 @@ def export(
 def card(
     folder: Annotated[Path, typer.Option(help="Folder of the family.")] = BUILT_IN["scenes"],
     bench: Annotated[Path, typer.Option(help="Folder for scenes.json.")] = Path("bench"),
-    count: Annotated[int, typer.Option(help="Prompts.")] = 300,
+    count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
-    run_dir: Annotated[Path, typer.Option(help="Logs for the learning curves.")] = Path(
-        "runs/scenes"
-    ),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each picture.")] = 50,
+    run_dir: Annotated[Path, typer.Option(help="Logs for the learning curves.")] = _RUN_DIR,
 ) -> None:
-    """Measure the family and write its card."""
-    draw_curves(run_dir, MEMBERS, folder / "learning.png")
-    write_card(folder, bench, count, seed)
+    """Measure a family and write its card."""
+    from common.families.scenes.training.calibration import draw_calibration
+    from common.families.scenes.training.card import write_card
+    from common.families.scenes.training.curves import draw_curves
+
+    draw_curves(run_dir, tuple(STAGES), folder / "learning.png")
+    world = world_of(read_manifest(folder).sizes.default)
+    draw_calibration(world, folder / "verifier.png", min(count, _CALIBRATED))
+    write_card(folder, bench, (count, seed), steps)
 
 
-def _trained_vae(run_dir: Path, steps: int) -> AutoencoderKL:
-    folder = run_dir / "vae"
-    if not folder.exists():
-        train_vae(run_dir, VaeRecipe(steps=steps)).save_pretrained(folder)
-    vae = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
-    return vae.eval().requires_grad_(False)
-
-
-def _tokenizer(run_dir: Path) -> CLIPTokenizer:
-    folder = run_dir / "tokenizer"
-    if not folder.exists():
-        build_tokenizer().save_pretrained(folder)
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-def _load_text_encoder(run_dir: Path, text_encoder: CLIPTextModel) -> None:
-    """The text encoder that was trained with ``large``."""
-    saved = torch.load(run_dir / "large.pt", weights_only=True)
-    text_encoder.load_state_dict(saved["ema"]["text_encoder"])
+def main() -> None:
+    quiet_libraries()
+    try:
+        app()
+    except BatonError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(5) from error
 
 
 if __name__ == "__main__":
-    quiet_libraries()
-    app()
+    main()

@@ -8,11 +8,14 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from common.build import processor_name
@@ -23,46 +26,91 @@ from common.families.scenes.evaluate import (
     member_plan,
     score_by_task,
     seeded_cases,
+    world_drawn_by,
 )
-from common.families.scenes.grammar import TASKS
+from common.families.scenes.grammar import GENEVAL_TASKS, SURFACE_TASK, sample_spec, tasks_of
+from common.families.scenes.members import FINISHER, build_unet
+from common.families.scenes.render import compose, render
+from common.families.scenes.training.export import TRAINING_NAME
+from common.families.scenes.training.vae import acceptance, psnr, to_model_range
 from common.quality.scores import Score
 
 _REPEATS = 9
-_GRID_COLUMNS = 10
-_SCALE = 3
+_GRID_COLUMNS = 8
+_SCALED = 96  # side of a picture in a grid, pixels
+_RECONSTRUCTED = 100
 
 
-def write_card(folder: Path, bench: Path, count: int, seed: int) -> None:
-    """Score every member on ``count`` seeded prompts (DDIM 50), time a step, write the card.
+def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 50) -> None:
+    """Score every member on ``drawn`` = (count, seed) prompts with DDIM, time it, write the card.
 
     Writes ``README.md`` and one grid per member below ``folder``, and ``bench``/scenes.json.
     """
     family = load_family(str(folder))
-    cases = seeded_cases(count, seed)
-    milliseconds = step_milliseconds(family)
-    scores: dict[str, dict[str, Score]] = {}
+    cases = seeded_cases(world_drawn_by(family), *drawn)
+    measured = Measured(family, steps, drawn, step_milliseconds(family), _training(folder))
     for member in family.members:
-        drawn = draw(family, member_plan(family, member), cases)
-        scores[member] = score_by_task(drawn)
-        picture_grid(drawn).save(folder / f"{member}.png")
-        print(f"{member}: {scores[member]['overall']}", flush=True)
-    (folder / "README.md").write_text(_card(family, scores, milliseconds, (count, seed)))
+        pictures = draw(family, member_plan(family, member, steps), cases)
+        measured.scores[member] = score_by_task(pictures)
+        picture_grid(pictures).save(folder / f"{member}.png")
+        print(f"{member}: {measured.scores[member]['overall']}", flush=True)
+    measured.autoencoder = _autoencoder(family)
+    (folder / "README.md").write_text(_card(measured))
     bench.mkdir(exist_ok=True)
-    (bench / "scenes.json").write_text(json.dumps(_rows(scores, milliseconds), indent=2) + "\n")
+    (bench / "scenes.json").write_text(json.dumps(_rows(measured), indent=2) + "\n")
+
+
+@dataclass
+class Measured:
+    """What a card tells. milliseconds: a step of each member, guided, and the finisher's."""
+
+    family: Family
+    steps: int
+    drawn: tuple[int, int]
+    milliseconds: dict[str, float]
+    training: dict[str, Any]
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tasks_of(world_drawn_by(self.family))
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    path = folder / TRAINING_NAME
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _autoencoder(family: Family) -> dict[str, Any]:
+    """PSNR in dB over ordinary scenes, and the share of reconstructions that is recognised."""
+    world, rng = world_drawn_by(family), np.random.default_rng(7)
+    scenes = [compose(sample_spec(rng, world), world, rng) for _ in range(_RECONSTRUCTED)]
+    pictures = to_model_range(np.stack([render(scene, world) for scene in scenes]))
+    shares = acceptance(family.vae, world, _RECONSTRUCTED)
+    return {
+        "psnr_db": psnr(family.vae, pictures),
+        "accepted": {f"{size} {surface}": share for (surface, size), share in shares.items()},
+    }
 
 
 @torch.inference_mode()
 def step_milliseconds(family: Family) -> dict[str, float]:
-    """One guided step (two rows) of each member at batch 1, interleaved; medians."""
+    """One step of each member at batch 1, interleaved; medians. Members guided (two rows)."""
     shape = family.latent_shape(family.manifest.sizes.default)
     x, t = torch.randn(2, *shape), torch.full((2,), 500.0)
     context = torch.stack([family.encode_text("a red cat").positive] * 2)
-    samples: dict[str, list[float]] = {member: [] for member in family.members}
+    calls: dict[str, Callable[[], object]] = {
+        member: partial(family.denoiser(member), x, t, context) for member in family.members
+    }
+    if (folder := family.folder / FINISHER / "unet").is_dir():
+        finisher = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+        calls[FINISHER] = partial(finisher, x[:1], t[:1], context[:1])
+    samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_REPEATS):
-        for member, times in samples.items():
-            denoiser = family.denoiser(member)
-            times.append(_milliseconds(partial(denoiser, x, t, context)))
-    return {member: statistics.median(times) for member, times in samples.items()}
+        for name, call in calls.items():
+            samples[name].append(_milliseconds(call))
+    return {name: statistics.median(times) for name, times in samples.items()}
 
 
 def _milliseconds(call: Callable[[], object], inner: int = 5) -> float:
@@ -75,24 +123,24 @@ def _milliseconds(call: Callable[[], object], inner: int = 5) -> float:
 
 def picture_grid(drawn: Sequence[Drawn], per_task: int = _GRID_COLUMNS) -> Image.Image:
     """One row per task; a red bar below a picture that does not show what its prompt says."""
+    tasks = list(dict.fromkeys(item.case.spec.task for item in drawn))
+    tasks.sort(key=[*GENEVAL_TASKS, SURFACE_TASK].index)
     side = drawn[0].picture.shape[0]
     cell = side + 3
-    grid = np.full((len(TASKS) * cell, per_task * cell, 3), 255, dtype=np.uint8)
-    for row, task in enumerate(TASKS):
+    grid = np.full((len(tasks) * cell, per_task * cell, 3), 255, dtype=np.uint8)
+    for row, task in enumerate(tasks):
         chosen = [item for item in drawn if item.case.spec.task == task][:per_task]
         for column, item in enumerate(chosen):
             top, left = row * cell, column * cell
             grid[top : top + side, left : left + side] = item.picture
             if not item.verdict.strict:
                 grid[top + side : top + side + 2, left : left + side] = (230, 30, 30)
-    image = Image.fromarray(grid)
-    return image.resize((image.width * _SCALE, image.height * _SCALE), Image.Resampling.NEAREST)
+    image, scale = Image.fromarray(grid), _SCALED // side
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def _rows(scores: dict[str, dict[str, Score]], milliseconds: dict[str, float]) -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+def _rows(measured: Measured) -> dict[str, object]:
+    scores, milliseconds = measured.scores, measured.milliseconds
     names = list(scores)
     return {
         "machine": {
@@ -101,62 +149,97 @@ def _rows(scores: dict[str, dict[str, Score]], milliseconds: dict[str, float]) -
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
-        "commit": commit,
+        "commit": _commit(),
+        "steps": measured.steps,
+        "training": measured.training,
+        "autoencoder": measured.autoencoder,
         "rows": [
             {"member": member, "guided_step_ms": milliseconds[member], "task": task}
             | score.as_dict()
             for member, by_task in scores.items()
             for task, score in by_task.items()
         ],
+        "step_ms": milliseconds,
         "ratios": {
-            f"step_cost_{names[0]}_to_{member}": milliseconds[names[0]] / milliseconds[member]
-            for member in names[1:]
+            f"step_cost_{names[0]}_to_{name}": milliseconds[names[0]] / milliseconds[name]
+            for name in milliseconds
+            if name != names[0]
         },
         "scores": {member: by_task["overall"].as_dict() for member, by_task in scores.items()},
     }
 
 
-def _card(
-    family: Family,
-    scores: dict[str, dict[str, Score]],
-    milliseconds: dict[str, float],
-    drawn: tuple[int, int],
-) -> str:
-    count, seed = drawn
-    manifest = family.manifest
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _card(measured: Measured) -> str:
+    family, (count, seed) = measured.family, measured.drawn
+    manifest, scores = family.manifest, measured.scores
+    channels, rows, columns = family.latent_shape(manifest.sizes.default)
     lines = [
         f"# Family card: {manifest.name}",
         "",
         manifest.description,
         f"Pictures are {manifest.sizes.default} px, saved enlarged by {manifest.save_scale};"
-        " latents are 4 x 8 x 8. Trained from scratch on the project's own renderer; nothing"
-        " else was seen. Prompts outside its grammar give pictures of no meaning.",
+        f" latents are {channels} x {rows} x {columns}. Trained from scratch on the project's own"
+        " renderer; nothing else was seen. Prompts outside its grammar give pictures of no"
+        " meaning.",
         "",
-        "| member | parameters | guided step, batch 1 | cost against the first |",
-        "|---|---|---|---|",
-    ]
-    first = milliseconds[family.members[0]]
-    for member in family.members:
-        parameters = sum(p.numel() for p in family.unets[member].parameters()) / 1e6
-        cost = f"{first / milliseconds[member]:.1f}x cheaper" if member != family.members[0] else ""
-        lines.append(f"| {member} | {parameters:.2f} M | {milliseconds[member]:.1f} ms | {cost} |")
-    lines += [
+        *_member_table(measured),
         "",
-        f"Scores by the exact verifier on {count} seeded prompts (seed {seed}), DDIM, 50 steps,"
-        f" guidance {manifest.default_guidance:g}. *Strict*: share of pictures that show everything"
-        " the prompt says; *graded*: mean share of its facts; intervals are bootstrap 95%.",
+        f"Scores by the exact verifier on {count} seeded prompts (seed {seed}), DDIM,"
+        f" {measured.steps} steps, guidance {manifest.default_guidance:g}. *Strict*: share of"
+        " pictures that show everything the prompt says; *graded*: mean share of its facts;"
+        " intervals are bootstrap 95%. *geneval*: the six tasks without surface.",
         "",
         "| task | " + " | ".join(f"{member}: strict (graded)" for member in scores) + " | n |",
         "|---" * (len(scores) + 2) + "|",
     ]
-    for task in ("overall", *TASKS):
-        cells = [_cell(by_task[task]) for by_task in scores.values()]
-        n = next(iter(scores.values()))[task].n
-        lines.append(f"| {task} | " + " | ".join(cells) + f" | {n} |")
-    lines += ["", *(f"![{member}]({member}.png)" for member in scores), ""]
-    lines += ["Curves of the newest training run, in batches of 64:", ""]
-    lines += ["![learning curves](learning.png)", ""]
+    for task in ("overall", "geneval", *measured.tasks):
+        cells = [_cell(by_task[task]) if task in by_task else "" for by_task in scores.values()]
+        first = next(iter(scores.values())).get(task)
+        lines.append(f"| {task} | " + " | ".join(cells) + f" | {first.n if first else 0} |")
+    lines += ["", *_autoencoder_lines(measured.autoencoder), ""]
+    lines += [f"![{member}]({member}.png)" for member in scores]
+    lines += ["", "The verifier on damaged renders:", "", "![acceptance](verifier.png)", ""]
+    lines += ["Learning curves:", "", "![learning curves](learning.png)", ""]
     return "\n".join(lines)
+
+
+def _member_table(measured: Measured) -> list[str]:
+    family, milliseconds = measured.family, measured.milliseconds
+    stages = measured.training.get("stages", {})
+    lines = [
+        "| model | parameters | step, batch 1 | cost against the first | samples seen | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    first = milliseconds[family.members[0]]
+    for name, took in milliseconds.items():
+        guided = "one branch" if name == FINISHER else "guided"
+        stage = stages.get(name, {})
+        lines.append(
+            f"| {name} | {_parameters(family, name) / 1e6:.2f} M | {took:.1f} ms, {guided} |"
+            f" {first / took:.1f}x cheaper | {stage.get('samples', 0):,} |"
+            f" {stage.get('seconds', 0) / 60:.0f} |"
+        )
+    machine = measured.training.get("machine")
+    return [*lines, "", f"Trained on {machine}."] if machine else lines
+
+
+def _parameters(family: Family, name: str) -> int:
+    if name in family.unets:
+        return sum(p.numel() for p in family.unets[name].parameters())
+    return sum(p.numel() for p in build_unet(name, world_drawn_by(family)).parameters())
+
+
+def _autoencoder_lines(found: dict[str, Any]) -> list[str]:
+    accepted = ", ".join(f"{name} {share:.2f}" for name, share in found["accepted"].items())
+    return [
+        f"The autoencoder reconstructs scenes at {found['psnr_db']:.1f} dB; share of reconstructed"
+        f" icons that the verifier recognises in icon, colour, size and surface: {accepted}."
+    ]
 
 
 def _cell(score: Score) -> str:

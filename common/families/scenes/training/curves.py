@@ -19,7 +19,7 @@ _QUANTITIES = {
 
 
 def draw_curves(run_dir: Path, members: tuple[str, ...], out: Path) -> bool:
-    """Plot every logged quantity against the training step, a line per member.
+    """Plot every logged quantity against the samples seen, a line per member.
 
     False, and no file, if the folder has no logs.
     """
@@ -29,9 +29,9 @@ def draw_curves(run_dir: Path, members: tuple[str, ...], out: Path) -> bool:
     figure, axes = plt.subplots(1, len(_QUANTITIES), figsize=(12, 3.4), layout="constrained")
     for axis, (name, label) in zip(axes, _QUANTITIES.items(), strict=True):
         for member, rows in logs.items():
-            points = [(row["step"], row[name]) for row in rows if name in row]
+            points = [(row["samples"], row[name]) for row in rows if name in row]
             axis.plot(*zip(*points, strict=True) if points else ([], []), label=member)
-        axis.set(xlabel="step", title=label)
+        axis.set(xlabel="samples", title=label)
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(out, dpi=110)

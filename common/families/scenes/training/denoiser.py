@@ -12,161 +12,152 @@ all are conditioned alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from common.families.scenes.members import build_scheduler, build_unet
 from common.families.scenes.training.dataset import LatentDataset
+from common.families.scenes.training.device import Machine
 from common.families.scenes.training.grounding import Grounding
 from common.families.scenes.training.layout import LayoutHead
-from common.families.scenes.training.loop import TrainState, cosine_lr
-from common.families.scenes.training.meaning import MeaningHeads, train_meaning
+from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from common.families.scenes.training.meaning import MeaningHeads
+from common.families.scenes.worlds import World
 
-_NOISY_FROM = 550  # of 1000: from here on, the layout is still open
+_NOISY_FROM = 500  # of 1000: from here on (sigma 2.2) the layout is still open
+_NOISY_SHARE = 0.4
+_EMPTY_PROMPTS = 0.1
+_MIN_SNR_GAMMA = 5.0
+_LAYOUT_WEIGHT = 0.2
+_GROUNDING_WEIGHT = 0.2
+_MEANING_WEIGHT = 0.05
+
+#: On a CPU a smaller batch takes more steps in the same time.
+OPTIMISATION = Optimisation(lr=1e-3, batch=64, warmup=300)
+OPTIMISATION_CUDA = replace(OPTIMISATION, batch=256, lr=1.5e-3, ema_decay=0.998)
 
 
 @dataclass(frozen=True)
-class DenoiserRecipe:
-    steps: int
-    batch: int = 64
-    lr: float = 8e-4
-    weight_decay: float = 0.01
-    empty_prompts: float = 0.1
-    min_snr_gamma: float = 5.0
-    noisy_share: float = 0.5
-    meaning_steps: int = 1000
-    meaning_weight: float = 0.05
-    layout_weight: float = 0.2
-    grounding_weight: float = 0.2
-    ema_decay: float = 0.999
-    seed: int = 0
-    compile: bool = False
+class Text:
+    """The text encoder that conditions a denoiser, and the heads that it learns by if it learns."""
+
+    encoder: CLIPTextModel
+    heads: MeaningHeads | None = None
+
+    @property
+    def learns(self) -> bool:
+        return self.heads is not None
+
+
+class NoiseProcess:
+    """The family's noise process on a device: levels by time step."""
+
+    def __init__(self, device: torch.device) -> None:
+        alpha_bar = build_scheduler().alphas_cumprod.to(device)
+        self.snr = alpha_bar / (1 - alpha_bar)
+        self.a, self.b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    @property
+    def steps(self) -> int:
+        return len(self.a)
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, b) at time steps [B], each [B, 1, 1, 1]."""
+        return self.a[t].view(-1, 1, 1, 1), self.b[t].view(-1, 1, 1, 1)
+
+    def loss(self, predicted: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Weighted mean squared error of v, over the batch."""
+        error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        snr = self.snr[t]
+        weight = (snr.clamp(max=_MIN_SNR_GAMMA) + 1) / (snr + 1)
+        loss: Tensor = (weight * error).sum() / weight.sum()
+        return loss
 
 
 def train_denoiser(
     run_dir: Path,
     member: str,
-    text_encoder: CLIPTextModel,
+    text: Text,
     data: LatentDataset,
-    recipe: DenoiserRecipe,
-    stop_after: int | None = None,
+    machine: Machine,
+    allowance: Allowance,
+    world: World,
 ) -> UNet2DConditionModel:
-    """Train (or go on training) a member; ``large`` trains the text encoder along.
-
-    ``stop_after``: the step to break off at, leaving the rest of the recipe to another run.
-    """
-    torch.manual_seed(recipe.seed)
-    unet = build_unet(member)
-    state = denoiser_state(run_dir, member, unet, text_encoder, recipe)
-    heads = state.modules.get("meaning")
-    start = state.resume()
-    if isinstance(heads, MeaningHeads) and start == 0:
-        train_meaning(text_encoder, heads, data.tokens, data.meanings, steps=recipe.meaning_steps)
-        state.restart_ema()
-    optimizer = state.optimizer
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    losses = _Losses(
-        unet=torch.compile(unet) if recipe.compile else unet,
-        text_encoder=text_encoder,
-        layout=state.modules["layout"],
-        grounding=Grounding(unet),
-        meaning=heads,
-        recipe=recipe,
-    )
-    stop = recipe.steps if stop_after is None else stop_after
-    for step in state.progress(start, stop, member):
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(recipe.lr, step, recipe.steps, warmup=300)
-        loss, metrics = losses(data, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        state.after_step(step, metrics)
-    state.save(stop)
-    state.load_ema()
+    """Train (or go on training) a member; the text encoder learns along if it has heads."""
+    torch.manual_seed(machine.seed)
+    unet = build_unet(member, world).to(machine.device)
+    modules: dict[str, nn.Module] = {"unet": unet, "layout": LayoutHead(unet, world)}
+    if text.heads is not None:
+        modules |= {"text_encoder": text.encoder, "meaning": text.heads}
+    text.encoder.requires_grad_(text.learns)
+    for module in modules.values():
+        module.to(machine.device)
+    options = OPTIMISATION_CUDA if machine.is_cuda else OPTIMISATION
+    state = TrainState(run_dir / member, modules, options)
+    state.resume()
+    state.on_save = machine.on_save
+    loss = _Losses(unet, text, modules["layout"], Grounding(unet), data, machine, options.batch)
+    state.run(loss, allowance)
     return unet
-
-
-def denoiser_state(
-    run_dir: Path,
-    member: str,
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    recipe: DenoiserRecipe,
-) -> TrainState:
-    """What a member's checkpoint holds: its denoiser and, for ``large``, the text encoder.
-
-    With each of them goes its head.
-    """
-    modules: dict[str, nn.Module] = {"unet": unet, "layout": LayoutHead(unet)}
-    if member == "large":
-        width = text_encoder.config.hidden_size
-        modules |= {"text_encoder": text_encoder, "meaning": MeaningHeads(width)}
-    text_encoder.requires_grad_(member == "large")
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return TrainState(run_dir / f"{member}.pt", modules, optimizer, recipe.ema_decay)
 
 
 @dataclass
 class _Losses:
     """The loss of one random batch."""
 
-    unet: Callable[..., UNet2DConditionOutput]
-    text_encoder: CLIPTextModel
+    unet: Callable[..., Any]
+    text: Text
     layout: nn.Module
     grounding: Grounding
-    meaning: nn.Module | None
-    recipe: DenoiserRecipe
+    data: LatentDataset
+    machine: Machine
+    batch: int
 
     def __post_init__(self) -> None:
-        self.alpha_bar = build_scheduler().alphas_cumprod
+        self.process = NoiseProcess(self.machine.device)
 
-    def __call__(
-        self, data: LatentDataset, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        batch = self.recipe.batch
-        rows = torch.randint(len(data.latents), (batch,), generator=generator)
-        drop = torch.rand(batch, generator=generator) < self.recipe.empty_prompts
-        latents, tokens = data.batch(rows, drop)
-        context = self.text_encoder(tokens)[0]
-        loss = self._denoising(latents, context, generator)
-        layouts, meanings = data.layouts[rows].long(), data.meanings[rows]
-        layout = self.layout(layouts)
-        grounding = self.grounding.loss(layouts, meanings, ~drop)
-        metrics = {"loss": loss.item(), "layout": layout.item(), "grounding": grounding.item()}
-        loss = loss + self.recipe.layout_weight * layout
-        loss = loss + self.recipe.grounding_weight * grounding
-        if self.meaning is not None:
-            meaning, right = self.meaning(context[~drop], meanings[~drop])
-            metrics |= {"meaning": meaning.item(), "right": right.item()}
-            loss = loss + self.recipe.meaning_weight * meaning
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = self.machine.generator(step)
+        rows = self.machine.rows(len(self.data.latents), self.batch, generator)
+        drop = self._uniform(generator) < _EMPTY_PROMPTS
+        latents, tokens = self.data.batch(rows, drop)
+        layouts, meanings = self.data.layouts[rows].long(), self.data.meanings[rows].long()
+        with self.machine.autocast(pays_on_cpu=True):
+            context = self._context(tokens)
+            denoising = self._denoising(latents, context, generator)
+            layout = self.layout(layouts)
+            grounding = self.grounding.loss(layouts, meanings, ~drop)
+        metrics = {"loss": denoising, "layout": layout, "grounding": grounding}
+        loss = denoising + _LAYOUT_WEIGHT * layout + _GROUNDING_WEIGHT * grounding
+        if self.text.heads is not None:
+            meaning, right = self.text.heads(context[~drop].float(), meanings[~drop])
+            metrics |= {"meaning": meaning, "right": right}
+            loss = loss + _MEANING_WEIGHT * meaning
         return loss, metrics
 
-    def _denoising(self, latents: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(latents.shape, generator=generator)
-        t = self._times(len(latents), generator)
-        alpha_bar = self.alpha_bar[t]
-        a = alpha_bar.sqrt().view(-1, 1, 1, 1)
-        b = (1 - alpha_bar).sqrt().view(-1, 1, 1, 1)
-        predicted = self.unet(a * latents + b * noise, t, context).sample
-        error = (predicted - (a * noise - b * latents)).square().mean(dim=(1, 2, 3))
-        snr = alpha_bar / (1 - alpha_bar)
-        weight = (snr.clamp(max=self.recipe.min_snr_gamma) + 1) / (snr + 1)  # of the v error
-        loss: Tensor = (weight * error).sum() / weight.sum()
-        return loss
+    def _context(self, tokens: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.text.learns):
+            context: Tensor = self.text.encoder(tokens)[0]
+        return context
 
-    def _times(self, count: int, generator: torch.Generator) -> Tensor:
-        """Training time steps, int64 [count]: uniform, but a share from the noisy end alone."""
-        anywhere = torch.randint(len(self.alpha_bar), (count,), generator=generator)
-        noisy = torch.randint(_NOISY_FROM, len(self.alpha_bar), (count,), generator=generator)
-        choose = torch.rand(count, generator=generator) < self.recipe.noisy_share
-        return torch.where(choose, noisy, anywhere)
+    def _denoising(self, latents: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        t = self._times(generator)
+        a, b = self.process.levels(t)
+        predicted = self.unet(a * latents + b * noise, t, context).sample
+        return self.process.loss(predicted, a * noise - b * latents, t)
+
+    def _times(self, generator: torch.Generator) -> Tensor:
+        """Training time steps, int64 [B]: uniform, but a share from the noisy end alone."""
+        lowest = torch.where(self._uniform(generator) < _NOISY_SHARE, _NOISY_FROM, 0)
+        span = self.process.steps - lowest
+        return (lowest + self._uniform(generator) * span).long().clamp(max=self.process.steps - 1)
+
+    def _uniform(self, generator: torch.Generator) -> Tensor:
+        return torch.rand(self.batch, generator=generator, device=self.machine.device)

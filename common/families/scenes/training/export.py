@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +12,35 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.families.manifest import MANIFEST_NAME, Manifest, Part, Propagated, Sizes, file_digest
-from common.families.scenes.members import MEMBERS, build_scheduler, build_unet
-from common.families.scenes.render import IMAGE_SIZE
+from common.build import processor_name
+from common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
+from common.families.scenes.members import (
+    FINISHER,
+    MEMBERS,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+)
+from common.families.scenes.training.loop import read_averages, read_position
+from common.families.scenes.training.stages import STAGES, tokenizer_of, trained_vae
+from common.families.scenes.worlds import CELL, World
 
-#: From ``baton analyze``: as few key steps as keep the score, which is decided between the tenth
-#: and the fortieth of 50 steps. The smaller members have little that is not encoder.
-PROPAGATION = {
-    "large": Propagated(
-        keys=(0, 4, 8, 11, 13, 15, 17, 19, 21, 23, 25, 27, 30, 33, 36, 40, 45), steps=50
-    ),
-    "medium": Propagated(keys=tuple(range(0, 50, 2)), steps=50),
-    "small": Propagated(
-        keys=(0, 4, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 40, 43, 45, 47),
-        steps=50,
-    ),
-}
+#: What is told of the training beside the weights.
+TRAINING_NAME = "training.json"
+
+
+def export_family(run_dir: Path, out: Path, world: World, guidance: float) -> None:
+    """Write the averages of whatever members a run has trained so far."""
+    tokenizer = tokenizer_of(run_dir, world)
+    text_encoder = build_text_encoder(tokenizer)
+    text_encoder.load_state_dict(read_averages(run_dir / "large.safetensors", "text_encoder"))
+    export_shared(out, trained_vae(run_dir, world), text_encoder, tokenizer)
+    for member in (*MEMBERS, FINISHER):
+        path = run_dir / f"{member}.safetensors"
+        if path.exists():
+            export_member(out, member, read_averages(path, "unet"), world)
+    write_manifest(out, guidance, world)
+    _write_training(run_dir, out)
 
 
 def export_shared(
@@ -38,34 +54,49 @@ def export_shared(
     build_scheduler().save_pretrained(shared / "scheduler")
 
 
-def export_member(out: Path, member: str, weights: dict[str, torch.Tensor]) -> None:
+def export_member(out: Path, member: str, weights: dict[str, torch.Tensor], world: World) -> None:
     """Write one member's denoiser in fp16."""
-    unet = build_unet(member)
+    unet = build_unet(member, world)
     unet.load_state_dict(weights)
     _save_half(unet, out / member / "unet")
 
 
-def write_manifest(out: Path, guidance: float) -> None:
+def write_manifest(out: Path, guidance: float, world: World) -> None:
     """Write ``family.json`` over the members that are there, with the digests of their weights."""
     files = sorted(out.rglob("*.safetensors"))
+    multiple = CELL * 4  # two halvings of the latent
     manifest = Manifest(
         name="scenes",
-        description="Flat icons in named colours, sizes, counts and places on named backgrounds.",
+        description="Icons in named colours, surfaces, sizes, counts and places on named"
+        " backgrounds.",
         vae=Part(path="shared/vae"),
         text_encoder=Part(path="shared/text_encoder"),
         tokenizer=Part(path="shared/tokenizer"),
         scheduler=Part(path="shared/scheduler"),
         members={m: Part(path=f"{m}/unet") for m in MEMBERS if (out / m).is_dir()},
-        sizes=Sizes(default=IMAGE_SIZE, minimum=16, maximum=128, multiple=16),
+        sizes=Sizes(
+            default=world.image_size,
+            minimum=2 * multiple,
+            maximum=4 * world.image_size,
+            multiple=multiple,
+        ),
         default_steps=50,
         default_guidance=guidance,
-        default_accel="propagate",
         save_scale=8,
-        propagation={member: PROPAGATION[member] for member in MEMBERS if (out / member).is_dir()},
-        digests={str(path.relative_to(out)): file_digest(path) for path in files},
+        digests={path.relative_to(out).as_posix(): file_digest(path) for path in files},
     )
     text = manifest.model_dump_json(indent=2, exclude_defaults=True)
     (out / MANIFEST_NAME).write_text(text + "\n")
+
+
+def _write_training(run_dir: Path, out: Path) -> None:
+    positions = {stage: read_position(run_dir / f"{stage}.safetensors") for stage in STAGES}
+    facts = {
+        "stages": {stage: asdict(position) for stage, position in positions.items()},
+        "machine": {"processor": processor_name(), "cpus": os.cpu_count()},
+        "torch": torch.__version__,
+    }
+    (out / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _save_half(module: Any, folder: Path) -> None:

@@ -40,8 +40,8 @@ class Grounding:
     def loss(self, layouts: Tensor, meanings: Tensor, told: Tensor) -> Tensor:
         """Mean logistic loss over the cells of objects in prompts with two.
 
-        layouts: int64 [B, 2, 8, 8]; meanings: int64 [B, 11]; told: bool [B], false where the prompt
-        was left empty.
+        layouts: int64 [B, 3, side, side]; meanings: int64 [B, 13]; told: bool [B], false
+        where the prompt was left empty.
         """
         icons = layouts[:, 0]
         first, second = (
@@ -64,6 +64,7 @@ class Grounding:
             nn.functional.adaptive_avg_pool2d(mask, side).flatten(1)[:, :, None]
             for mask in (first, second)
         )
+        scores = scores.float()
         of_first, of_second = nn.functional.softplus(-scores), nn.functional.softplus(scores)
         cells = (wanted + other).sum().clamp(min=1.0) * attention.heads
         loss: Tensor = (wanted * of_first + other * of_second).sum() / cells

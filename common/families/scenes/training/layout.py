@@ -14,36 +14,50 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
-from common.families.scenes.render import CELL, IMAGE_SIZE, Scene
+from common.families.scenes.icons import ICONS, stamp
+from common.families.scenes.render import Scene
+from common.families.scenes.worlds import CELL, World
 
-_SIDE = IMAGE_SIZE // CELL
-_ICONS = ("", *ICONS)
-_COLORS = (*BACKGROUNDS, *COLORS)
+_COVERED = 0.4  # share of a cell that makes it the icon's
+
+#: What a layout tells of every cell: its icon, its colour and its surface.
+PLANES = 3
 
 
-def layout(scene: Scene) -> npt.NDArray[np.uint8]:
-    """Class of the icon and of the colour in every cell, uint8 [2, 8, 8]."""
-    classes = np.zeros((2, _SIDE, _SIDE), dtype=np.uint8)
-    classes[1] = _COLORS.index(scene.background)
+def layout(scene: Scene, world: World) -> npt.NDArray[np.uint8]:
+    """Classes of the icon, the colour and the surface in every cell, uint8 [3, side, side]."""
+    classes = np.zeros((PLANES, world.latent_size, world.latent_size), dtype=np.uint8)
+    tones = _tones(world)
+    classes[1] = tones.index(scene.background)
     for placed in scene.icons:
-        x, y, side = placed.x // CELL, placed.y // CELL, SIZES[placed.size] // CELL
-        classes[0, y : y + side, x : x + side] = _ICONS.index(placed.icon)
-        classes[1, y : y + side, x : x + side] = _COLORS.index(placed.color)
+        side = world.sizes[placed.size]
+        canvas = np.zeros((world.image_size, world.image_size))
+        body = stamp(world, placed.icon, placed.size).body
+        canvas[placed.y : placed.y + side, placed.x : placed.x + side] = body
+        cells = canvas.reshape(world.latent_size, CELL, world.latent_size, CELL)
+        covered = cells.mean(axis=(1, 3)) >= _COVERED
+        facts = (ICONS.index(placed.icon) + 1, tones.index(placed.color))
+        surface = world.surfaces.index(placed.surface) + 1
+        classes[:, covered] = np.array([*facts, surface], dtype=np.uint8)[:, None]
     return classes
+
+
+def _tones(world: World) -> list[str]:
+    return [*world.backgrounds, *world.colors]
 
 
 class LayoutHead(nn.Module):
     """Reads the layout from the features below the denoiser's last block.
 
-    A hook keeps the features [B, C, 8, 8] whenever the denoiser runs.
+    A hook keeps the features [B, C, side, side] whenever the denoiser runs.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, world: World) -> None:
         super().__init__()
         block = unet.up_blocks[-2]
+        self.classes = [len(ICONS) + 1, len(_tones(world)), len(world.surfaces) + 1]
         channels = block.resnets[-1].out_channels
-        self.classify = nn.Conv2d(channels, len(_ICONS) + len(_COLORS), kernel_size=1)
+        self.classify = nn.Conv2d(channels, sum(self.classes), kernel_size=1)
         self._seen: dict[str, Tensor] = {}
         block.register_forward_hook(self._keep)
 
@@ -51,10 +65,10 @@ class LayoutHead(nn.Module):
         self._seen["features"] = output
 
     def forward(self, layouts: Tensor) -> Tensor:
-        """Mean cross-entropy of the denoiser's newest batch; ``layouts``: int64 [B, 2, 8, 8]."""
-        icons, colors = self.classify(self._seen["features"]).split([len(_ICONS), len(_COLORS)], 1)
+        """Mean cross-entropy of the denoiser's newest batch; int64 [B, 3, side, side]."""
+        planes = self.classify(self._seen["features"]).float().split(self.classes, 1)
         losses = [
             nn.functional.cross_entropy(scores, layouts[:, index])
-            for index, scores in enumerate((icons, colors))
+            for index, scores in enumerate(planes)
         ]
         return torch.stack(losses).mean()

@@ -1,119 +1,292 @@
-"""What every training run needs: learning rate, EMA, checkpoints, a progress line."""
+"""What every stage of the training needs: an allowance, a schedule, averages, checkpoints, a log.
+
+A stage may train for so many steps, or for so many seconds over all of its runs: then its learning
+rate follows the clock, whatever the speed of the machine. Its full checkpoint stays where it was
+written, and a run that goes on from there with a fixed number of steps is the same bit for bit. Its
+averages, in fp16, travel: any machine goes on from them, after a warm-up of the optimizer.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 _SAVE_EVERY_S = 60.0
+_LOG_EVERY = 100
+_HICCUP = 5.0  # a step that takes so many times the usual one was stopped; the rest is no training
+
+#: One training step: the loss, and what to log (tensors without gradient).
+StepLoss = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
 
 
-def cosine_lr(peak: float, step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to 2% of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+@dataclass(frozen=True)
+class Allowance:
+    """How long a stage may train in all: ``steps`` if told, else ``seconds``.
+
+    stop_after: step at which this run breaks off, leaving the rest to another one.
+    """
+
+    steps: int | None = None
+    seconds: float = 0.0
+    stop_after: int | None = None
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with a linear warm-up and half a cosine down to 2% of the peak."""
+
+    lr: float
+    batch: int
+    warmup: int = 200
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a stage has come. progress: of the cosine, 0 to 1; seconds: spent in its steps."""
+
+    step: int = 0
+    samples: int = 0
+    progress: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1.0
 
 
 class TrainState:
-    """Modules, their optimiser and their EMA, resumable from one file.
+    """Modules, their optimizer and their averages (EMA), resumable.
 
-    The log beside the checkpoint (``.jsonl``) holds one line of averages every 100 steps.
+    ``PATH.pt`` is the full checkpoint, ``PATH.safetensors`` the averages with the position, and
+    ``PATH.jsonl`` the log, a line every 100 steps.
     """
 
     def __init__(
-        self,
-        path: Path,
-        modules: dict[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
-        ema_decay: float,
+        self, path: Path, modules: Mapping[str, nn.Module], optimisation: Optimisation
     ) -> None:
         self.path = path
-        self.modules = modules
-        self.optimizer = optimizer
-        self.ema_decay = ema_decay
-        self.restart_ema()
-        self._sums: dict[str, float] = {}
+        self.modules = dict(modules)
+        self.optimisation = optimisation
+        self.parameters = [
+            p for module in self.modules.values() for p in module.parameters() if p.requires_grad
+        ]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay
+        )
+        self.position = Position()
+        self.on_save: Callable[[], None] = lambda: None
+        self._warm = 0  # steps since the optimizer was new
+        self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._saved_at = time.monotonic()
+        self.restart_averages()
 
-    def restart_ema(self) -> None:
+    def restart_averages(self) -> None:
         """Let the averages start from the modules as they are now."""
-        self.ema = {
-            name: {key: value.detach().clone() for key, value in module.state_dict().items()}
-            for name, module in self.modules.items()
+        self.averages = {
+            f"{name}.{key}": value.detach().clone() for name, key, value in self._weights()
         }
 
-    def resume(self) -> int:
-        """Load the checkpoint, if there is one; returns the step to go on from."""
-        if not self.path.exists():
-            return 0
-        saved = torch.load(self.path, weights_only=True)
+    def _weights(self) -> list[tuple[str, str, Tensor]]:
+        return [
+            (name, key, value)
+            for name, module in self.modules.items()
+            for key, value in module.state_dict().items()
+        ]
+
+    def resume(self) -> bool:
+        """Load the full checkpoint, else the averages; False if there is neither."""
+        if self._file("pt").exists():
+            self._load_checkpoint()
+        elif self._file("safetensors").exists():
+            self._load_averages()
+        else:
+            return False
+        return True
+
+    def _load_checkpoint(self) -> None:
+        device = self.parameters[0].device
+        saved = torch.load(self._file("pt"), weights_only=True, map_location=device)
         for name, module in self.modules.items():
             module.load_state_dict(saved["modules"][name])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.ema = saved["ema"]
-        return int(saved["step"])
+        self.averages = saved["averages"]
+        self.position, self._warm = Position(**saved["position"]), int(saved["warm"])
 
-    def save(self, step: int) -> None:
+    def _load_averages(self) -> None:
+        self.position = read_position(self._file("safetensors"))
+        for name, module in self.modules.items():
+            module.load_state_dict(read_averages(self._file("safetensors"), name))
+        self.restart_averages()
+
+    def save(self) -> None:
+        """Write the checkpoint and the averages, each aside and then renamed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         payload = {
-            "step": step,
+            "position": asdict(self.position),
+            "warm": self._warm,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema,
+            "averages": self.averages,
         }
-        partial = self.path.with_suffix(".partial")
-        torch.save(payload, partial)
-        os.replace(partial, self.path)
+        _replace(self._file("pt"), lambda partial: torch.save(payload, partial))
+        half = {key: _half(value) for key, value in self.averages.items()}
+        metadata = {"position": json.dumps(asdict(self.position))}
+        _replace(
+            self._file("safetensors"), lambda partial: save_file(half, partial, metadata=metadata)
+        )
         self._saved_at = time.monotonic()
+        self.on_save()
 
-    def load_ema(self) -> None:
+    def load_averages(self) -> None:
         """Replace the modules' weights by their averages."""
         for name, module in self.modules.items():
-            module.load_state_dict(self.ema[name])
+            module.load_state_dict(_below(f"{name}.", self.averages))
+
+    def run(self, loss: StepLoss, allowance: Allowance) -> None:
+        """Train until the allowance is used up; save; leave the averages in the modules."""
+        clock = _Clock()
+        while not self.position.finished and self.position.step != allowance.stop_after:
+            self._step(loss)
+            took = clock.tick()
+            self._advance(allowance, took)
+            self._report(allowance)
+        self.save()
+        if self.position.finished:
+            self.load_averages()
+
+    def _step(self, loss: StepLoss) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        value, metrics = loss(self.position.step)
+        self.optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.optimisation.clip)
+        self.optimizer.step()
+        self._average()
+        for key, number in metrics.items():  # stays on the device until it is logged
+            self._sums[key] = self._sums.get(key, 0.0) + number.detach()
+        self._count += 1
+        self._warm += 1
+
+    def _learning_rate(self) -> float:
+        options = self.optimisation
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.position.progress))
+        return options.lr * cosine * min(1.0, (self._warm + 1) / options.warmup)
 
     @torch.no_grad()
-    def after_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Update the averages, the log and, once a minute, the checkpoint."""
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        for name, module in self.modules.items():
-            for key, value in module.state_dict().items():
-                average = self.ema[name][key]
-                if value.is_floating_point():
-                    average.lerp_(value, 1 - decay)
-                else:
-                    average.copy_(value)
-        for key, number in metrics.items():
-            self._sums[key] = self._sums.get(key, 0.0) + number
-        self._count += 1
-        if (step + 1) % 100 == 0:
-            self._write_log(step + 1)
+    def _average(self) -> None:
+        step = self.position.step
+        decay = min(self.optimisation.ema_decay, (1 + step) / (10 + step))
+        floats, values = [], []
+        for name, key, value in self._weights():
+            average = self.averages[f"{name}.{key}"]
+            if value.is_floating_point():
+                floats.append(average)
+                values.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(floats, values, 1 - decay)
+
+    def _advance(self, allowance: Allowance, took: float) -> None:
+        at = self.position
+        if allowance.steps is not None:
+            progress = (at.step + 1) / allowance.steps
+        else:  # what is left of the cosine falls to what is left of the time
+            left = max(allowance.seconds - at.seconds, took, 1e-9)
+            progress = at.progress + (1 - at.progress) * took / left
+        self.position = replace(
+            at,
+            step=at.step + 1,
+            samples=at.samples + self.optimisation.batch,
+            progress=1.0 if progress > 1 - 1e-9 else progress,
+            seconds=at.seconds + took,
+        )
+
+    def _report(self, allowance: Allowance) -> None:
+        step = self.position.step
+        if step % _LOG_EVERY == 0 or self.position.finished:
+            self._log(allowance)
         if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
-            self.save(step + 1)
+            self.save()
 
-    def _write_log(self, step: int) -> None:
-        row = {key: round(total / self._count, 5) for key, total in self._sums.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps({"step": step, **row}) + "\n")
-        self._last = row
+    def _log(self, allowance: Allowance) -> None:
+        at, name = self.position, self.path.name
+        row = {key: round(float(total) / self._count, 5) for key, total in self._sums.items()}
         self._sums, self._count = {}, 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._file("jsonl").open("a") as log:
+            log.write(json.dumps({**asdict(at), **row}) + "\n")
+        left = at.seconds / max(at.progress, 1e-9) * (1 - at.progress) / 60
+        print(f"{name} step {at.step} {at.progress:.0%} {row} {left:.0f} min left", flush=True)
 
-    def progress(self, start: int, steps: int, name: str) -> Iterator[int]:
-        """Yield the steps that remain, printing a line every 100."""
-        begun = time.monotonic()
-        for step in range(start, steps):
-            yield step
-            if (step + 1) % 100 == 0:
-                rate = (time.monotonic() - begun) / (step + 1 - start)
-                left = rate * (steps - step - 1) / 60
-                print(f"{name} {step + 1}/{steps} {self._last} {left:.0f} min left", flush=True)
+    def _file(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{ending}")
+
+
+class _Clock:
+    """Seconds from one tick to the next; time in which the process was stopped does not count."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._usual: float | None = None
+
+    def tick(self) -> float:
+        now = time.monotonic()
+        took, self._last = now - self._last, now
+        if self._usual is None:
+            self._usual = took
+        took = min(took, _HICCUP * self._usual)
+        self._usual += 0.05 * (took - self._usual)
+        return took
+
+
+def read_position(path: Path) -> Position:
+    """Where the averages in a file stand; the beginning if there is no such file."""
+    if not path.exists():
+        return Position()
+    with safe_open(path, "pt") as file:
+        return Position(**json.loads(file.metadata()["position"]))
+
+
+def read_averages(path: Path, module: str) -> dict[str, Tensor]:
+    """One module's averaged weights, float32 where they are floats."""
+    prefix = f"{module}."
+    with safe_open(path, "pt") as file:
+        return {
+            key.removeprefix(prefix): _full(file.get_tensor(key))
+            for key in file.keys()  # noqa: SIM118 -- no mapping
+            if key.startswith(prefix)
+        }
+
+
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+    }
+
+
+def _half(value: Tensor) -> Tensor:
+    return (value.half() if value.is_floating_point() else value).contiguous().cpu()
+
+
+def _full(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    partial.replace(path)

@@ -2,78 +2,95 @@
 
 A denoiser's gradients teach a text encoder which words a prompt holds long before they teach it
 which colour belongs to which noun and which noun stands where. So the encoder is also asked
-directly: linear heads read every object's icon, colour, size, count and place, and the background,
-from states behind the prompt, which have seen all of it (the encoder is causal).
+directly: linear heads read every object's icon, colour, size, surface, count and place, and the
+background, from states behind the prompt, which have seen all of it (the encoder is causal).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from common.families.scenes.grammar import MAX_COUNT, RELATIONS, ObjectSpec, SceneSpec
-from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
+from common.families.scenes.icons import ICONS
 from common.families.scenes.text import MAX_TOKENS
+from common.families.scenes.training.device import Machine
+from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from common.families.scenes.worlds import World
 
-#: Classes of each of an object's five facts; the first class says that the fact is left open.
-_OBJECT = (len(ICONS) + 1, len(COLORS) + 1, len(SIZES) + 1, MAX_COUNT + 1, len(RELATIONS) + 1)
-_CLASSES: tuple[int, ...] = (*_OBJECT, *_OBJECT, len(BACKGROUNDS) + 1)
+_OBJECT_FACTS = 6
+#: How many classes a meaning has: six facts of each of two objects, and the background.
+FACTS = 2 * _OBJECT_FACTS + 1
+#: Where a meaning holds the icons of both.
+ICON_OF = (0, _OBJECT_FACTS)
 
 #: Positions that are padding in every prompt of the grammar: of the states that hold the objects.
 FIRST_OBJECT_AT, SECOND_OBJECT_AT = MAX_TOKENS - 5, MAX_TOKENS - 4
-#: Where a meaning holds the icons of both.
-ICON_OF = (0, 5)
 _READ_AT = {
-    FIRST_OBJECT_AT: slice(0, 5),
-    SECOND_OBJECT_AT: slice(5, 10),
-    MAX_TOKENS - 3: slice(10, 11),
+    FIRST_OBJECT_AT: slice(0, _OBJECT_FACTS),
+    SECOND_OBJECT_AT: slice(_OBJECT_FACTS, 2 * _OBJECT_FACTS),
+    MAX_TOKENS - 3: slice(2 * _OBJECT_FACTS, FACTS),
 }
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
+OPTIMISATION = Optimisation(lr=1e-3, batch=256, warmup=50)
 
-def meaning(spec: SceneSpec) -> list[int]:
-    """Eleven class numbers: five per object (the second may be absent), then the background."""
+
+def class_counts(world: World) -> tuple[int, ...]:
+    """Classes of each fact; the first class says that the fact is left open."""
+    words = (ICONS, world.colors, world.sizes, world.surfaces, range(MAX_COUNT), RELATIONS)
+    of_object = tuple(len(names) + 1 for names in words)
+    return (*of_object, *of_object, len(world.backgrounds) + 1)
+
+
+def meaning(spec: SceneSpec, world: World) -> list[int]:
+    """Thirteen class numbers: six per object (the second may be absent), then the background."""
     first, second = (*spec.objects, None)[:2]
     return [
-        *_object_classes(first, spec.relation),
-        *_object_classes(second, _OPPOSITE.get(spec.relation or "")),
-        _index(BACKGROUNDS, spec.background),
+        *_object_classes(first, spec.relation, world),
+        *_object_classes(second, _OPPOSITE.get(spec.relation or ""), world),
+        _index(world.backgrounds, spec.background),
     ]
 
 
-def _object_classes(spec: ObjectSpec | None, place: str | None) -> list[int]:
+def _object_classes(spec: ObjectSpec | None, place: str | None, world: World) -> list[int]:
     if spec is None:
-        return [0] * len(_OBJECT)
+        return [0] * _OBJECT_FACTS
     return [
         _index(ICONS, spec.icon),
-        _index(COLORS, spec.color),
-        _index(SIZES, spec.size),
+        _index(world.colors, spec.color),
+        _index(world.sizes, spec.size),
+        _index(world.surfaces, spec.surface),
         spec.count,
         _index(RELATIONS, place),
     ]
 
 
-def _index(names: object, name: str | None) -> int:
-    return 0 if name is None else 1 + list(names).index(name)  # type: ignore[call-overload]
+def _index(names: Iterable[str], name: str | None) -> int:
+    return 0 if name is None else 1 + list(names).index(name)
 
 
 class MeaningHeads(nn.Module):
     """Linear classifiers on the states at the padding positions."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, world: World) -> None:
         super().__init__()
-        sizes = [sum(_CLASSES[facts]) for facts in _READ_AT.values()]
+        self.classes = class_counts(world)
+        sizes = [sum(self.classes[facts]) for facts in _READ_AT.values()]
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
 
     def forward(self, states: Tensor, meanings: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and the share of prompts whose facts are all read rightly.
 
-        ``states``: [B, tokens, width]; ``meanings``: int64 [B, 11].
+        ``states``: [B, tokens, width]; ``meanings``: int64 [B, 13].
         """
         losses, hits = [], []
         for head, (position, facts) in zip(self.heads, _READ_AT.items(), strict=True):
-            logits = head(states[:, position]).split(_CLASSES[facts], dim=1)
+            logits = head(states[:, position]).float().split(self.classes[facts], dim=1)
             for scores, target in zip(logits, meanings[:, facts].T, strict=True):
                 losses.append(nn.functional.cross_entropy(scores, target))
                 hits.append(scores.argmax(dim=1) == target)
@@ -81,27 +98,28 @@ class MeaningHeads(nn.Module):
 
 
 def train_meaning(
-    text_encoder: CLIPTextModel,
-    heads: MeaningHeads,
-    tokens: Tensor,
-    meanings: Tensor,
-    *,
-    steps: int = 1000,
-    batch: int = 256,
-    lr: float = 1e-3,
+    run_dir: Path,
+    modules: tuple[CLIPTextModel, MeaningHeads],
+    data: tuple[Tensor, Tensor],
+    machine: Machine,
+    allowance: Allowance,
+    options: Optimisation = OPTIMISATION,
 ) -> None:
-    """Teach the text encoder what prompts mean, before any denoiser learns from it."""
-    parameters = [*text_encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2))
-    generator = torch.Generator().manual_seed(0)
-    for step in range(steps):
-        rows = torch.randint(len(tokens), (batch,), generator=generator)
-        loss, right = heads(text_encoder(tokens[rows])[0], meanings[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 100 == 0:
-            print(f"meaning {step + 1}/{steps} loss {loss:.4f} right {right:.3f}", flush=True)
+    """Teach the text encoder what prompts mean, before any denoiser learns from it.
+
+    data: token ids [N, tokens] and meanings [N, 13] on the machine's device.
+    """
+    (text_encoder, heads), (tokens, meanings) = modules, data
+    named = {"text_encoder": text_encoder, "meaning": heads}
+    state = TrainState(run_dir / "meaning", named, options)
+    state.resume()
+    state.on_save = machine.on_save
+
+    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = machine.rows(len(tokens), options.batch, machine.generator(step))
+        with machine.autocast():
+            states = text_encoder(tokens[rows].long())[0]
+        value, right = heads(states, meanings[rows].long())
+        return value, {"meaning": value, "right": right}
+
+    state.run(loss, allowance)

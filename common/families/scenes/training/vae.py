@@ -1,129 +1,197 @@
 """Training of the family's autoencoder.
 
-Trained on *dense* scenes (icons anywhere, overlapping), so that it learns every edge in every
-colour; noise is added to the latents, so that the decoder forgives a denoiser's small errors.
+Trained mostly on *dense* scenes (icons anywhere, overlapping), so that it learns every edge in
+every colour; noise is added to the latents, so that the decoder forgives a denoiser's small errors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 from torch.nn import functional
 
-from common.families.scenes import render
-from common.families.scenes.grammar import sample_spec
-from common.families.scenes.icons import BACKGROUNDS, COLORS, ICONS, SIZES
-from common.families.scenes.training.loop import TrainState, cosine_lr
+from common.families.scenes.grammar import pick, sample_spec
+from common.families.scenes.icons import ICONS
+from common.families.scenes.render import Pixels, PlacedIcon, Scene, compose, render
+from common.families.scenes.training.device import Machine
+from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from common.families.scenes.verify import detect
+from common.families.scenes.worlds import CELL, World
 
 _DENSE_SHARE = 0.7
+_MAX_DENSE = 6  # icons
+_L1, _KL = 0.3, 1e-5  # weights beside the squared error
+_LATENT_NOISE = 0.2  # of the latents' deviation, at most
+_SCALING_SCENES = 500
+_ENCODE_BATCH = 128
+
+OPTIMISATION = Optimisation(lr=2e-3, batch=32, warmup=100, weight_decay=1e-4, ema_decay=0.998)
 
 
-@dataclass(frozen=True)
-class VaeRecipe:
-    steps: int = 4000
-    batch: int = 32
-    lr: float = 2e-3
-    l1: float = 0.2
-    kl: float = 1e-5
-    latent_noise: float = 0.25
-    seed: int = 0
-
-
-def build_vae() -> AutoencoderKL:
+def build_vae(world: World) -> AutoencoderKL:
     """f4, 4 channels, no attention: a latent cell depends on its neighbourhood alone."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 48, 64),
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=render.IMAGE_SIZE,
+        sample_size=world.image_size,
         mid_block_add_attention=False,
     )
 
 
-def dense_scene(rng: np.random.Generator) -> render.Scene:
-    """One to four icons anywhere on the cell grid."""
+def dense_scene(world: World, rng: np.random.Generator) -> Scene:
+    """Icons anywhere, in every size and surface, one over the other."""
     icons = []
-    for _ in range(rng.integers(1, 5)):
-        size = list(SIZES)[rng.integers(2)]
-        span = (render.IMAGE_SIZE - SIZES[size]) // render.CELL + 1
-        x, y = (int(v) * render.CELL for v in rng.integers(span, size=2))
-        color = list(COLORS)[rng.integers(len(COLORS))]
-        icons.append(render.PlacedIcon(ICONS[rng.integers(len(ICONS))], color, size, x, y))
-    background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
-    return render.Scene(background, tuple(icons))
+    step = 1 if world.free else CELL
+    for _ in range(rng.integers(1, _MAX_DENSE + 1)):
+        size = pick(rng, world.sizes)
+        span = (world.image_size - world.sizes[size]) // step + 1
+        x, y = (int(v) * step for v in rng.integers(span, size=2))
+        icon, color, surface = (pick(rng, names) for names in (ICONS, world.colors, world.surfaces))
+        icons.append(PlacedIcon(icon, color, size, x, y, surface))
+    return Scene(pick(rng, world.backgrounds), tuple(icons))
 
 
-def batch_of_pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Pictures to learn from, float32 [count, 3, 32, 32] in [-1, 1]."""
-    pictures = [
-        render.render(
-            dense_scene(rng)
-            if rng.random() < _DENSE_SHARE
-            else render.compose(sample_spec(rng), rng)
-        )
-        for _ in range(count)
-    ]
-    return to_model_range(np.stack(pictures))
+def batch_of_pictures(world: World, rng: np.random.Generator, count: int) -> Tensor:
+    """Pictures to learn from, float32 [count, 3, H, W] in [-1, 1]."""
+    return to_model_range(np.stack([render(any_scene(world, rng), world) for _ in range(count)]))
 
 
-def to_model_range(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+def any_scene(world: World, rng: np.random.Generator) -> Scene:
+    """What the autoencoder learns from: mostly dense scenes, some that prompts describe."""
+    if rng.random() < _DENSE_SHARE:
+        return dense_scene(world, rng)
+    return compose(sample_spec(rng, world), world, rng)
+
+
+def to_model_range(pictures: Pixels) -> Tensor:
     """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_vae(run_dir: Path, recipe: VaeRecipe) -> AutoencoderKL:
-    """Train (or go on training) from the newest checkpoint in ``run_dir``."""
-    torch.manual_seed(recipe.seed)
-    vae = build_vae()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.lr, weight_decay=1e-4)
-    state = TrainState(run_dir / "vae.pt", {"vae": vae}, optimizer, ema_decay=0.998)
-    start = state.resume()
-    for step in state.progress(start, recipe.steps, "vae"):
-        rng = np.random.default_rng([recipe.seed, step])
-        torch.manual_seed(step)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(recipe.lr, step, recipe.steps, warmup=100)
-        pictures = batch_of_pictures(rng, recipe.batch)
-        posterior = vae.encode(pictures).latent_dist
-        latents = posterior.sample()
-        strength = recipe.latent_noise * torch.rand(len(latents), 1, 1, 1)
-        noisy = latents + strength * latents.detach().std() * torch.randn_like(latents)
-        error = vae.decode(noisy).sample - pictures
-        loss = error.square().mean() + recipe.l1 * error.abs().mean()
-        loss = loss + recipe.kl * posterior.kl().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        state.after_step(step, {"loss": loss.item(), "mse": error.square().mean().item()})
-    state.save(recipe.steps)
-    state.load_ema()
-    _set_scaling(vae)
+def from_model_range(pixels: Tensor) -> Pixels:
+    """Pixels [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]."""
+    scaled = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    pictures: Pixels = scaled.permute(0, 2, 3, 1).cpu().numpy()
+    return pictures
+
+
+def train_vae(
+    run_dir: Path,
+    world: World,
+    machine: Machine,
+    pictures: Tensor,
+    allowance: Allowance,
+    options: Optimisation = OPTIMISATION,
+) -> AutoencoderKL:
+    """Train (or go on training) on pictures, uint8 [N, 3, H, W], wherever they lie."""
+    torch.manual_seed(0)
+    vae = build_vae(world).to(machine.device)
+    state = TrainState(run_dir / "vae", {"vae": vae}, options)
+    state.resume()
+    state.on_save = machine.on_save
+
+    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = machine.generator(step)
+        rows = machine.rows(len(pictures), options.batch, generator)
+        with machine.autocast(pays_on_cpu=True):
+            return _loss(vae, machine.pictures(pictures, rows), generator)
+
+    state.run(loss, allowance)
     return vae
 
 
+def _loss(
+    vae: AutoencoderKL, pictures: Tensor, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, device=like.device)
+
+    posterior = vae.encode(pictures).latent_dist
+    latents = posterior.mean.float() + posterior.std.float() * normal(posterior.mean)
+    strength = _LATENT_NOISE * torch.rand(
+        len(latents), 1, 1, 1, generator=generator, device=latents.device
+    )
+    noisy = latents + strength * latents.detach().std() * normal(latents)
+    error = vae.decode(noisy).sample.float() - pictures
+    squared = error.square().mean()
+    kl = posterior.kl().float().mean()
+    return squared + _L1 * error.abs().mean() + _KL * kl, {"mse": squared}
+
+
 @torch.inference_mode()
-def _set_scaling(vae: AutoencoderKL) -> None:
+def set_scaling(vae: AutoencoderKL, world: World) -> None:
     """Scale latents of ordinary scenes to unit variance."""
     rng = np.random.default_rng(1)
-    pictures = [render.render(render.compose(sample_spec(rng), rng)) for _ in range(1000)]
-    latents = vae.encode(to_model_range(np.stack(pictures))).latent_dist.mode()
+    scenes = [compose(sample_spec(rng, world), world, rng) for _ in range(_SCALING_SCENES)]
+    latents = encode(vae, np.stack([render(scene, world) for scene in scenes]), 1.0)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
 
 
 @torch.inference_mode()
-def psnr(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
-    """Reconstruction quality over a batch, dB."""
+def encode(vae: AutoencoderKL, pictures: Pixels, scaling: float | None = None) -> Tensor:
+    """Scaled latents of pictures [N, H, W, 3], float32 [N, C, h, w] on the CPU."""
+    factor = vae.config.scaling_factor if scaling is None else scaling
+    device = next(vae.parameters()).device
+    batches = to_model_range(pictures).split(_ENCODE_BATCH)
+    latents = [vae.encode(batch.to(device)).latent_dist.mode().float().cpu() for batch in batches]
+    return torch.cat(latents) * factor
+
+
+@torch.inference_mode()
+def reconstruct(vae: AutoencoderKL, pictures: Pixels) -> Pixels:
+    """What is left of pictures, uint8 [N, H, W, 3], after the autoencoder."""
+    device = next(vae.parameters()).device
+    latents = encode(vae, pictures, 1.0).split(_ENCODE_BATCH)
+    decoded = [from_model_range(vae.decode(batch.to(device)).sample) for batch in latents]
+    return np.concatenate(decoded)
+
+
+@torch.inference_mode()
+def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
+    """Reconstruction quality over a batch, float [N, 3, H, W] in [-1, 1]; dB."""
     decoded = vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
     error = functional.mse_loss(decoded, pictures).item() / 4
     return float(-10 * np.log10(error))
+
+
+def acceptance(
+    vae: AutoencoderKL, world: World, count: int, seed: int = 0
+) -> dict[tuple[str, str], float]:
+    """Share of reconstructed icons that are detected as they are, by (surface, size).
+
+    ``count`` pictures of each, with one icon.
+    """
+    rng = np.random.default_rng([seed, 3])
+    shares: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for surface in world.surfaces:
+        for size in world.sizes:
+            scenes = [_single(world, surface, size, rng) for _ in range(count)]
+            pictures = reconstruct(vae, np.stack([render(scene, world) for scene in scenes]))
+            for scene, picture in zip(scenes, pictures, strict=True):
+                shares[surface, size].append(_same(scene, detect(picture)))
+    return {key: float(np.mean(held)) for key, held in shares.items()}
+
+
+def _single(world: World, surface: str, size: str, rng: np.random.Generator) -> Scene:
+    span = world.image_size - world.sizes[size] + 1
+    x, y = (int(v) for v in rng.integers(span, size=2))
+    icon = PlacedIcon(pick(rng, ICONS), pick(rng, world.colors), size, x, y, surface)
+    return Scene(pick(rng, world.backgrounds), (icon,))
+
+
+def _same(scene: Scene, seen: Scene) -> bool:
+    def told(found: Scene) -> list[tuple[str, str, str, str]]:
+        return sorted((i.icon, i.color, i.size, i.surface) for i in found.icons)
+
+    return scene.background == seen.background and told(scene) == told(seen)

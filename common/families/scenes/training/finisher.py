@@ -1,0 +1,189 @@
+"""Training of the finisher: ``small`` at the quiet end, in one branch, as if it were guided.
+
+It starts from ``small``, learns real latents at those noise levels, then mostly *on-policy* states:
+those that trajectories of ``large`` pass, some begun by ``small``, each with the x0 that ``large``
+predicts there under guidance. So it learns what ``large`` would have done, guidance included
+(Meng et al. 2023 distil guidance alike), on the states that it will be handed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from common.families.scenes.members import FINISHER, build_unet
+from common.families.scenes.training.dataset import LatentDataset
+from common.families.scenes.training.denoiser import NoiseProcess
+from common.families.scenes.training.device import Machine
+from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from common.families.scenes.worlds import World
+
+#: The levels that it is for, as sigma = b / a.
+QUIET = (0.1, 1.6)
+
+_REAL_FIRST = 0.2  # share of the training that sees real latents alone
+_ON_POLICY = 0.85  # share of the rest that sees states of trajectories
+_STEPS = (6, 8, 10, 12)  # of a trajectory
+_BEGUN_BY_SMALL = 0.4  # share of the trajectories whose loudest steps are small's
+_SMALL_UNTIL = 2.5  # sigma
+_ROLLOUT_SHARE = 0.3  # of the stage's time
+_BATCH = 64  # trajectories at a time
+
+OPTIMISATION = Optimisation(lr=4e-4, batch=64, warmup=100)
+
+
+@dataclass(frozen=True)
+class States:
+    """On-policy states.
+
+    x: VP latents, float16 [N, 4, h, w]. t: their time steps, int64 [N]. x0: what is wanted there,
+    as x. rows: of the data set, where the prompts are, int64 [N].
+    """
+
+    x: Tensor
+    t: Tensor
+    x0: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The models whose trajectories are followed, and the guidance scale."""
+
+    large: UNet2DConditionModel
+    small: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    guidance: float
+
+
+def train_finisher(
+    run_dir: Path,
+    teachers: Teachers,
+    data: LatentDataset,
+    machine: Machine,
+    allowance: Allowance,
+    world: World,
+) -> UNet2DConditionModel:
+    """Train (or go on training) the finisher."""
+    torch.manual_seed(machine.seed)
+    unet = build_unet(FINISHER, world).to(machine.device)
+    unet.load_state_dict(teachers.small.state_dict())
+    state = TrainState(run_dir / FINISHER, {"unet": unet}, OPTIMISATION)
+    state.resume()
+    state.on_save = machine.on_save
+    if state.position.finished:
+        state.load_averages()
+        return unet
+    begun = time.monotonic()
+    states = _load_states(run_dir / "states.pt", teachers, data, machine, allowance)
+    spent = time.monotonic() - begun
+    rest = Allowance(allowance.steps, max(1.0, allowance.seconds - spent), allowance.stop_after)
+    state.run(_loss(state, unet, teachers.text_encoder, data, states, machine), rest)
+    return unet
+
+
+def _loss(
+    state: TrainState,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    data: LatentDataset,
+    states: States,
+    machine: Machine,
+) -> Callable[[int], tuple[Tensor, dict[str, Tensor]]]:
+    process, batch = NoiseProcess(machine.device), OPTIMISATION.batch
+    loud, quiet = (_time_of(process, sigma) for sigma in reversed(QUIET))
+
+    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = machine.generator(step)
+        picked = machine.rows(len(states.x), batch, generator)
+        real_rows = machine.rows(len(data.latents), batch, generator)
+        real_t = quiet + machine.rows(loud - quiet, batch, generator)
+        chance = torch.rand(batch, generator=generator, device=machine.device)
+        real = chance >= (_ON_POLICY if state.position.progress >= _REAL_FIRST else 0.0)
+        rows = torch.where(real, real_rows, states.rows[picked])
+        t = torch.where(real, real_t, states.t[picked])
+        a, b = process.levels(t)
+        choose = real.view(-1, 1, 1, 1)
+        latents = torch.where(choose, data.latents[rows].float(), states.x0[picked].float())
+        noise = torch.randn(latents.shape, generator=generator, device=machine.device)
+        x = torch.where(choose, a * latents + b * noise, states.x[picked].float())
+        with torch.no_grad():
+            context = text_encoder(data.tokens[rows].long())[0]
+        with machine.autocast():
+            predicted = unet(x, t, context).sample
+        target = (a * x - latents) / b  # v at x, if x0 is what is wanted
+        value = process.loss(predicted, target, t)
+        return value, {"loss": value}
+
+    return loss
+
+
+def _time_of(process: NoiseProcess, sigma: float) -> int:
+    """The time step whose level is nearest to sigma."""
+    return int((process.b / process.a - sigma).abs().argmin())
+
+
+def _load_states(
+    path: Path, teachers: Teachers, data: LatentDataset, machine: Machine, allowance: Allowance
+) -> States:
+    """Follow trajectories once, for a share of the stage's time; later runs read the file."""
+    if not path.exists():
+        until = time.monotonic() + _ROLLOUT_SHARE * allowance.seconds
+        found: list[States] = []
+        while not found or (allowance.steps is None and time.monotonic() < until):
+            found.append(_follow(teachers, data, machine, len(found)))
+        names = ("x", "t", "x0", "rows")
+        columns = {name: torch.cat([getattr(part, name).cpu() for part in found]) for name in names}
+        partial = path.with_suffix(".partial")
+        torch.save(columns, partial)
+        partial.replace(path)
+        print(f"finisher: {len(columns['t'])} on-policy states", flush=True)
+    saved = torch.load(path, weights_only=True, map_location=machine.device)
+    return States(**saved)
+
+
+@torch.inference_mode()
+def _follow(teachers: Teachers, data: LatentDataset, machine: Machine, index: int) -> States:
+    """The quiet states of a batch of guided DDIM trajectories over a random grid of levels."""
+    generator = machine.generator(10_000_000 + index)  # apart from those of training steps
+    process = NoiseProcess(machine.device)
+    rows = machine.rows(len(data.latents), _BATCH, generator)
+    contexts = [teachers.text_encoder(data.tokens[rows].long())[0]]
+    contexts.append(teachers.text_encoder(data.empty.long().expand(_BATCH, -1))[0])
+    context = torch.cat(contexts)
+    shape = data.latents[rows].shape
+    x = torch.randn(shape, generator=generator, device=machine.device)
+    by_small = index % 10 < 10 * _BEGUN_BY_SMALL
+    found: dict[str, list[Tensor]] = {"x": [], "t": [], "x0": [], "rows": []}
+    grid = _grid(process, _STEPS[index % len(_STEPS)], generator)
+    for t, target in zip(grid, [*grid[1:], None], strict=True):
+        sigma = float(process.b[t] / process.a[t])
+        unet = teachers.small if by_small and sigma > _SMALL_UNTIL else teachers.large
+        times = torch.full((_BATCH,), t, device=machine.device)
+        with machine.autocast(pays_on_cpu=True):
+            out = unet(torch.cat([x, x]), torch.cat([times, times]), context).sample.float()
+        told, empty = out.chunk(2)
+        v = empty + teachers.guidance * (told - empty)
+        a, b = process.a[t], process.b[t]
+        x0, eps = a * x - b * v, a * v + b * x
+        if QUIET[0] <= sigma <= QUIET[1]:
+            for name, value in {"x": x.half(), "t": times, "x0": x0.half(), "rows": rows}.items():
+                found[name].append(value)
+        if target is not None:
+            x = process.a[target] * x0 + process.b[target] * eps
+    return States(**{name: torch.cat(values) for name, values in found.items()})
+
+
+def _grid(process: NoiseProcess, steps: int, generator: torch.Generator) -> list[int]:
+    """Time steps from pure noise to nearly clean, evenly apart but for a common random shift."""
+    shift = float(torch.rand(1, generator=generator, device=generator.device))
+    top = process.steps - 1
+    return [max(1, math.floor(top * (1 - (k + shift * (k > 0)) / steps))) for k in range(steps)]
