@@ -11,7 +11,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from coordinator.bandit.policy import Draw, draw
 from coordinator.bandit.prior import arm_key, split_key
 from coordinator.bandit.reward import WORST_REWARD, RewardModel
 from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
+from coordinator.known import Families, Known, holds_arm, is_learnt
 from coordinator.store.base import NewDecision, Resolution, Store
 from coordinator.store.thread import StoreThread
 from coordinator.values import (
@@ -62,18 +63,26 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the choice needs beside the model: the floor, the rewards, the time to wait for them."""
+    """What the choice needs beside the model: the floor, the rewards, the time to wait for them.
+
+    families: those that are known whether an edge serves them or not.
+    """
 
     rewards: RewardModel
     exploration: float
     expiry_seconds: float
     rng: np.random.Generator
+    families: Families = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A decision whose reward is out, as far as its reward needs it."""
+    """A decision whose reward is out, as far as its reward needs it.
 
+    key: the arm that learns from it; empty if none does.
+    """
+
+    arm: str
     key: str
     context: FloatArray
     preference: Preference
@@ -94,6 +103,7 @@ class Decider:
         self._fleet = fleet
         self._store = store
         self._clocks = clocks
+        self._known = Known(policy.families, fleet)
         self._pending: dict[str, _Pending] = {}
         self._answers: dict[DecideQuery, asyncio.Task[DecisionRecord]] = {}
         self._unheard: set[DecideQuery] = set()
@@ -145,8 +155,7 @@ class Decider:
         if outcome.withdrawn:
             resolution = Resolution(decision_id, "withdrawn", None, now, outcome)
         else:
-            _, chosen = split_key(pending.key)
-            reward = self._policy.rewards.reward(pending.preference, chosen, outcome)
+            reward = self._policy.rewards.reward(pending.preference, pending.arm, outcome)
             resolution = Resolution(decision_id, "rewarded", reward, now, outcome)
         # A caller that hangs up must not leave the store and the model at odds.
         return await asyncio.shield(self._spawn(self._resolve(resolution)))
@@ -203,11 +212,25 @@ class Decider:
 
     def _replay(self, store: Store) -> tuple[int, list[DecisionRecord]]:
         count = self._bandit.replay(
-            (arm_key(row.family, row.arm), row.context, row.reward)
+            (key, row.context, row.reward)
             for row in store.rewards()
             if row.context.size == DIMENSION  # an older layout teaches nothing about this one
+            and (key := self._learning_key(row.family, row.arm))
         )
         return count, store.pending()
+
+    def _learning_key(self, family: str, arm: str) -> str:
+        """The key under which the arm learns; empty for one that must not, or has no room.
+
+        If the room is used up, arms that nobody names any more give way.
+        """
+        if not is_learnt(Arm.parse(arm)):
+            return ""
+        key = arm_key(family, arm)
+        if not self._bandit.has_room(key):
+            families = self._known.families()
+            self._bandit.keep(lambda other: holds_arm(families, other))
+        return key if self._bandit.has_room(key) else ""
 
     async def _decide(self, query: DecideQuery) -> DecisionRecord:
         try:
@@ -228,6 +251,8 @@ class Decider:
     def _choose(self, query: DecideQuery) -> DecisionRecord:
         if len(self._pending) >= MAX_PENDING:
             raise Overloaded(f"{MAX_PENDING} decisions wait for their reports", 10.0)
+        known = self._known.members(query.family)
+        query = replace(query, members=tuple(name for name in query.members if name in known))
         members = self._fleet.members(query.family)
         edges = {member: self._rank(query, member) for member in members}
         context = build_context(query, _best_edge(edges))
@@ -270,10 +295,13 @@ class Decider:
     def _refusal(
         self, query: DecideQuery, scores: Sequence[ArmScore], edges: Ranking
     ) -> BatonError:
-        device = "holds no member" if not query.members else "cannot run any arm"
+        known = self._known.members(query.family)
+        device = "cannot run any arm" if query.members else "holds no member that is known here"
         message = f"no arm is feasible: the device {device}, and edges: {edges.complaint}"
         if query.wish is not None:
-            message = f"arm {query.wish.name} is not to be had: {scores[0].reason}"
+            unknown = [name for name in query.wish.members if name not in known]
+            reason = f"no edge names a member {unknown[0]}" if unknown else scores[0].reason
+            message = f"arm {query.wish.name} is not to be had: {reason}"
         if not self._fleet.members(query.family):
             return Unreachable(f"{message} for family {query.family}; start an edge that serves it")
         if self._fleet.rank(Need(query.family)).best:
@@ -281,19 +309,21 @@ class Decider:
         return Overloaded(f"{message}; try again later")
 
     def _begin(self, record: DecisionRecord, query: DecideQuery | None) -> None:
-        key = arm_key(record.family, record.arm)
+        key = self._learning_key(record.family, record.arm)
         context = np.array(record.context, dtype=np.float64)
-        self._bandit.begin(key, context)
+        if key:
+            self._bandit.begin(key, context)
         edge = record.edges[0].node_id if record.edges else ""
         self._fleet.assign(edge, record.decision_id)
         opened = self._clocks.monotonic()
         self._pending[record.decision_id] = _Pending(
-            key, context, record.preference, edge, record.owner, opened, query
+            record.arm, key, context, record.preference, edge, record.owner, opened, query
         )
 
     def _withdraw(self, decision_id: str) -> None:
         pending = self._forget(decision_id)
-        self._bandit.withdraw(pending.key, pending.context)
+        if pending.key:
+            self._bandit.withdraw(pending.key, pending.context)
 
     async def _resolve(self, resolution: Resolution) -> bool:
         if not await self._store.write(resolution):
@@ -302,7 +332,8 @@ class Decider:
             self._withdraw(resolution.decision_id)
         else:
             pending = self._forget(resolution.decision_id)
-            self._bandit.resolve(pending.key, pending.context, resolution.reward)
+            if pending.key:
+                self._bandit.resolve(pending.key, pending.context, resolution.reward)
         return True
 
     def _forget(self, decision_id: str) -> _Pending:

@@ -115,8 +115,8 @@ class Fleet:
         `deregister`, for an id under which another owner has joined.
         """
         self._check_owner(registration.node_id, owner)
-        if registration.node_id not in self._nodes and len(self._nodes) >= MAX_NODES:
-            raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
+        if registration.node_id not in self._nodes:
+            self._make_room()
         node = _Node(registration, registration.load, self._clock(), owner)
         self._nodes[registration.node_id] = node
 
@@ -172,6 +172,15 @@ class Fleet:
             )
         )
 
+    def families(self) -> dict[str, set[str]]:
+        """Members by family, as far as known edges name them, loaded or not."""
+        found: dict[str, set[str]] = {}
+        for node in self._nodes.values():
+            about = node.registration
+            named = found.setdefault(about.family, set())
+            named.update(about.members, about.family_members)
+        return found
+
     def rank(self, need: Need) -> Ranking:
         """Edges that meet the need by load and round trip, ties by id, and why others do not."""
         ranked: list[RankedEdge] = []
@@ -184,6 +193,15 @@ class Fleet:
                 ranked.append(_appraise(node, need))
         ranked.sort(key=lambda edge: edge.cost)
         return Ranking(tuple(ranked), tuple(rejected))
+
+    def _make_room(self) -> None:
+        """For one more edge; one that is lost gives way to one that lives."""
+        if len(self._nodes) < MAX_NODES:
+            return
+        oldest = min(self._nodes, key=lambda node_id: self._nodes[node_id].last_seen)
+        if self._state(self._nodes[oldest]) != "lost":
+            raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
+        del self._nodes[oldest]
 
     def _check_owner(self, node_id: str, owner: str) -> None:
         node = self._nodes.get(node_id)

@@ -132,6 +132,7 @@ class Node:
             family.name,
             family.members,
             family.fingerprint,
+            tuple(family.manifest.members),
         )
 
     def _occupancy(self) -> Occupancy:

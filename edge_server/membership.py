@@ -15,6 +15,7 @@ from common.errors import BatonError, ExecutionFailed
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import Access
 from common.rpc.channel import channel_to
+from common.rpc.convert import MAX_FAMILY_MEMBERS
 from common.rpc.status import from_rpc_error, parsed
 from edge_server.registry import Occupancy
 
@@ -25,13 +26,17 @@ _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0
 
 @dataclass(frozen=True)
 class Identity:
-    """What the coordinator is told once."""
+    """What the coordinator is told once.
+
+    members: those that are loaded here; family_members: all that the family has.
+    """
 
     node_id: str
     address: str
     family: str
     members: tuple[str, ...]
     fingerprint: str
+    family_members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Membership:
             members=identity.members,
             fingerprint=identity.fingerprint,
             load=self._load(),
+            family_members=identity.family_members[:MAX_FAMILY_MEMBERS],
         )
         answer = await stub.Register(request, timeout=_CALL_TIMEOUT)
         response = parsed(answer, self._coordinator)

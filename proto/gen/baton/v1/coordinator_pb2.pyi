@@ -81,6 +81,7 @@ class RegisterRequest(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    FAMILY_MEMBERS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
@@ -91,6 +92,10 @@ class RegisterRequest(_message.Message):
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def load(self) -> Global___NodeLoad: ...
+    @_builtins.property
+    def family_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All that the family has, loaded here or not: a device may hold others than the edge."""
+
     def __init__(
         self,
         *,
@@ -101,10 +106,11 @@ class RegisterRequest(_message.Message):
         members: _abc.Iterable[_builtins.str] | None = ...,
         fingerprint: _builtins.str = ...,
         load: Global___NodeLoad | None = ...,
+        family_members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "fingerprint", b"fingerprint", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "family_members", b"family_members", "fingerprint", b"fingerprint", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
