@@ -32,7 +32,7 @@ from coordinator.bandit.policy import Draw, draw
 from coordinator.bandit.prior import arm_key, split_key
 from coordinator.bandit.reward import WORST_REWARD, RewardModel
 from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
-from coordinator.known import Families, Known, holds_arm, is_learnt
+from coordinator.known import UNKEPT, Families, Known, holds_arm, is_learnt, unkept_id
 from coordinator.store.base import NewDecision, Resolution, Store
 from coordinator.store.thread import StoreThread
 from coordinator.values import (
@@ -122,10 +122,11 @@ class Decider:
         return count
 
     async def decide(self, query: DecideQuery) -> DecisionRecord:
-        """The arm and edges for a request, stored before it is returned.
+        """The arm and edges for a request, stored before they are returned.
 
         The same question asked again while its reward is out, as a retry does, gets the same
-        answer. Raises Overloaded, Incompatible or Unreachable if no arm is feasible.
+        answer. An arm of what the device alone names is not stored, since names can be invented.
+        Raises Overloaded, Incompatible or Unreachable if no arm is feasible.
         """
         task = self._answers.get(query)
         if task is None:
@@ -140,11 +141,13 @@ class Decider:
         return record
 
     async def report(self, decision_id: str, outcome: Outcome, owner: str = "") -> bool:
-        """Learn from a report. False: the decision has ended already, by a report or expiry.
+        """Learn from a report. False: the decision has ended already, or was not kept at all.
 
         A request that its caller withdrew teaches nothing. Raises UnknownName if there is no such
         decision, or not of ``owner``, if one is named.
         """
+        if decision_id.startswith(UNKEPT):
+            return False
         pending = self._pending.get(decision_id)
         if pending is None or owner not in ("", pending.owner):
             record = await self._store.run(lambda store: store.find(decision_id, owner))
@@ -235,10 +238,12 @@ class Decider:
     async def _decide(self, query: DecideQuery) -> DecisionRecord:
         try:
             record = self._choose(query)
+            if record.decision_id.startswith(UNKEPT):
+                self._forget_answer(query)
+                return record
             self._begin(record, query)
         except BaseException:
-            del self._answers[query]
-            self._unheard.discard(query)
+            self._forget_answer(query)
             raise
         try:
             if not await self._store.write(NewDecision(record)):
@@ -251,12 +256,13 @@ class Decider:
     def _choose(self, query: DecideQuery) -> DecisionRecord:
         if len(self._pending) >= MAX_PENDING:
             raise Overloaded(f"{MAX_PENDING} decisions wait for their reports", 10.0)
-        known = self._known.members(query.family)
-        query = replace(query, members=tuple(name for name in query.members if name in known))
         members = self._fleet.members(query.family)
         edges = {member: self._rank(query, member) for member in members}
         context = build_context(query, _best_edge(edges))
-        scores = [self._score(query, item, context) for item in candidates(query, edges)]
+        scores = self._scores(self._known.part_of(query), edges, context)
+        kept = any(score.feasible for score in scores)
+        if not kept:
+            scores = self._scores(query, edges, context)
         feasible = [score for score in scores if score.feasible]
         anywhere = self._rank(query, "")
         if not feasible:
@@ -265,8 +271,9 @@ class Decider:
         chosen = feasible[drawn.index]
         arm = Arm.parse(chosen.arm)
         ranking = anywhere if arm.kind == "device" else edges[arm.members[0]]
+        reason = "asked for" if query.wish else _reason(drawn, feasible, anywhere)
         return DecisionRecord(
-            decision_id=uuid.uuid4().hex,
+            decision_id=uuid.uuid4().hex if kept else unkept_id(query),
             request_id=query.request_id,
             created_unix=self._clocks.unix(),
             family=query.family,
@@ -278,13 +285,18 @@ class Decider:
             scores=tuple(scores),
             edges=() if arm.kind == "device" else ranking.choices[:MAX_EDGES],
             rejected=ranking.rejected[:MAX_EDGES],
-            reason="asked for" if query.wish else _reason(drawn, feasible, anywhere),
+            reason=reason if kept else f"{reason}; not learned from: no edge names its members",
             owner=query.owner,
         )
 
     def _rank(self, query: DecideQuery, member: str) -> Ranking:
         need = Need(query.family, query.fingerprint, member, dict(query.probes), query.rtt_seconds)
         return self._fleet.rank(need)
+
+    def _scores(
+        self, query: DecideQuery, edges: Mapping[str, Ranking], context: FloatArray
+    ) -> list[ArmScore]:
+        return [self._score(query, item, context) for item in candidates(query, edges)]
 
     def _score(self, query: DecideQuery, item: Candidate, context: FloatArray) -> ArmScore:
         if not item.feasible:
@@ -295,13 +307,10 @@ class Decider:
     def _refusal(
         self, query: DecideQuery, scores: Sequence[ArmScore], edges: Ranking
     ) -> BatonError:
-        known = self._known.members(query.family)
-        device = "cannot run any arm" if query.members else "holds no member that is known here"
+        device = "holds no member" if not query.members else "cannot run any arm"
         message = f"no arm is feasible: the device {device}, and edges: {edges.complaint}"
         if query.wish is not None:
-            unknown = [name for name in query.wish.members if name not in known]
-            reason = f"no edge names a member {unknown[0]}" if unknown else scores[0].reason
-            message = f"arm {query.wish.name} is not to be had: {reason}"
+            message = f"arm {query.wish.name} is not to be had: {scores[0].reason}"
         if not self._fleet.members(query.family):
             return Unreachable(f"{message} for family {query.family}; start an edge that serves it")
         if self._fleet.rank(Need(query.family)).best:
@@ -340,9 +349,12 @@ class Decider:
         pending = self._pending.pop(decision_id)
         self._fleet.release(pending.edge, decision_id)
         if pending.query is not None:
-            self._answers.pop(pending.query, None)
-            self._unheard.discard(pending.query)
+            self._forget_answer(pending.query)
         return pending
+
+    def _forget_answer(self, query: DecideQuery) -> None:
+        self._answers.pop(query, None)
+        self._unheard.discard(query)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)

@@ -1,13 +1,15 @@
 """Which families and members there are: those that registered edges or known manifests name.
 
-A device names what it likes; arms are made, and learned, of nothing else than these.
+A device names what it likes. Arms of these alone are stored and learned from; what it is told about
+others leaves no trace.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.errors import WeightsError
 from common.families.manifest import BUILT_IN, read_manifest
@@ -15,8 +17,11 @@ from common.plan import Arm
 from coordinator.bandit.arms import RELAY_FRACTIONS
 from coordinator.bandit.prior import split_key
 from coordinator.fleet import Fleet
+from coordinator.values import DecideQuery
 
 _log = logging.getLogger(__name__)
+#: How the ids of decisions begin that were not kept.
+UNKEPT = "unkept-"
 #: Members by family.
 Families = Mapping[str, Collection[str]]
 
@@ -41,9 +46,10 @@ class Known:
     specs: Families
     fleet: Fleet
 
-    def members(self, family: str) -> frozenset[str]:
-        """Members of a family; none if nobody names it."""
-        return self.families().get(family, frozenset())
+    def part_of(self, query: DecideQuery) -> DecideQuery:
+        """The question without the members that the device alone names."""
+        known = self.families().get(query.family, frozenset())
+        return replace(query, members=tuple(name for name in query.members if name in known))
 
     def families(self) -> dict[str, frozenset[str]]:
         """Members by family, at this moment."""
@@ -57,6 +63,11 @@ def holds_arm(families: Mapping[str, Collection[str]], key: str) -> bool:
     """Whether the arm of that key is made of members that are known."""
     family, arm = split_key(key)
     return set(Arm.parse(arm).members) <= set(families.get(family, ()))
+
+
+def unkept_id(query: DecideQuery) -> str:
+    """The same for the same question, so that the tickets of its answers are one leave."""
+    return UNKEPT + hashlib.blake2b(repr(query).encode(), digest_size=16).hexdigest()
 
 
 def is_learnt(arm: Arm) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.errors import BatonError, Unreachable
+from common.errors import UnknownName
 from common.plan import Arm
 from coordinator.bandit.arms import RELAY_FRACTIONS
 from coordinator.bandit.context import DIMENSION
@@ -54,9 +54,12 @@ def stored(number: int, family: str) -> DecisionRecord:
 async def test_invented_families_leave_no_trace_and_lock_nobody_out(world: World) -> None:
     for number in range(MAX_ARMS + 1):
         invented = replace(query(f"r{number}"), family=f"invented-{number}")
-        with pytest.raises(Unreachable, match="start an edge that serves it"):
-            await world.decider.decide(invented)
+        answer = await world.decider.decide(invented)
+        assert answer.arm == "device:small"
+        assert answer.reason.endswith("not learned from: no edge names its members")
+        assert not await world.decider.report(answer.decision_id, OK)
     assert (learned(world), world.store.recent(1)) == (set(), [])
+    assert await world.decider.expire() == 0
     assert await learn(world, "honest") == "device:small"
     assert learned(world) == {("scenes", "device:small")}
 
@@ -69,8 +72,14 @@ async def test_invented_members_are_no_arms(world: World) -> None:
         record = await world.decider.find(answer.decision_id)
         assert not any("-" in score.arm for score in record.scores)
         for wish in (Arm("relay", ("large", members[0]), 0.4), Arm("device", members[:1], 0.0)):
-            with pytest.raises(BatonError, match="no edge names a member invented"):
-                await world.decider.decide(query(members=members, wish=wish))
+            asked = query("wish", members=members, wish=wish)
+            answer = await world.decider.decide(asked)
+            assert answer.arm == wish.name
+            assert await world.decider.decide(asked) == answer
+            assert not await world.decider.report(answer.decision_id, OK)
+            with pytest.raises(UnknownName):
+                await world.decider.find(answer.decision_id)
+    assert len(world.store.recent(1000)) == 200
     relays = {f"relay:large>small@{fraction}" for fraction in RELAY_FRACTIONS}
     assert {arm for _, arm in learned(world)} <= {"device:small", "edge:large", *relays}
 
@@ -132,8 +141,10 @@ async def test_members_that_no_edge_has_loaded_are_known_if_an_edge_names_them(
     arms = {score.arm for score in record.scores if score.feasible}
     assert arms >= {"device:tiny", "edge:base", "relay:base>tiny@0.4"}
     world.fleet.deregister("e1")
-    with pytest.raises(Unreachable):
-        await world.decider.decide(replace(query("r2", members=("tiny",)), family="mine"))
+    alone = await world.decider.decide(replace(query("r2", members=("tiny",)), family="mine"))
+    assert not await world.decider.report(alone.decision_id, OK)
+    assert await world.decider.report(answer.decision_id, OK)
+    assert learned(world) == {("mine", answer.arm)}
 
 
 def test_the_built_in_family_is_known() -> None:
