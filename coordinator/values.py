@@ -5,7 +5,7 @@ Raises InvalidRequest for anything outside the limits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from common.errors import Cancelled, InvalidRequest
@@ -48,6 +48,7 @@ class Registration:
     """What an edge says about itself when it joins.
 
     members: those that it has loaded; family_members: all that its family has, or nothing.
+    incarnation: of its process; secret: kept under its id. Older edges have neither.
     """
 
     node_id: str
@@ -57,6 +58,8 @@ class Registration:
     fingerprint: str
     load: NodeLoad = NodeLoad()
     family_members: tuple[str, ...] = ()
+    incarnation: str = ""
+    secret: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         checks.check_id(self.node_id, "node_id")
@@ -67,6 +70,8 @@ class Registration:
         if not checks.check_members(self.members, "members"):
             raise InvalidRequest("an edge must hold at least one member")
         checks.check_members(self.family_members, "family_members", MAX_FAMILY_MEMBERS)
+        checks.check_optional_id(self.incarnation, "incarnation")
+        checks.check_optional_id(self.secret, "secret")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ def registration_from_proto(message: pb.RegisterRequest) -> Registration:
         fingerprint=message.fingerprint,
         load=load_from_proto(message.load),
         family_members=check_members(message.family_members, "family_members", MAX_FAMILY_MEMBERS),
+        incarnation=message.incarnation,
+        secret=message.secret,
     )
 
 
