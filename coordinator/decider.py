@@ -32,7 +32,7 @@ from coordinator.bandit.policy import Draw, draw
 from coordinator.bandit.prior import arm_key, split_key
 from coordinator.bandit.reward import WORST_REWARD, RewardModel
 from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
-from coordinator.known import UNKEPT, Families, Known, holds_arm, is_learnt, unkept_id
+from coordinator.known import UNKEPT, Families, Known, holds_arm, is_learned, unkept_id
 from coordinator.store.base import NewDecision, Resolution, Store
 from coordinator.store.thread import StoreThread
 from coordinator.values import (
@@ -184,6 +184,10 @@ class Decider:
 
         Raises UnknownName.
         """
+        if key.startswith(UNKEPT):
+            raise UnknownName(
+                "nothing is kept of that decision: no edge and no built-in family names its members"
+            )
         record = await self._store.run(lambda store: store.find(key, owner))
         if record is None:
             raise UnknownName(
@@ -227,7 +231,7 @@ class Decider:
 
         If the room is used up, arms that nobody names any more give way.
         """
-        if not is_learnt(Arm.parse(arm)):
+        if not is_learned(Arm.parse(arm)):
             return ""
         key = arm_key(family, arm)
         if not self._bandit.has_room(key):

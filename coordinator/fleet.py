@@ -196,11 +196,10 @@ class Fleet:
 
     def families(self) -> dict[str, set[str]]:
         """Members by family, as far as known edges name them, loaded or not."""
+        told = [node.registration for node in self._nodes.values()]
         found: dict[str, set[str]] = {}
-        for node in self._nodes.values():
-            about = node.registration
-            named = found.setdefault(about.family, set())
-            named.update(about.members, about.family_members)
+        for family, *lists in {(item.family, item.members, item.family_members) for item in told}:
+            found.setdefault(family, set()).update(*lists)
         return found
 
     def rank(self, need: Need) -> Ranking:

@@ -70,6 +70,6 @@ def unkept_id(query: DecideQuery) -> str:
     return UNKEPT + hashlib.blake2b(repr(query).encode(), digest_size=16).hexdigest()
 
 
-def is_learnt(arm: Arm) -> bool:
+def is_learned(arm: Arm) -> bool:
     """Whether the bandit may choose it; other cuts are a user's own, each as good as unique."""
     return arm.kind != "relay" or arm.fraction in RELAY_FRACTIONS

@@ -77,7 +77,7 @@ async def test_invented_members_are_no_arms(world: World) -> None:
             assert answer.arm == wish.name
             assert await world.decider.decide(asked) == answer
             assert not await world.decider.report(answer.decision_id, OK)
-            with pytest.raises(UnknownName):
+            with pytest.raises(UnknownName, match="nothing is kept"):
                 await world.decider.find(answer.decision_id)
     assert len(world.store.recent(1000)) == 200
     relays = {f"relay:large>small@{fraction}" for fraction in RELAY_FRACTIONS}
