@@ -28,7 +28,7 @@ from common.plan import Arm
 from coordinator.bandit.arms import Candidate, candidates
 from coordinator.bandit.context import DIMENSION, build_context
 from coordinator.bandit.linucb import FloatArray, LinUCB
-from coordinator.bandit.policy import Draw, draw
+from coordinator.bandit.policy import draw, told
 from coordinator.bandit.prior import arm_key, split_key
 from coordinator.bandit.reward import WORST_REWARD, RewardModel
 from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
@@ -47,8 +47,6 @@ from coordinator.values import (
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-#: Decisions whose reward may be out at one time.
-MAX_PENDING = 100_000
 #: Edges that an answer, or a record's list of rejected ones, names at most.
 MAX_EDGES = 16
 
@@ -65,7 +63,8 @@ class Clocks:
 class Policy:
     """What the choice needs beside the model: the floor, the rewards, the time to wait for them.
 
-    families: those that are known whether an edge serves them or not.
+    families: those that are known whether an edge serves them or not. most_pending: decisions
+    whose reward may be out at one time.
     """
 
     rewards: RewardModel
@@ -73,6 +72,7 @@ class Policy:
     expiry_seconds: float
     rng: np.random.Generator
     families: Families = field(default_factory=dict)
+    most_pending: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,7 @@ class Decider:
 
     async def _decide(self, query: DecideQuery) -> DecisionRecord:
         try:
+            await self._make_room()
             record = self._choose(query)
             if record.decision_id.startswith(UNKEPT):
                 self._forget_answer(query)
@@ -257,9 +258,13 @@ class Decider:
             raise
         return replace(record, scores=(), rejected=())  # kept for retries: small
 
+    async def _make_room(self) -> None:
+        """The oldest decisions give way untaught: whoever never reports keeps nobody else out."""
+        while len(self._pending) >= self._policy.most_pending:
+            oldest, now = next(iter(self._pending)), self._clocks.unix()
+            await self._resolve(Resolution(oldest, "withdrawn", None, now))
+
     def _choose(self, query: DecideQuery) -> DecisionRecord:
-        if len(self._pending) >= MAX_PENDING:
-            raise Overloaded(f"{MAX_PENDING} decisions wait for their reports", 10.0)
         members = self._fleet.members(query.family)
         edges = {member: self._rank(query, member) for member in members}
         context = build_context(query, _best_edge(edges))
@@ -275,7 +280,7 @@ class Decider:
         chosen = feasible[drawn.index]
         arm = Arm.parse(chosen.arm)
         ranking = anywhere if arm.kind == "device" else edges[arm.members[0]]
-        reason = "asked for" if query.wish else _reason(drawn, feasible, anywhere)
+        reason = "asked for" if query.wish else told(drawn, feasible, anywhere)
         return DecisionRecord(
             decision_id=uuid.uuid4().hex if kept else unkept_id(query),
             request_id=query.request_id,
@@ -375,19 +380,3 @@ class Decider:
 def _best_edge(edges: Mapping[str, Ranking]) -> RankedEdge | None:
     found = [ranking.best for ranking in edges.values() if ranking.best]
     return min(found, key=lambda edge: edge.cost, default=None)
-
-
-def _reason(drawn: Draw, feasible: Sequence[ArmScore], edges: Ranking) -> str:
-    """Why this arm, in one line."""
-    chosen = feasible[drawn.index]
-    if len(feasible) == 1:
-        line = "the only feasible arm"
-    elif drawn.explored:
-        line = f"exploration: drawn evenly from {len(feasible)} feasible arms"
-    else:
-        others = (item.bound for index, item in enumerate(feasible) if index != drawn.index)
-        line = (
-            f"highest upper bound of {len(feasible)} feasible arms:"
-            f" {chosen.bound:.3f}, the next has {max(others):.3f}"
-        )
-    return line if edges.best else f"{line}; no edge can take part ({edges.complaint})"

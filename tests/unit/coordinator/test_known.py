@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.errors import UnknownName
 from common.plan import Arm
 from coordinator.bandit.arms import RELAY_FRACTIONS
 from coordinator.bandit.context import DIMENSION
-from coordinator.bandit.linucb import MAX_ARMS
+from coordinator.bandit.linucb import MAX_ARMS, LinUCB
+from coordinator.bandit.prior import static_prior
+from coordinator.bandit.reward import RewardModel
+from coordinator.decider import Clocks, Decider, Policy
 from coordinator.known import built_in_families
 from coordinator.store.base import NewDecision, Resolution
-from coordinator.values import DecisionRecord, Registration
+from coordinator.values import DecisionRecord, Preference, Registration
 from tests.unit.coordinator.test_decider import OK, SETTINGS, World, query
 
 
@@ -129,6 +134,23 @@ async def test_where_every_arms_reward_is_out_others_are_answered_all_the_same(
     assert await world.decider.expire() == MAX_ARMS
     assert await learn(world, "later") == "device:small"
     assert learned(world) == {("scenes", "device:small")}
+
+
+async def test_decisions_that_nobody_reports_keep_nobody_out(world: World) -> None:
+    weights: dict[Preference, float] = {"quality": 0.8, "balanced": 0.5, "speed": 0.2}
+    policy = Policy(
+        RewardModel(weights, 5.0), 0.0, 60.0, np.random.default_rng(0), {"scenes": ("small",)}, 3
+    )
+    bandit, store = LinUCB(DIMENSION, 0.1, 1.0, static_prior(weights)), world.threads[0]
+    decider = Decider(bandit, policy, world.fleet, store, Clocks(world.clock, world.clock))
+    answers = [await decider.decide(query(f"r{number}")) for number in range(5)]
+    answers += await asyncio.gather(*(decider.decide(query(f"s{number}")) for number in range(3)))
+    assert [await decider.report(answer.decision_id, OK) for answer in answers[:5]] == [False] * 5
+    assert await decider.report(answers[-1].decision_id, OK)
+    (stats,) = decider.arms()
+    assert stats.rewards == 1
+    assert (await decider.find("r0")).state == "withdrawn"
+    assert (await decider.find("r0")).reward is None
 
 
 async def test_members_that_no_edge_has_loaded_are_known_if_an_edge_names_them(
