@@ -1,4 +1,4 @@
-"""Arms are made, and learned, of nothing but what edges and built-in families name."""
+"""Arms are kept, and learned, of nothing but what edges and built-in families name."""
 
 from __future__ import annotations
 
