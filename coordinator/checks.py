@@ -33,10 +33,10 @@ def check_optional_id(value: str, what: str) -> str:
     return check_id(value, what) if value else value
 
 
-def check_members(members: Sequence[str], what: str) -> tuple[str, ...]:
+def check_members(members: Sequence[str], what: str, most: int = MAX_MEMBERS) -> tuple[str, ...]:
     """Member names in order, each once. ``>`` and ``@`` would make an arm's name ambiguous."""
-    if len(members) > MAX_MEMBERS:
-        raise InvalidRequest(f"{what}: {len(members)} members; at most {MAX_MEMBERS} are allowed")
+    if len(members) > most:
+        raise InvalidRequest(f"{what}: {len(members)} members; at most {most} are allowed")
     for member in members:
         check_id(member, what, MAX_NAME_CHARS)
         if ">" in member or "@" in member:

@@ -25,6 +25,7 @@ from coordinator.bandit.prior import static_prior
 from coordinator.bandit.reward import RewardModel
 from coordinator.decider import Clocks, Decider, Policy
 from coordinator.fleet import Fleet
+from coordinator.known import built_in_families
 from coordinator.servicer import AdminServicer, CoordinatorServicer
 from coordinator.settings import Settings
 from coordinator.store.base import Store
@@ -50,6 +51,7 @@ def build_decider(settings: Settings, fleet: Fleet, store: StoreThread, clocks: 
         settings.exploration,
         settings.decision_expiry_seconds,
         np.random.default_rng(settings.seed),
+        built_in_families(),
     )
     return Decider(bandit, policy, fleet, store, clocks)
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,10 +28,11 @@ from common.plan import Arm
 from coordinator.bandit.arms import Candidate, candidates
 from coordinator.bandit.context import DIMENSION, build_context
 from coordinator.bandit.linucb import FloatArray, LinUCB
-from coordinator.bandit.policy import Draw, draw
+from coordinator.bandit.policy import draw, told
 from coordinator.bandit.prior import arm_key, split_key
 from coordinator.bandit.reward import WORST_REWARD, RewardModel
 from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
+from coordinator.known import UNKEPT, Families, Known, holds_arm, is_learned, unkept_id
 from coordinator.store.base import NewDecision, Resolution, Store
 from coordinator.store.thread import StoreThread
 from coordinator.values import (
@@ -46,8 +47,6 @@ from coordinator.values import (
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-#: Decisions whose reward may be out at one time.
-MAX_PENDING = 100_000
 #: Edges that an answer, or a record's list of rejected ones, names at most.
 MAX_EDGES = 16
 
@@ -62,18 +61,28 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the choice needs beside the model: the floor, the rewards, the time to wait for them."""
+    """What the choice needs beside the model: the floor, the rewards, the time to wait for them.
+
+    families: those that are known whether an edge serves them or not. most_pending: decisions
+    whose reward may be out at one time.
+    """
 
     rewards: RewardModel
     exploration: float
     expiry_seconds: float
     rng: np.random.Generator
+    families: Families = field(default_factory=dict)
+    most_pending: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A decision whose reward is out, as far as its reward needs it."""
+    """A decision whose reward is out, as far as its reward needs it.
 
+    key: the arm that learns from it; empty if none does.
+    """
+
+    arm: str
     key: str
     context: FloatArray
     preference: Preference
@@ -94,6 +103,7 @@ class Decider:
         self._fleet = fleet
         self._store = store
         self._clocks = clocks
+        self._known = Known(policy.families, fleet)
         self._pending: dict[str, _Pending] = {}
         self._answers: dict[DecideQuery, asyncio.Task[DecisionRecord]] = {}
         self._unheard: set[DecideQuery] = set()
@@ -112,10 +122,11 @@ class Decider:
         return count
 
     async def decide(self, query: DecideQuery) -> DecisionRecord:
-        """The arm and edges for a request, stored before it is returned.
+        """The arm and edges for a request, stored before they are returned.
 
         The same question asked again while its reward is out, as a retry does, gets the same
-        answer. Raises Overloaded, Incompatible or Unreachable if no arm is feasible.
+        answer. An arm of what the device alone names is not stored, since names can be invented.
+        Raises Overloaded, Incompatible or Unreachable if no arm is feasible.
         """
         task = self._answers.get(query)
         if task is None:
@@ -130,11 +141,13 @@ class Decider:
         return record
 
     async def report(self, decision_id: str, outcome: Outcome, owner: str = "") -> bool:
-        """Learn from a report. False: the decision has ended already, by a report or expiry.
+        """Learn from a report. False: the decision has ended already, or was not kept at all.
 
         A request that its caller withdrew teaches nothing. Raises UnknownName if there is no such
         decision, or not of ``owner``, if one is named.
         """
+        if decision_id.startswith(UNKEPT):
+            return False
         pending = self._pending.get(decision_id)
         if pending is None or owner not in ("", pending.owner):
             record = await self._store.run(lambda store: store.find(decision_id, owner))
@@ -145,8 +158,7 @@ class Decider:
         if outcome.withdrawn:
             resolution = Resolution(decision_id, "withdrawn", None, now, outcome)
         else:
-            _, chosen = split_key(pending.key)
-            reward = self._policy.rewards.reward(pending.preference, chosen, outcome)
+            reward = self._policy.rewards.reward(pending.preference, pending.arm, outcome)
             resolution = Resolution(decision_id, "rewarded", reward, now, outcome)
         # A caller that hangs up must not leave the store and the model at odds.
         return await asyncio.shield(self._spawn(self._resolve(resolution)))
@@ -172,6 +184,10 @@ class Decider:
 
         Raises UnknownName.
         """
+        if key.startswith(UNKEPT):
+            raise UnknownName(
+                "nothing is kept of that decision: no edge and no built-in family names its members"
+            )
         record = await self._store.run(lambda store: store.find(key, owner))
         if record is None:
             raise UnknownName(
@@ -203,19 +219,36 @@ class Decider:
 
     def _replay(self, store: Store) -> tuple[int, list[DecisionRecord]]:
         count = self._bandit.replay(
-            (arm_key(row.family, row.arm), row.context, row.reward)
+            (key, row.context, row.reward)
             for row in store.rewards()
             if row.context.size == DIMENSION  # an older layout teaches nothing about this one
+            and (key := self._learning_key(row.family, row.arm))
         )
         return count, store.pending()
 
+    def _learning_key(self, family: str, arm: str) -> str:
+        """The key under which the arm learns; empty for one that must not, or has no room.
+
+        If the room is used up, arms that nobody names any more give way.
+        """
+        if not is_learned(Arm.parse(arm)):
+            return ""
+        key = arm_key(family, arm)
+        if not self._bandit.has_room(key):
+            families = self._known.families()
+            self._bandit.keep(lambda other: holds_arm(families, other))
+        return key if self._bandit.has_room(key) else ""
+
     async def _decide(self, query: DecideQuery) -> DecisionRecord:
         try:
+            await self._make_room()
             record = self._choose(query)
+            if record.decision_id.startswith(UNKEPT):
+                self._forget_answer(query)
+                return record
             self._begin(record, query)
         except BaseException:
-            del self._answers[query]
-            self._unheard.discard(query)
+            self._forget_answer(query)
             raise
         try:
             if not await self._store.write(NewDecision(record)):
@@ -225,13 +258,20 @@ class Decider:
             raise
         return replace(record, scores=(), rejected=())  # kept for retries: small
 
+    async def _make_room(self) -> None:
+        """The oldest decisions give way untaught: whoever never reports keeps nobody else out."""
+        while len(self._pending) >= self._policy.most_pending:
+            oldest, now = next(iter(self._pending)), self._clocks.unix()
+            await self._resolve(Resolution(oldest, "withdrawn", None, now))
+
     def _choose(self, query: DecideQuery) -> DecisionRecord:
-        if len(self._pending) >= MAX_PENDING:
-            raise Overloaded(f"{MAX_PENDING} decisions wait for their reports", 10.0)
         members = self._fleet.members(query.family)
         edges = {member: self._rank(query, member) for member in members}
         context = build_context(query, _best_edge(edges))
-        scores = [self._score(query, item, context) for item in candidates(query, edges)]
+        scores = self._scores(self._known.part_of(query), edges, context)
+        kept = any(score.feasible for score in scores)
+        if not kept:
+            scores = self._scores(query, edges, context)
         feasible = [score for score in scores if score.feasible]
         anywhere = self._rank(query, "")
         if not feasible:
@@ -240,8 +280,9 @@ class Decider:
         chosen = feasible[drawn.index]
         arm = Arm.parse(chosen.arm)
         ranking = anywhere if arm.kind == "device" else edges[arm.members[0]]
+        reason = "asked for" if query.wish else told(drawn, feasible, anywhere)
         return DecisionRecord(
-            decision_id=uuid.uuid4().hex,
+            decision_id=uuid.uuid4().hex if kept else unkept_id(query),
             request_id=query.request_id,
             created_unix=self._clocks.unix(),
             family=query.family,
@@ -253,13 +294,18 @@ class Decider:
             scores=tuple(scores),
             edges=() if arm.kind == "device" else ranking.choices[:MAX_EDGES],
             rejected=ranking.rejected[:MAX_EDGES],
-            reason="asked for" if query.wish else _reason(drawn, feasible, anywhere),
+            reason=reason if kept else f"{reason}; not learned from: no edge names its members",
             owner=query.owner,
         )
 
     def _rank(self, query: DecideQuery, member: str) -> Ranking:
         need = Need(query.family, query.fingerprint, member, dict(query.probes), query.rtt_seconds)
         return self._fleet.rank(need)
+
+    def _scores(
+        self, query: DecideQuery, edges: Mapping[str, Ranking], context: FloatArray
+    ) -> list[ArmScore]:
+        return [self._score(query, item, context) for item in candidates(query, edges)]
 
     def _score(self, query: DecideQuery, item: Candidate, context: FloatArray) -> ArmScore:
         if not item.feasible:
@@ -281,19 +327,21 @@ class Decider:
         return Overloaded(f"{message}; try again later")
 
     def _begin(self, record: DecisionRecord, query: DecideQuery | None) -> None:
-        key = arm_key(record.family, record.arm)
+        key = self._learning_key(record.family, record.arm)
         context = np.array(record.context, dtype=np.float64)
-        self._bandit.begin(key, context)
+        if key:
+            self._bandit.begin(key, context)
         edge = record.edges[0].node_id if record.edges else ""
         self._fleet.assign(edge, record.decision_id)
         opened = self._clocks.monotonic()
         self._pending[record.decision_id] = _Pending(
-            key, context, record.preference, edge, record.owner, opened, query
+            record.arm, key, context, record.preference, edge, record.owner, opened, query
         )
 
     def _withdraw(self, decision_id: str) -> None:
         pending = self._forget(decision_id)
-        self._bandit.withdraw(pending.key, pending.context)
+        if pending.key:
+            self._bandit.withdraw(pending.key, pending.context)
 
     async def _resolve(self, resolution: Resolution) -> bool:
         if not await self._store.write(resolution):
@@ -302,16 +350,20 @@ class Decider:
             self._withdraw(resolution.decision_id)
         else:
             pending = self._forget(resolution.decision_id)
-            self._bandit.resolve(pending.key, pending.context, resolution.reward)
+            if pending.key:
+                self._bandit.resolve(pending.key, pending.context, resolution.reward)
         return True
 
     def _forget(self, decision_id: str) -> _Pending:
         pending = self._pending.pop(decision_id)
         self._fleet.release(pending.edge, decision_id)
         if pending.query is not None:
-            self._answers.pop(pending.query, None)
-            self._unheard.discard(pending.query)
+            self._forget_answer(pending.query)
         return pending
+
+    def _forget_answer(self, query: DecideQuery) -> None:
+        self._answers.pop(query, None)
+        self._unheard.discard(query)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -328,19 +380,3 @@ class Decider:
 def _best_edge(edges: Mapping[str, Ranking]) -> RankedEdge | None:
     found = [ranking.best for ranking in edges.values() if ranking.best]
     return min(found, key=lambda edge: edge.cost, default=None)
-
-
-def _reason(drawn: Draw, feasible: Sequence[ArmScore], edges: Ranking) -> str:
-    """Why this arm, in one line."""
-    chosen = feasible[drawn.index]
-    if len(feasible) == 1:
-        line = "the only feasible arm"
-    elif drawn.explored:
-        line = f"exploration: drawn evenly from {len(feasible)} feasible arms"
-    else:
-        others = (item.bound for index, item in enumerate(feasible) if index != drawn.index)
-        line = (
-            f"highest upper bound of {len(feasible)} feasible arms:"
-            f" {chosen.bound:.3f}, the next has {max(others):.3f}"
-        )
-    return line if edges.best else f"{line}; no edge can take part ({edges.complaint})"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from common.errors import Overloaded, PermissionDenied
 from common.plan import EdgeChoice
 from coordinator.values import NodeLoad, NodeState, NodeView, Registration
+
+_log = logging.getLogger(__name__)
 
 MAX_NODES = 1_000
 #: A lost edge stays visible to the operator for so many leases.
@@ -112,28 +116,46 @@ class Fleet:
         """Join, or join again under the same id.
 
         Raises Overloaded past MAX_NODES edges, and PermissionDenied, as do `heartbeat` and
-        `deregister`, for an id under which another owner has joined.
+        `deregister`, for an id under which another owner has joined, and for one whose lease
+        another edge holds.
         """
         self._check_owner(registration.node_id, owner)
-        if registration.node_id not in self._nodes and len(self._nodes) >= MAX_NODES:
-            raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
+        known = self._nodes.get(registration.node_id)
+        if known is None:
+            self._make_room()
+        else:
+            self._check_takeover(known, registration)
         node = _Node(registration, registration.load, self._clock(), owner)
         self._nodes[registration.node_id] = node
 
-    def heartbeat(self, node_id: str, load: NodeLoad, draining: bool, owner: str = "") -> bool:
-        """Renew the lease. False: unknown or lost, so the edge must register again."""
+    def heartbeat(
+        self,
+        node_id: str,
+        load: NodeLoad,
+        draining: bool,
+        owner: str = "",
+        incarnation: str = "",
+    ) -> bool:
+        """Renew the lease of that incarnation.
+
+        False: unknown, lost or another one's, so the edge must register again.
+        """
         self._check_owner(node_id, owner)
         node = self._nodes.get(node_id)
-        if node is None or self._state(node) == "lost":
+        if node is None or node.registration.incarnation != incarnation:
+            return False
+        if self._state(node) == "lost":
             return False
         node.load, node.draining, node.last_seen = load, draining, self._clock()
         node.assigned.clear()
         return True
 
-    def deregister(self, node_id: str, owner: str = "") -> None:
-        """Leave; an unknown id has left already."""
+    def deregister(self, node_id: str, owner: str = "", incarnation: str = "") -> None:
+        """Leave; an unknown id or incarnation has left already."""
         self._check_owner(node_id, owner)
-        self._nodes.pop(node_id, None)
+        node = self._nodes.get(node_id)
+        if node is not None and node.registration.incarnation == incarnation:
+            del self._nodes[node_id]
 
     def assign(self, node_id: str, decision_id: str) -> None:
         """Count a decision against an edge until its next heartbeat or `release`."""
@@ -172,6 +194,14 @@ class Fleet:
             )
         )
 
+    def families(self) -> dict[str, set[str]]:
+        """Members by family, as far as known edges name them, loaded or not."""
+        told = [node.registration for node in self._nodes.values()]
+        found: dict[str, set[str]] = {}
+        for family, *lists in {(item.family, item.members, item.family_members) for item in told}:
+            found.setdefault(family, set()).update(*lists)
+        return found
+
     def rank(self, need: Need) -> Ranking:
         """Edges that meet the need by load and round trip, ties by id, and why others do not."""
         ranked: list[RankedEdge] = []
@@ -185,12 +215,33 @@ class Fleet:
         ranked.sort(key=lambda edge: edge.cost)
         return Ranking(tuple(ranked), tuple(rejected))
 
+    def _make_room(self) -> None:
+        """For one more edge; one that is lost gives way to one that lives."""
+        if len(self._nodes) < MAX_NODES:
+            return
+        oldest = min(self._nodes, key=lambda node_id: self._nodes[node_id].last_seen)
+        if self._state(self._nodes[oldest]) != "lost":
+            raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
+        del self._nodes[oldest]
+
     def _check_owner(self, node_id: str, owner: str) -> None:
         node = self._nodes.get(node_id)
         if node is not None and node.owner != owner:
             raise PermissionDenied(
                 f"{node_id} is the node of another edge; choose another node_id", "foreign_node"
             )
+
+    def _check_takeover(self, node: _Node, newcomer: Registration) -> None:
+        """Raises PermissionDenied for another edge than the one that holds the lease."""
+        about = node.registration
+        if self._state(node) != "lost" and not _is_same_edge(node, newcomer):
+            raise PermissionDenied(
+                f"{about.node_id} is the edge at {about.address}, which lives; the one at"
+                f" {newcomer.address} has another secret: give it an id of its own with --node-id",
+                "node_taken",
+            )
+        if about.address != newcomer.address:
+            _log.info("%s moves from %s to %s", about.node_id, about.address, newcomer.address)
 
     def _state(self, node: _Node) -> NodeState:
         if self._clock() - node.last_seen > self.lease_seconds:
@@ -211,6 +262,14 @@ class Fleet:
         if node.full:
             return f"full: {load.active} active and {load.queued} queued of {load.capacity}"
         return ""
+
+
+def _is_same_edge(node: _Node, newcomer: Registration) -> bool:
+    """By the secret. One of an older version shows none: its proven name, or its address, does."""
+    about = node.registration
+    if about.secret and newcomer.secret:
+        return hmac.compare_digest(about.secret, newcomer.secret)
+    return bool(node.owner) or (not about.secret and about.address == newcomer.address)
 
 
 def _misfit(about: Registration, need: Need) -> str:

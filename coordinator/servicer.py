@@ -42,13 +42,16 @@ class CoordinatorServicer(pb_grpc.CoordinatorServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
         node_id = check_id(request.node_id, "node_id")
         load = wire.load_from_proto(request.load)
-        known = self._fleet.heartbeat(node_id, load, request.draining, caller().name)
+        known = self._fleet.heartbeat(
+            node_id, load, request.draining, caller().name, request.incarnation
+        )
         return pb.HeartbeatResponse(known=known)
 
     async def Deregister(
         self, request: pb.DeregisterRequest, context: Any
     ) -> pb.DeregisterResponse:
-        self._fleet.deregister(check_id(request.node_id, "node_id"), caller().name)
+        node_id = check_id(request.node_id, "node_id")
+        self._fleet.deregister(node_id, caller().name, request.incarnation)
         return pb.DeregisterResponse()
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:

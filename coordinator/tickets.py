@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +11,17 @@ from coordinator.values import DecideQuery, DecisionRecord
 
 #: Seconds for which a standby ticket is good: as long as a coordinator may well be away.
 STANDBY_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What a ticket is for, and for how many seconds it is good."""
+
+    id: str
+    request_id: str
+    steps: int
+    size: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -28,37 +38,35 @@ class Issuer:
         return [self.signer.public]
 
     def ticket(self, query: DecideQuery, record: DecisionRecord) -> str:
-        """For this request alone, no larger than was said; empty if no edge takes part."""
-        return self._issue(
-            query, record, self.seconds, (query.request_id, query.steps, query.size or MAX_SIZE)
+        """For this request alone, no larger than was said; empty if no edge takes part.
+
+        Asked for again, it is the same leave, which is not to be used twice.
+        """
+        scope = _Scope(
+            record.decision_id, query.request_id, query.steps, query.size or MAX_SIZE, self.seconds
         )
+        return self._issue(query, record, scope)
 
     def standby(self, query: DecideQuery, record: DecisionRecord) -> str:
         """For one later request of any id on the same edges, while no coordinator answers."""
-        return self._issue(query, record, STANDBY_SECONDS, ("", MAX_STEPS, MAX_SIZE))
+        name = f"{record.decision_id}-standby"
+        return self._issue(query, record, _Scope(name, "", MAX_STEPS, MAX_SIZE, STANDBY_SECONDS))
 
-    def _issue(
-        self,
-        query: DecideQuery,
-        record: DecisionRecord,
-        seconds: float,
-        scope: tuple[str, int, int],
-    ) -> str:
+    def _issue(self, query: DecideQuery, record: DecisionRecord, scope: _Scope) -> str:
         if not record.edges:
             return ""
-        request_id, steps, size = scope
         now = self.clock()
         ticket = Ticket(
-            id=secrets.token_hex(16),
+            id=scope.id,
             audience=tuple(edge.node_id for edge in record.edges),
             subject=query.owner,
-            request_id=request_id,
+            request_id=scope.request_id,
             family=query.family,
             fingerprint=query.fingerprint,
-            max_steps=steps,
-            max_size=size,
+            max_steps=scope.steps,
+            max_size=scope.size,
             count=1,
             not_before=int(now),
-            expires=int(now + seconds),
+            expires=int(now + scope.seconds),
         )
         return self.signer.sign(ticket)

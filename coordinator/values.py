@@ -5,13 +5,13 @@ Raises InvalidRequest for anything outside the limits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from common.errors import Cancelled, InvalidRequest
 from common.plan import MAX_STEPS, Arm, EdgeChoice, check_steps
 from common.rpc.channel import check_address
-from common.rpc.convert import MAX_ATTEMPTS
+from common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
 from common.rpc.tickets import MAX_SIZE
 from coordinator import checks
 
@@ -45,7 +45,11 @@ class NodeLoad:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an edge says about itself when it joins."""
+    """What an edge says about itself when it joins.
+
+    members: those that it has loaded; family_members: all that its family has, or nothing.
+    incarnation: of its process; secret: kept under its id. Older edges have neither.
+    """
 
     node_id: str
     address: str
@@ -53,6 +57,9 @@ class Registration:
     members: tuple[str, ...]
     fingerprint: str
     load: NodeLoad = NodeLoad()
+    family_members: tuple[str, ...] = ()
+    incarnation: str = ""
+    secret: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         checks.check_id(self.node_id, "node_id")
@@ -62,6 +69,9 @@ class Registration:
         checks.check_id(self.fingerprint, "fingerprint")
         if not checks.check_members(self.members, "members"):
             raise InvalidRequest("an edge must hold at least one member")
+        checks.check_members(self.family_members, "family_members", MAX_FAMILY_MEMBERS)
+        checks.check_optional_id(self.incarnation, "incarnation")
+        checks.check_optional_id(self.secret, "secret")
 
 
 @dataclass(frozen=True, slots=True)

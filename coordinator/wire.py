@@ -11,7 +11,7 @@ from typing import TypeVar
 from baton.v1 import coordinator_pb2 as pb
 from common.errors import InvalidRequest
 from common.plan import Arm, EdgeChoice
-from common.rpc.convert import MAX_ATTEMPTS
+from common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
 from coordinator.checks import MAX_PROBES, check_members
 from coordinator.values import (
     PREFERENCES,
@@ -64,6 +64,9 @@ def registration_from_proto(message: pb.RegisterRequest) -> Registration:
         members=check_members(message.members, "members"),
         fingerprint=message.fingerprint,
         load=load_from_proto(message.load),
+        family_members=check_members(message.family_members, "family_members", MAX_FAMILY_MEMBERS),
+        incarnation=message.incarnation,
+        secret=message.secret,
     )
 
 

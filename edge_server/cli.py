@@ -29,7 +29,9 @@ def _group() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
-    node_id: Annotated[str | None, typer.Option(help="Name of this node.")] = None,
+    node_id: Annotated[
+        str | None, typer.Option(help="Name of this node; else one of its own.")
+    ] = None,
     advertise: Annotated[
         str | None, typer.Option(help="HOST:PORT at which devices reach this node.")
     ] = None,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,6 +22,7 @@ from common.rpc.ticket_keys import read_public_key
 from edge_server.engine.engine import Engine, Limits
 from edge_server.kept import Keeping
 from edge_server.membership import Identity, Link, Membership
+from edge_server.name import own_name
 from edge_server.registry import Bounds, Occupancy, Registry
 from edge_server.servicer import EdgeServicer
 from edge_server.settings import EdgeSettings
@@ -37,11 +38,13 @@ class Secrets:
     """What the settings' files hold.
 
     guard: who is let in; access: to the coordinator; ticket_keys: whose tickets count for good.
+    own: what proves to the coordinator that the node's id is its own.
     """
 
     guard: Guard
     access: Access
     ticket_keys: tuple[bytes, ...]
+    own: str = field(default="", repr=False)
 
     @classmethod
     def read(cls, settings: EdgeSettings) -> Secrets:
@@ -132,6 +135,8 @@ class Node:
             family.name,
             family.members,
             family.fingerprint,
+            tuple(family.manifest.members),
+            self._secrets.own,
         )
 
     def _occupancy(self) -> Occupancy:
@@ -161,6 +166,9 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     if settings.coordinator:
         check_address(settings.coordinator)
     with contextlib.ExitStack() as stack:
+        name = stack.enter_context(own_name(settings.state_folder / "edges", settings.wanted_name))
+        settings = settings.model_copy(update={"node_id": name.node_id})
+        secrets = replace(secrets, own=name.secret)
         if family is None:
             threads = stack.enter_context(_spared())
             settings = settings.model_copy(update={"threads": settings.threads or threads})

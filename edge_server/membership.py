@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc.aio
 import psutil
@@ -15,6 +16,7 @@ from common.errors import BatonError, ExecutionFailed
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import Access
 from common.rpc.channel import channel_to
+from common.rpc.convert import MAX_FAMILY_MEMBERS
 from common.rpc.status import from_rpc_error, parsed
 from edge_server.registry import Occupancy
 
@@ -25,13 +27,19 @@ _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0
 
 @dataclass(frozen=True)
 class Identity:
-    """What the coordinator is told once."""
+    """What the coordinator is told once.
+
+    members: those that are loaded here; family_members: all that the family has. secret: proves
+    that the id is this edge's.
+    """
 
     node_id: str
     address: str
     family: str
     members: tuple[str, ...]
     fingerprint: str
+    family_members: tuple[str, ...] = ()
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,28 +55,34 @@ class Link:
 
 
 class Membership:
-    """Runs until cancelled; an unreachable coordinator is tried again, and said once."""
+    """Runs until cancelled; a coordinator that cannot be joined is tried again.
+
+    Each kind of failure is said once, until it has been joined. The coordinator tells one
+    membership from another by its incarnation, so that one that is late speaks for itself alone.
+    """
 
     def __init__(self, link: Link, identity: Identity, occupancy: Callable[[], Occupancy]) -> None:
         self._link = link
         self._coordinator = link.coordinator
         self._identity = identity
         self._occupancy = occupancy
+        self._incarnation = secrets.token_hex(16)
 
     async def run(self) -> None:
-        retry, complained = _FIRST_RETRY, False
+        retry, complaints = _FIRST_RETRY, set[str]()
         async with channel_to(self._coordinator, self._link.access) as channel:
             stub = coordinator_pb2_grpc.CoordinatorStub(channel)
             while True:
                 try:
                     lease = await self._register(stub)
                     _log.info("registered with the coordinator at %s", self._coordinator)
-                    retry, complained = _FIRST_RETRY, False
+                    retry, complaints = _FIRST_RETRY, set()
                     await self._renew(stub, lease)
                 except (grpc.aio.AioRpcError, ExecutionFailed) as error:
-                    if not complained:
-                        _log.warning("%s; trying on", self._complaint(error))
-                        complained = True
+                    complaint = self._complaint(error)
+                    if complaint.status not in complaints:
+                        _log.warning("%s; trying on", complaint)
+                        complaints.add(complaint.status)
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
 
@@ -82,7 +96,9 @@ class Membership:
         try:
             async with channel_to(self._coordinator, self._link.access) as channel:
                 stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-                request = coordinator_pb2.DeregisterRequest(node_id=self._identity.node_id)
+                request = coordinator_pb2.DeregisterRequest(
+                    node_id=self._identity.node_id, incarnation=self._incarnation
+                )
                 await stub.Deregister(request, timeout=1.0)
         except grpc.aio.AioRpcError as error:
             _log.info("could not deregister: %s", from_rpc_error(error, self._coordinator))
@@ -97,6 +113,9 @@ class Membership:
             members=identity.members,
             fingerprint=identity.fingerprint,
             load=self._load(),
+            family_members=identity.family_members[:MAX_FAMILY_MEMBERS],
+            incarnation=self._incarnation,
+            secret=identity.secret,
         )
         answer = await stub.Register(request, timeout=_CALL_TIMEOUT)
         response = parsed(answer, self._coordinator)
@@ -109,7 +128,9 @@ class Membership:
         while known:
             await asyncio.sleep(lease / 3)
             request = coordinator_pb2.HeartbeatRequest(
-                node_id=self._identity.node_id, load=self._load()
+                node_id=self._identity.node_id,
+                load=self._load(),
+                incarnation=self._incarnation,
             )
             answer = await stub.Heartbeat(request, timeout=_CALL_TIMEOUT)
             known = parsed(answer, self._coordinator).known

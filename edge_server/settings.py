@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import platform
+import re
+import secrets
 from pathlib import Path
 from typing import Literal
 
+from platformdirs import user_state_path
 from pydantic import ConfigDict, Field, field_validator
 
 from common.plan import DEVICE_NODE
 from common.rpc.access import ClientAccess, ServerAccess
+from edge_server.name import Wanted
 
 DEFAULT_PORT = 7701
+
+
+def _new_node_id() -> str:
+    """After the host, so that people know it, and unique."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", platform.node())[:64]
+    return f"edge-{host or 'local'}-{secrets.token_hex(4)}"
 
 
 class EdgeSettings(ServerAccess, ClientAccess):
@@ -24,7 +34,10 @@ class EdgeSettings(ServerAccess, ClientAccess):
 
     host: str = "127.0.0.1"
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
-    node_id: str = Field(default_factory=lambda: f"edge-{platform.node() or 'local'}")
+    #: If nobody says, the id that lies in the state folder, or this one, for later runs, too.
+    node_id: str = Field(default_factory=_new_node_id)
+    #: Where each running edge keeps its id, and the secret that proves it to the coordinator.
+    state_folder: Path = Field(default_factory=lambda: user_state_path("baton"))
     #: Where devices reach this node; the bound address if empty.
     advertise: str = ""
     #: The coordinator to join, ``host:port``; empty stands alone.
@@ -71,6 +84,10 @@ class EdgeSettings(ServerAccess, ClientAccess):
         if not (0 < len(name) <= 128 and name.isprintable()) or name == DEVICE_NODE:
             raise ValueError(f"1 to 128 printable characters, and not {DEVICE_NODE!r}")
         return name
+
+    @property
+    def wanted_name(self) -> Wanted:
+        return Wanted(self.node_id, "node_id" in self.model_fields_set, self.port)
 
     @property
     def ticket_key_paths(self) -> list[Path]:

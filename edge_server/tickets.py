@@ -1,8 +1,12 @@
-"""The edge's gate: which requests their tickets let in, each ticket once."""
+"""The edge's gate: which requests their tickets let in, each ticket for one picture.
+
+A request may come in again at a later step, from a checkpoint, if the connection to it was lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import heapq
 import logging
 import time
@@ -13,6 +17,7 @@ from typing import Literal
 from baton.v1 import edge_pb2
 from common.errors import Overloaded
 from common.families.loader import Family
+from common.plan import Task
 from common.rpc.tickets import LEEWAY, Ask, KeyRing, Refusal, Ticket, check, refused
 from edge_server.engine.job import Work
 
@@ -22,13 +27,27 @@ Policy = Literal["optional", "required"]
 
 #: Used tickets that are remembered until they expire; past that nobody new is let in.
 MAX_USED = 100_000
+#: A request is let in for so many times the steps of its plan, all its resume points together.
+ROUNDS = 2
+
+
+@dataclass
+class _Request:
+    """A request that a ticket let in.
+
+    picture: digest of what it draws; begun: steps granted, by the step from which they are.
+    """
+
+    picture: bytes
+    begun: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
 class _Use:
-    """What one ticket was used for: first steps by request id."""
+    """What one ticket was used for, by request id, and until when that matters, unix seconds."""
 
-    begun: dict[str, set[int]] = field(default_factory=dict)
+    expires: int
+    requests: dict[str, _Request] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,35 +107,59 @@ class TicketGate:
         """The block admits the work; if it does, the ticket is used for it.
 
         ``held``: the edge has this very work, so that the caller merely comes back to it. Raises
-        PermissionDenied for a ticket that was used up, Overloaded if no more can be remembered.
+        PermissionDenied for a ticket that was used up, or for another picture, Overloaded if no
+        more can be remembered.
         """
-        if ticket is not None:
-            self._claim(ticket, work.request_id, work.first_step, held)
+        if ticket is None:
+            yield
+            return
+        picture = _digest(work.task)
+        self._claim(ticket, work, picture, held)
         yield
-        if ticket is not None:
-            self._spend(ticket, work.request_id, work.first_step)
+        self._spend(ticket, work, picture, held)
 
-    def _claim(self, ticket: Ticket, request_id: str, first_step: int, held: bool) -> None:
+    def _claim(self, ticket: Ticket, work: Work, picture: bytes, held: bool) -> None:
         self._forget_expired()
         use = self._used.get(ticket.id)
         if use is None:
             if len(self._used) >= self._entrance.capacity:
                 raise Overloaded("this edge remembers as many tickets as it can; try another", 60.0)
             return
-        if request_id in use.begun:
-            spent = first_step in use.begun[request_id] and not held
-        else:
-            spent = len(use.begun) >= ticket.count
-        if spent:
-            raise refused(Refusal.REPLAYED)
+        known = use.requests.get(work.request_id)
+        if known is None:
+            if len(use.requests) >= ticket.count:
+                raise refused(Refusal.REPLAYED)
+        elif known.picture != picture:
+            raise refused(Refusal.OTHER_PICTURE)
+        elif not held:
+            _check_steps(known, work)
 
-    def _spend(self, ticket: Ticket, request_id: str, first_step: int) -> None:
-        if ticket.id not in self._used:
-            self._used[ticket.id] = _Use()
+    def _spend(self, ticket: Ticket, work: Work, picture: bytes, held: bool) -> None:
+        use = self._used.setdefault(ticket.id, _Use(0))
+        if use.expires < ticket.expires:
+            use.expires = ticket.expires
             heapq.heappush(self._expiries, (ticket.expires, ticket.id))
-        self._used[ticket.id].begun.setdefault(request_id, set()).add(first_step)
+        known = use.requests.setdefault(work.request_id, _Request(picture))
+        known.begun.setdefault(work.first_step, 0 if held else work.stop - work.first_step)
 
     def _forget_expired(self) -> None:
         oldest = self._clock() - LEEWAY
         while self._expiries and self._expiries[0][0] <= oldest:
-            del self._used[heapq.heappop(self._expiries)[1]]
+            expires, ticket_id = heapq.heappop(self._expiries)
+            if self._used[ticket_id].expires <= expires:
+                del self._used[ticket_id]
+
+
+def _check_steps(known: _Request, work: Work) -> None:
+    """Raises PermissionDenied if the request was let in there, or often enough."""
+    if work.first_step in known.begun:
+        raise refused(Refusal.REPLAYED)
+    steps = sum(known.begun.values()) + work.stop - work.first_step
+    if steps > ROUNDS * work.task.plan.steps:
+        raise refused(Refusal.STEPS_SPENT)
+
+
+def _digest(task: Task) -> bytes:
+    """Of the picture that a task draws; the prompt itself is not remembered."""
+    drawn = (task.prompt, task.negative, task.seed, task.size, task.plan)
+    return hashlib.blake2b(repr(drawn).encode(), digest_size=16).digest()

@@ -25,6 +25,7 @@ from common.rpc import PROTOCOL_VERSION
 
 #: Of what a device reports about the edges that it tried.
 MAX_ATTEMPTS = 64
+MAX_FAMILY_MEMBERS = 64
 MAX_REASON_CHARS = 500
 
 _LOCATIONS: dict[Location, plan_pb2.Location.ValueType] = {

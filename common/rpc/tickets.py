@@ -48,6 +48,8 @@ class Refusal(StrEnum):
     TOO_MANY_STEPS = "ticket_too_many_steps"
     TOO_LARGE = "ticket_too_large"
     REPLAYED = "ticket_replayed"
+    OTHER_PICTURE = "ticket_other_picture"
+    STEPS_SPENT = "ticket_steps_spent"
 
 
 _TEXTS: Mapping[Refusal, str] = {
@@ -65,6 +67,8 @@ _TEXTS: Mapping[Refusal, str] = {
     Refusal.TOO_MANY_STEPS: "the plan has more steps than it allows",
     Refusal.TOO_LARGE: "the picture is larger than it allows",
     Refusal.REPLAYED: "it was used up already; ask the coordinator again",
+    Refusal.OTHER_PICTURE: "it was first used for another prompt, seed, size or plan",
+    Refusal.STEPS_SPENT: "its request has been let in for as many steps as it may have in all",
 }
 
 
@@ -72,10 +76,11 @@ _TEXTS: Mapping[Refusal, str] = {
 class Ticket:
     """What one ticket admits.
 
-    id: unique. audience: node ids. subject: name of the only device that may use it; empty where
-    the issuer knows no names. request_id: the only request; empty lets the first use choose it.
-    fingerprint: of the latent space; empty fits any. max_steps, max_size (pixels): of the plan and
-    the picture. count: requests that it may begin on each edge. not_before, expires: unix seconds.
+    id: of the leave that it gives: two tickets of one id are one leave. audience: node ids.
+    subject: name of the only device that may use it; empty where the issuer knows no names.
+    request_id: the only request; empty lets the first use choose it. fingerprint: of the latent
+    space; empty fits any. max_steps, max_size (pixels): of the plan and the picture. count:
+    requests that it may begin on each edge. not_before, expires: unix seconds.
     """
 
     id: str

@@ -160,7 +160,7 @@ class LinUCB:
         return Score(model.estimate(x), self.alpha * model.width(x))
 
     def begin(self, key: str, x: FloatArray) -> None:
-        """An arm is pulled; its reward is out. Raises Overloaded past MAX_ARMS keys."""
+        """An arm is pulled; its reward is out. Raises Overloaded where it `has_room` for none."""
         self._model(key).begin(self._check(x))
 
     def withdraw(self, key: str, x: FloatArray) -> None:
@@ -183,9 +183,19 @@ class LinUCB:
             self._model(key).absorb(self._check(x), reward)
             touched.add(key)
             count += 1
-        for key in touched:
+        for key in touched & self._models.keys():  # while it reads, `keep` may make room
             self._models[key].refresh()
         return count
+
+    def has_room(self, key: str) -> bool:
+        """Whether the arm is known, or may become so."""
+        return key in self._models or len(self._models) < MAX_ARMS
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Forget every arm that is not wanted, but for those whose reward is out."""
+        self._models = {
+            key: model for key, model in self._models.items() if model.pending or wanted(key)
+        }
 
     def models(self) -> Mapping[str, ArmModel]:
         """The arms pulled so far, by key."""
@@ -220,7 +230,7 @@ class LinUCB:
 
     def _model(self, key: str) -> ArmModel:
         if key not in self._models:
-            if len(self._models) >= MAX_ARMS:
+            if not self.has_room(key):
                 raise Overloaded(f"{MAX_ARMS} different arms are known; no more are taken", 60.0)
             self._models[key] = ArmModel(self.initial(key))
         return self._models[key]

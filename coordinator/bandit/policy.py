@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from common.errors import InvalidRequest
 from coordinator.bandit.linucb import FloatArray
+from coordinator.fleet import Ranking
+from coordinator.values import ArmScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,22 @@ def draw(bounds: Sequence[float], exploration: float, rng: np.random.Generator) 
     pool = np.arange(array.size) if explored else _best(array)
     index = int(rng.choice(pool))
     return Draw(index, float(chances[index]), explored)
+
+
+def told(drawn: Draw, feasible: Sequence[ArmScore], edges: Ranking) -> str:
+    """Why this arm, in one line."""
+    chosen = feasible[drawn.index]
+    if len(feasible) == 1:
+        line = "the only feasible arm"
+    elif drawn.explored:
+        line = f"exploration: drawn evenly from {len(feasible)} feasible arms"
+    else:
+        others = (item.bound for index, item in enumerate(feasible) if index != drawn.index)
+        line = (
+            f"highest upper bound of {len(feasible)} feasible arms:"
+            f" {chosen.bound:.3f}, the next has {max(others):.3f}"
+        )
+    return line if edges.best else f"{line}; no edge can take part ({edges.complaint})"
 
 
 def _best(bounds: FloatArray) -> npt.NDArray[np.intp]:

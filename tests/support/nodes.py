@@ -35,9 +35,13 @@ _PATIENCE = 60.0  # seconds until a test that waits gives up
 
 
 class Cable:
-    """Carries every connection to ``target`` (host:port, set before the first one) until cut."""
+    """Carries every connection to ``target`` (host:port, set before the first one) until cut.
 
-    def __init__(self) -> None:
+    ``tap`` sees every piece on its way, and may alter it.
+    """
+
+    def __init__(self, tap: Callable[[bytes], bytes] = bytes) -> None:
+        self._tap = tap
         self.target = ""
         self.address = ""
         self._server: asyncio.Server | None = None
@@ -74,15 +78,19 @@ class Cable:
         with contextlib.suppress(ConnectionError):
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
             self._ends.add(far_writer)
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            await asyncio.gather(
+                _pump(reader, far_writer, self._tap), _pump(far_reader, writer, self._tap)
+            )
         writer.transport.abort()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tap: Callable[[bytes], bytes]
+) -> None:
     """Forward until either side ends."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(1 << 16):
-            writer.write(data)
+            writer.write(tap(data))
             await writer.drain()
     writer.transport.abort()
 

@@ -82,7 +82,8 @@ class Forker:
         arrivals = self._folder / f"arrivals-{self._made}"
         os.mkfifo(permits)
         self._pipes.append(os.open(permits, os.O_RDWR))
-        fields = {"port": 0, "node_id": f"process-{self._made}"} | settings
+        state = str(self._folder / "state")
+        fields = {"port": 0, "node_id": f"process-{self._made}", "state_folder": state} | settings
         names = [str(permits), str(arrivals)] if held else ["", ""]
         assert self._process.stdin is not None
         print(json.dumps([fields, *names]), file=self._process.stdin, flush=True)

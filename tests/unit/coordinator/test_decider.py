@@ -349,6 +349,7 @@ async def test_it_learns_what_an_edge_is_worth_here(world: World) -> None:
 
 
 async def test_arms_of_two_families_are_learned_apart(world: World) -> None:
+    world.fleet.register(Registration("e9", "h:9", "sd15", ("small",), "other"))
     for family in ("scenes", "sd15"):
         answer = await world.decider.decide(
             DecideQuery(family, family, 20, members=("small",), fingerprint="f")

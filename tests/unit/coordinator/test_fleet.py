@@ -186,6 +186,21 @@ def test_the_number_of_edges_is_bounded(fleet: Fleet) -> None:
         fleet.register(edge("one-more"))
 
 
+def test_a_lost_edge_gives_its_place_to_one_that_lives(fleet: Fleet, clock: Clock) -> None:
+    fleet.register(edge("first"))
+    clock.now += 1
+    for number in range(fleet_module.MAX_NODES - 1):
+        fleet.register(edge(f"e{number}"))
+    with pytest.raises(Overloaded):
+        fleet.register(edge("honest"))
+    clock.now += LEASE
+    fleet.register(edge("honest"))
+    assert len(fleet.nodes()) == fleet_module.MAX_NODES
+    assert "first" not in {node.registration.node_id for node in fleet.nodes()}
+    with pytest.raises(Overloaded):
+        fleet.register(edge("one-more"))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -9,6 +9,7 @@ import pytest
 from baton.v1 import edge_pb2
 from common.errors import Overloaded, PermissionDenied
 from common.families.loader import Family
+from common.plan import Task
 from common.rpc.convert import plan_to_proto
 from common.rpc.tickets import LEEWAY, Refusal, Ticket
 from edge_server.engine.job import Work
@@ -105,6 +106,63 @@ def test_a_ticket_for_two_admits_two(family: Family, clock: Clock) -> None:
     enter(at, pair, work("one"))
     enter(at, pair, work("two"))
     assert refusal(at, pair, work("three")) == Refusal.REPLAYED
+
+
+OTHERS: dict[str, Task] = {
+    "prompt": task(prompt="another picture"),
+    "negative prompt": task(negative="blurred"),
+    "seed": task(seed=1),
+    "size": task(size=8),
+    "steps": task(plan("relay:large>small@0.5", 4)),
+    "member": task(plan("edge:large")),
+    "guidance": task(plan(guidance=2.0)),
+    "sampler": task(plan(sampler="euler")),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("request_id", ["good", ""])
+def test_a_ticket_is_for_the_picture_that_it_was_first_used_for(
+    what: str, request_id: str, family: Family, clock: Clock
+) -> None:
+    at, ticket = gate(family, clock), replace(TICKET, request_id=request_id)
+    enter(at, ticket)
+    resume = later(family).resume
+    other = work("good", OTHERS[what], resume=resume)
+    assert refusal(at, ticket, other) == Refusal.OTHER_PICTURE
+    with pytest.raises(PermissionDenied):
+        enter(at, ticket, other, held=True)
+    enter(at, ticket, later(family))
+
+
+def test_all_resume_points_together_have_so_many_steps(family: Family, clock: Clock) -> None:
+    whole = task(plan("edge:large", 4))
+    at = gate(family, clock)
+    states = [run_alone(family, whole, step).state() for step in (3, 2, 1)]
+    enter(at, TICKET, work("good", whole))  # 4 of 8
+    enter(at, TICKET, work("good", whole, resume=states[0]))  # 5
+    enter(at, TICKET, work("good", whole, resume=states[1]))  # 7
+    assert refusal(at, TICKET, work("good", whole, resume=states[2])) == Refusal.STEPS_SPENT
+    enter(at, TICKET, work("good", whole, resume=states[1]), held=True)
+
+
+def test_coming_back_to_what_the_edge_holds_costs_no_steps(family: Family, clock: Clock) -> None:
+    at, whole = gate(family, clock), task(plan("edge:large", 4))
+    for _ in range(3):
+        enter(at, TICKET, work("good", whole), held=True)
+    enter(at, TICKET, work("good", whole, resume=run_alone(family, whole, 1).state()))
+    enter(at, TICKET, work("good", whole, resume=run_alone(family, whole, 2).state()))
+
+
+def test_a_ticket_that_is_signed_anew_is_the_same_leave_as_long_as_the_last_one(
+    family: Family, clock: Clock
+) -> None:
+    at, again = gate(family, clock), replace(TICKET, expires=TICKET.expires + 60)
+    enter(at, TICKET)
+    assert refusal(at, again) == Refusal.REPLAYED
+    enter(at, again, later(family))
+    clock.now = again.expires + LEEWAY - 1
+    assert refusal(at, again) == Refusal.REPLAYED
 
 
 def test_a_request_that_was_not_let_in_used_no_ticket(family: Family, clock: Clock) -> None:

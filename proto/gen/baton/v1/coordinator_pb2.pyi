@@ -81,16 +81,27 @@ class RegisterRequest(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    FAMILY_MEMBERS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
     """Host and port at which devices reach the edge."""
     family: _builtins.str
     fingerprint: _builtins.str
+    incarnation: _builtins.str
+    """Of the process that registers; its heartbeats and its farewell name it, too."""
+    secret: _builtins.str
+    """Kept by the edge under its id: who has it, takes the id over from whatever address."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def load(self) -> Global___NodeLoad: ...
+    @_builtins.property
+    def family_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All that the family has, loaded here or not: a device may hold others than the edge."""
+
     def __init__(
         self,
         *,
@@ -101,10 +112,13 @@ class RegisterRequest(_message.Message):
         members: _abc.Iterable[_builtins.str] | None = ...,
         fingerprint: _builtins.str = ...,
         load: Global___NodeLoad | None = ...,
+        family_members: _abc.Iterable[_builtins.str] | None = ...,
+        incarnation: _builtins.str = ...,
+        secret: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "fingerprint", b"fingerprint", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "family_members", b"family_members", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,8 +160,11 @@ class HeartbeatRequest(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     draining: _builtins.bool
+    incarnation: _builtins.str
+    """As registered."""
     @_builtins.property
     def load(self) -> Global___NodeLoad: ...
     def __init__(
@@ -156,10 +173,11 @@ class HeartbeatRequest(_message.Message):
         node_id: _builtins.str = ...,
         load: Global___NodeLoad | None = ...,
         draining: _builtins.bool = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "load", b"load", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "incarnation", b"incarnation", "load", b"load", "node_id", b"node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,7 +189,7 @@ class HeartbeatResponse(_message.Message):
 
     KNOWN_FIELD_NUMBER: _builtins.int
     known: _builtins.bool
-    """False: the lease has ended; register again."""
+    """False: the lease has ended, or belongs to another incarnation; register again."""
     def __init__(
         self,
         *,
@@ -190,15 +208,19 @@ class DeregisterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
+    incarnation: _builtins.str
+    """As registered; another one's registration stays."""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "node_id", b"node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
