@@ -6,6 +6,7 @@ running, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -31,6 +32,9 @@ def run(app: typer.Typer) -> NoReturn:
     lines of its own to a failed bind or connection unless it is told not to here.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is told as an escape
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(lambda: app(standalone_mode=False)))
 
 

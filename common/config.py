@@ -11,10 +11,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from common.errors import InvalidRequest
 
@@ -22,9 +22,22 @@ M = TypeVar("M", bound=BaseModel)
 _TABLES = {"admin", "coordinator", "device", "edge"}
 
 
+def user_path(path: Path) -> Path:
+    """The path with a leading ``~`` as the shell reads it. Raises InvalidRequest for no user's."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InvalidRequest(f"{path} lies in the home folder of nobody known here") from error
+
+
+#: A path in a setting, where no shell has read the ``~``.
+UserPath = Annotated[Path, AfterValidator(user_path)]
+
+
 def config_file() -> Path:
     """Where the settings file is looked for."""
-    return Path(os.environ.get("BATON_CONFIG") or user_config_path("baton") / "config.toml")
+    named = os.environ.get("BATON_CONFIG")
+    return user_path(Path(named)) if named else user_config_path("baton") / "config.toml"
 
 
 def load_settings(
@@ -63,7 +76,7 @@ def _from_file(section: str) -> dict[str, object]:
     if not path.exists():
         return {}
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot read settings from {path}: {error}") from error
     if unknown := sorted(tables.keys() - _TABLES):

@@ -21,15 +21,21 @@ Messages are one line: what went wrong, why, and what to do. They never hold a p
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 
 class BatonError(Exception):
-    """Base of every error that Baton raises on purpose."""
+    """Base of every error that Baton raises on purpose.
+
+    finished: the pictures that were done before, where several were asked for.
+    """
 
     status: ClassVar[str] = "INTERNAL"
     exit_code: ClassVar[int] = 5
+    finished: tuple[Any, ...] = ()
 
 
 class InvalidRequest(BatonError, ValueError):
@@ -127,6 +133,20 @@ class Cancelled(BatonError):
 
 class ExecutionFailed(BatonError):
     """The model or the sampler failed while running."""
+
+
+@contextlib.contextmanager
+def executing(what: str) -> Iterator[None]:
+    """Whatever fails within becomes ExecutionFailed, unless it is a BatonError already.
+
+    The message is left to the cause: it may quote a prompt.
+    """
+    try:
+        yield
+    except BatonError:
+        raise
+    except Exception as error:
+        raise ExecutionFailed(f"{what} failed: {type(error).__name__}") from error
 
 
 def origin(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from common.errors import InvalidRequest, UnknownName
+from common.given import real, text, whole
 
 Location = Literal["edge", "device"]
 SamplerName = Literal["ddim", "euler", "dpmpp_2m"]
@@ -122,10 +123,10 @@ class Plan:
     accel: Accel = "none"
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
-        check_guidance(self.guidance_scale)
-        check_sampler(self.sampler)
-        check_accel(self.accel)
+        object.__setattr__(self, "steps", check_steps(self.steps))
+        object.__setattr__(self, "guidance_scale", check_guidance(self.guidance_scale))
+        object.__setattr__(self, "sampler", check_sampler(self.sampler))
+        object.__setattr__(self, "accel", check_accel(self.accel))
         if not 0 < len(self.segments) <= MAX_SEGMENTS:
             raise InvalidRequest(f"a plan has 1 to {MAX_SEGMENTS} segments")
         expected = 0
@@ -195,9 +196,10 @@ class Task:
     size: int
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt)
-        check_prompt(self.negative, "negative prompt")
-        check_seed(self.seed)
+        object.__setattr__(self, "prompt", check_prompt(self.prompt))
+        object.__setattr__(self, "negative", check_prompt(self.negative, "negative prompt"))
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "size", whole("size", self.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,7 @@ class Arm:
     @classmethod
     def parse(cls, name: str) -> Arm:
         """Read an arm's name. Raises UnknownName."""
-        kind, _, rest = name.partition(":")
+        kind, _, rest = text("an arm", name).partition(":")
         members, _, fraction = rest.partition("@")
         names = tuple(members.split(">"))
         try:
@@ -270,7 +272,7 @@ class Arm:
 
     def expand(self, family: str, sampler: SamplerName, steps: int, guidance_scale: float) -> Plan:
         """The plan of this arm: every step in full and guided."""
-        check_steps(steps)
+        steps = check_steps(steps)
         if self.kind == "relay":
             cut = relay_step(self.fraction, steps)
             stretches: Sequence[tuple[str, Location, int, int]] = [
@@ -312,42 +314,49 @@ def relay_step(fraction: float, steps: int) -> int:
 
 
 def check_steps(steps: int) -> int:
+    steps = whole("steps", steps)
     if not 1 <= steps <= MAX_STEPS:
         raise InvalidRequest(f"steps must be from 1 to {MAX_STEPS}, got {steps}")
     return steps
 
 
 def check_fraction(fraction: float) -> float:
+    fraction = real("a relay fraction", fraction)
     if not 0.0 < fraction < 1.0:
         raise InvalidRequest(f"a relay fraction lies between 0 and 1, got {fraction}")
     return fraction
 
 
 def check_guidance(scale: float) -> float:
+    scale = real("guidance scale", scale)
     if not (math.isfinite(scale) and 0.0 <= scale <= MAX_GUIDANCE):
         raise InvalidRequest(f"guidance scale must be from 0 to {MAX_GUIDANCE:g}, got {scale}")
     return scale
 
 
 def check_seed(seed: int) -> int:
+    seed = whole("a seed", seed)
     if not 0 <= seed < 2**63:
         raise InvalidRequest(f"a seed is from 0 to 2^63 - 1, got {seed}")
     return seed
 
 
 def check_sampler(name: str) -> SamplerName:
+    name = text("a sampler", name)
     if name not in SAMPLERS:
         raise UnknownName(f"unknown sampler {name[:32]!r}; known: {', '.join(SAMPLERS)}")
     return name
 
 
 def check_accel(name: str) -> Accel:
+    name = text("an acceleration", name)
     if name not in ACCELS:
         raise UnknownName(f"unknown acceleration {name[:32]!r}; known: {', '.join(ACCELS)}")
     return name
 
 
 def check_prompt(prompt: str, what: str = "prompt") -> str:
+    prompt = text(f"the {what}", prompt)
     try:
         prompt.encode()
     except UnicodeEncodeError as error:

@@ -47,8 +47,6 @@ def serve(
 
     Flags win over the environment (BATON_COORDINATOR_PORT and so on), which wins over the file.
     """
-    from coordinator import daemon
-
     flags: dict[str, object] = {
         "host": host,
         "port": port,
@@ -59,6 +57,8 @@ def serve(
         "insecure": insecure,
     }
     settings, _ = load_settings(Settings, "coordinator", flags)
+    from coordinator import daemon
+
     log_to_stderr()
     asyncio.run(daemon.serve(settings))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from platformdirs import user_state_path
 from pydantic import ConfigDict, Field
 
+from common.config import UserPath
 from common.rpc.access import ServerAccess
 
 DEFAULT_PORT = 7700
@@ -29,7 +28,7 @@ class Settings(ServerAccess):
 
     host: str = "127.0.0.1"
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
-    db: Path = Field(default_factory=lambda: user_state_path("baton") / "coordinator.db")
+    db: UserPath = Field(default_factory=lambda: user_state_path("baton") / "coordinator.db")
     lease_seconds: float = Field(default=15.0, gt=0.0, le=3600.0, allow_inf_nan=False)
     decision_expiry_seconds: float = Field(default=900.0, gt=0.0, le=86_400.0, allow_inf_nan=False)
     sweep_seconds: float = Field(default=1.0, gt=0.0, le=60.0, allow_inf_nan=False)
@@ -41,6 +40,6 @@ class Settings(ServerAccess):
     weight_quality: float = Field(default=0.8, ge=0.0, le=1.0, allow_inf_nan=False)
     weight_balanced: float = Field(default=0.5, ge=0.0, le=1.0, allow_inf_nan=False)
     weight_speed: float = Field(default=0.2, ge=0.0, le=1.0, allow_inf_nan=False)
-    ticket_key: Path | None = None
+    ticket_key: UserPath | None = None
     ticket_seconds: float = Field(default=600.0, ge=1.0, le=86_400.0, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0)

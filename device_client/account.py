@@ -13,16 +13,17 @@ from common.plan import ExecutedStep, Plan
 from device_client.decide import is_static
 from device_client.journal import Entry, Journal, Settled, Stretch
 from device_client.result import Result, Seconds, Traffic
-from device_client.session import PictureSession, Wish
+from device_client.session import PictureSession
+from device_client.wish import Wish
 
 
 async def run_and_tell(session: PictureSession, journal: Journal) -> Result:
     """Run the session and write down how it went. Raises what the session raises."""
-    created, begun = time.time(), time.monotonic()
+    created = time.time()
     try:
         result = await session.run()
     except (Exception, asyncio.CancelledError) as error:
-        await journal.write(_unfinished(session, created, time.monotonic() - begun, error))
+        await journal.write(_unfinished(session, created, error))
         raise
     await journal.write(_finished(session, created, result))
     return result
@@ -40,10 +41,8 @@ def _finished(session: PictureSession, created: float, result: Result) -> Entry:
     )
 
 
-def _unfinished(
-    session: PictureSession, created: float, seconds: float, error: BaseException
-) -> Entry:
-    entry = replace(_so_far(session, created), seconds=Seconds(seconds))
+def _unfinished(session: PictureSession, created: float, error: BaseException) -> Entry:
+    entry = replace(_so_far(session, created), seconds=Seconds(session.spent))
     if isinstance(error, asyncio.CancelledError):
         return replace(entry, ending="cancelled")
     status = error.status if isinstance(error, BatonError) else BatonError.status
@@ -52,6 +51,7 @@ def _unfinished(
 
 def _so_far(session: PictureSession, created: float) -> Entry:
     wish, task, part = session.wish, session.task, session.part
+    notes = [*session.notes, *session.unheard(quote=False)]
     return Entry(
         request_id=session.request_id,
         created_unix=created,
@@ -68,7 +68,7 @@ def _so_far(session: PictureSession, created: float) -> Entry:
         attempts=tuple(replace(a, node_id=wish.hide(a.node_id)) for a in session.attempts),
         executed=_stretches(part.executed, wish),
         traffic=Traffic(part.sent, part.received),
-        notes=tuple(wish.hide(note) for note in session.notes),
+        notes=tuple(wish.hide(note) for note in notes),
     )
 
 

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from common.errors import DeadlineExceeded
 from common.plan import Accel, Plan
@@ -19,15 +19,24 @@ _LEAST_SECONDS = 0.001
 
 @dataclass(frozen=True)
 class Budget:
-    """seconds: from the start, infinite if nobody set any; deadline: in monotonic time."""
+    """seconds: from the start, infinite if nobody set any; deadline, begun: in monotonic time."""
 
     seconds: float = math.inf
     deadline: float = math.inf
+    begun: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, seconds: float | None) -> Budget:
         """A budget that begins now."""
         return cls() if seconds is None else cls(seconds, time.monotonic() + seconds)
+
+    def later(self, waited: float) -> Budget:
+        """As if it had begun so many seconds later: standing in line here is no part of it."""
+        return replace(self, deadline=self.deadline + waited, begun=self.begun + waited)
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self.begun
 
     @property
     def left(self) -> float:

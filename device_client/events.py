@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.plan import Decision, Location, Plan
 from device_client.result import Result
 
 
 @dataclass(frozen=True)
-class Decided:
+class OfPicture:
+    """request_id: the picture's, for whoever draws several; it is no part of what happened."""
+
+    request_id: str = field(default="", compare=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Decided(OfPicture):
     """Where the steps will run, and who said so."""
 
     decision: Decision
@@ -17,7 +24,7 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Stepped:
+class Stepped(OfPicture):
     """``step`` of ``steps`` are done; the last one ran there."""
 
     step: int
@@ -27,7 +34,7 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class HandedOver:
+class HandedOver(OfPicture):
     """The latent came over at this step, in so many bytes."""
 
     step: int
@@ -35,7 +42,7 @@ class HandedOver:
 
 
 @dataclass(frozen=True)
-class EdgeLost:
+class EdgeLost(OfPicture):
     """An edge did not do its part; the request goes on from ``resume_step``."""
 
     address: str
@@ -44,7 +51,7 @@ class EdgeLost:
 
 
 @dataclass(frozen=True)
-class Reattached:
+class Reattached(OfPicture):
     """The connection to an edge broke and the request was found again there, still in progress.
 
     step: the newest whose latent is here.
@@ -56,7 +63,7 @@ class Reattached:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(OfPicture):
     result: Result
 
 

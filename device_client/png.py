@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +16,14 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngInfo, PngStream
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.build import Origin, check_line
+from common.config import user_path
 from common.errors import BatonError, Incompatible, InvalidRequest
 from common.latents import Codec
+from common.outputs import check_suffix, check_writable
 from common.plan import (
     DEVICE_NODE,
     MAX_NAME_CHARS,
@@ -33,6 +38,8 @@ from common.plan import (
 from common.rpc import PROTOCOL_VERSION
 
 PLAN_CHUNK = "baton"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_SIGNATURE_BYTES, _CRC_BYTES = 8, 4
 _CHUNK_VERSION = 3
 _MAX_CHUNK_CHARS = 512 * 1024
 _MAX_SIDE = 8192
@@ -126,8 +133,14 @@ class SavedPicture:
     provenance: Provenance
 
 
+def check_png(path: Path) -> Path:
+    """The path, if a picture can be written there; leaves nothing behind. Raises InvalidRequest."""
+    return check_writable(check_suffix(path, ".png"))
+
+
 def save_png(image: Image.Image, path: Path, provenance: Provenance | None) -> Path:
     """Write a picture. Raises InvalidRequest, naming the file and the cause."""
+    path = user_path(check_suffix(path, ".png"))
     info = PngInfo()
     if provenance is not None:
         info.add_itxt("parameters", provenance.parameters())
@@ -167,7 +180,7 @@ def _cause(error: Exception) -> str:
 
 def _read(path: Path) -> SavedPicture:
     with Image.open(path, formats=["PNG"]) as image:
-        text = image.info.get(PLAN_CHUNK)
+        text = image.info.get(PLAN_CHUNK) or _texts(path).get(PLAN_CHUNK)
         if not isinstance(text, str):
             raise InvalidRequest(
                 "it carries no plan: it was not drawn by Baton, or saved without metadata"
@@ -181,6 +194,23 @@ def _read(path: Path) -> SavedPicture:
                 " it was resized or cropped"
             )
         return SavedPicture(np.asarray(image.convert("RGB")), scale, provenance)
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """The texts of a PNG, also those behind its pixels, of which none is decoded.
+
+    Raises what Pillow raises for a damaged text or one that is too large.
+    """
+    with path.open("rb") as file, contextlib.suppress(struct.error):  # the file has been cut off
+        file.seek(_SIGNATURE_BYTES)
+        stream, kind = PngStream(file), b""
+        while kind != b"IEND":
+            kind, place, length = stream.read()
+            if kind in _TEXT_CHUNKS:
+                stream.crc(kind, stream.call(kind, place, length))
+            else:
+                file.seek(length + _CRC_BYTES, os.SEEK_CUR)
+    return dict(stream.im_text)
 
 
 _Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]

@@ -24,14 +24,14 @@ from PIL import Image
 from common.build import this_build
 from common.diffusion.calls import RecordedBatch
 from common.diffusion.executor import Run, step_alone
-from common.errors import Incompatible
+from common.errors import Incompatible, executing
 from common.families.loader import Family, load_family
 from common.families.local import begin
-from common.families.manifest import BUILT_IN, find_family, read_manifest
 from common.latents import Codec, LatentState, decode_state, encode_state
 from common.plan import DEVICE_NODE, ExecutedStep, Task
+from device_client.checks import family_to_replay
 from device_client.events import Stepped
-from device_client.png import Provenance, plan_that_ran, read_png, save_png
+from device_client.png import Provenance, SavedPicture, plan_that_ran, read_png, save_png
 
 Verdict = Literal["identical", "within tolerance", "different"]
 Picture = npt.NDArray[np.uint8]
@@ -105,10 +105,19 @@ def replay(
     not those of the plan, WeightsError if they cannot be loaded.
     """
     path = Path(path)
-    saved = read_png(path)
+    return replay_saved(path, read_png(path), family, on_step)
+
+
+def replay_saved(
+    path: Path,
+    saved: SavedPicture,
+    family: Family | str | None = None,
+    on_step: OnStep | None = None,
+) -> Replay:
+    """`replay` of a picture that was read from ``path`` before."""
     provenance = saved.provenance
     if not isinstance(family, Family):
-        family = _load(provenance, family)
+        family = load_family(family_to_replay(provenance, family), provenance.members_run)
     picture = replay_provenance(family, provenance, on_step)
     difference = Difference.between(_enlarged(picture, saved.scale), saved.pixels)
     reasons = tuple(_reasons(provenance))
@@ -129,7 +138,7 @@ def replay_provenance(
     terms = plan.family, plan.sampler, plan.steps, plan.guidance_scale
     task = replace(provenance.task, plan=plan_that_ran(terms, executed))
     cuts = [*provenance.transfers, plan.steps]
-    with _threads_restored():
+    with _threads_restored(), executing("the model"):
         run = _stretch(family, task, None, executed[: cuts[0]], on_step)
         for start, stop in pairwise(cuts):
             state = _carried(run, family, Codec(provenance.codec))
@@ -196,30 +205,6 @@ def _carried(run: Run, family: Family, codec: Codec) -> LatentState:
     """The state as it arrives after a journey in an envelope."""
     envelope = encode_state(run.state(), "replay", family.fingerprint, codec)
     return decode_state(envelope, family.fingerprint).state
-
-
-def _load(provenance: Provenance, name: str | None) -> Family:
-    """The family with the members that ran. Raises Incompatible if it is another one."""
-    drawn_by = provenance.task.plan.family
-    if name is None:
-        if drawn_by not in BUILT_IN:
-            raise Incompatible(
-                f"the picture was drawn by family {drawn_by!r}; name its folder with --family"
-            )
-        name = drawn_by
-    manifest = read_manifest(find_family(name))
-    if manifest.name != drawn_by:
-        raise Incompatible(
-            f"the picture was drawn by family {drawn_by!r}, {name} is {manifest.name!r};"
-            " choose with --family"
-        )
-    for member in provenance.members_run:
-        if member not in manifest.members:
-            raise Incompatible(
-                f"member {member!r} drew a part of it, and {name} has only"
-                f" {', '.join(manifest.members)}"
-            )
-    return load_family(name, provenance.members_run)
 
 
 def _reasons(provenance: Provenance) -> Iterator[str]:

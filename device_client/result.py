@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from common.errors import InvalidRequest
 from common.plan import ExecutedStep, Location, Task
 from common.quality.verifier import Quality
 from device_client.png import Provenance, save_png
@@ -83,4 +84,8 @@ class Result:
 
         Raises InvalidRequest if the file cannot be written.
         """
-        return save_png(self.image, Path(path), self.provenance if metadata else None)
+        try:
+            path = Path(path)
+        except TypeError as error:
+            raise InvalidRequest(f"a file's name is a text, got {type(path).__name__}") from error
+        return save_png(self.image, path, self.provenance if metadata else None)

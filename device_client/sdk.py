@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -14,25 +14,20 @@ from typing import Any
 import torch
 
 from common.config import checked
-from common.errors import InvalidRequest
+from common.errors import BatonError, InvalidRequest
 from common.families.loader import Family, load_family
-from common.plan import (
-    check_accel,
-    check_guidance,
-    check_prompt,
-    check_sampler,
-    check_seed,
-    check_steps,
-)
+from common.given import text, whole
+from common.plan import check_seed
 from common.quality.verifier import find_scorer
 from device_client.account import run_and_tell
-from device_client.decide import PREFERENCES
+from device_client.checks import check_device
 from device_client.events import Event, Finished
 from device_client.journal import JOURNAL_FILE, Journal
 from device_client.result import Result
-from device_client.session import Device, PictureSession, Wish
+from device_client.session import Device, PictureSession
 from device_client.settings import DeviceSettings
 from device_client.standby import StandbyTickets
+from device_client.wish import Wish, check_wish
 
 
 class AsyncClient:
@@ -45,9 +40,10 @@ class AsyncClient:
     def __init__(self, settings: DeviceSettings | None = None, **fields: Any) -> None:
         settings = settings or DeviceSettings()
         if isinstance(fields.get("edges"), list | tuple):
-            fields["edges"] = ",".join(fields["edges"])
+            fields["edges"] = ",".join(text("an edge", edge) for edge in fields["edges"])
         origins = dict.fromkeys(fields, "argument")
         settings = checked(DeviceSettings, settings.model_dump() | fields, origins)
+        check_device(settings)
         access = settings.access()
         thread, family = _model(settings)
         standby = StandbyTickets(settings.state_folder)
@@ -80,7 +76,7 @@ class AsyncClient:
         try:
             while (event := await queue.get()) is not None:
                 yield event
-            yield Finished(await task)
+            yield Finished(await task, request_id=session.request_id)
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -116,29 +112,27 @@ class Client:
         on_event: Callable[[Event], None] | None = None,
         **options: Any,
     ) -> list[Result]:
-        """Draw several pictures of one prompt at once, with seeds ``seed, seed + 1, ...``."""
+        """Draw several pictures of one prompt at once, with seeds ``seed, seed + 1, ...``.
 
-        async def one(wish: Wish) -> Result:
-            async with aclosing(self._async.stream(**vars(wish))) as events:
-                async for event in events:
-                    if on_event is not None:
-                        on_event(event)
-                    if isinstance(event, Finished):
-                        return event.result
-            raise AssertionError("a stream ends with Finished or an error")
+        A picture that fails ends none of the others; the first failure is raised when they are
+        done. Whatever is raised, an interrupt included, has them in ``finished``, in the order of
+        their seeds. Raises BatonError.
+        """
+        wishes = _successive(Wish(prompt, **options), count)
+        finished: dict[int, Result] = {}
 
-        async def all_of_them() -> list[Result]:
-            first = Wish(prompt, **options)
-            wishes = [replace(first, seed=first.seed + index) for index in range(count)]
-            tasks = [asyncio.ensure_future(one(wish)) for wish in wishes]
-            try:
-                return list(await asyncio.gather(*tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        def tell(event: Event) -> None:
+            if isinstance(event, Finished):
+                finished[event.result.task.seed] = event.result
+            if on_event is not None:
+                on_event(event)
 
-        return _run_blocking(all_of_them)
+        try:
+            _run_blocking(lambda: _draw_all(self._async, wishes, tell))
+        except BaseException as error:
+            vars(error)["finished"] = tuple(finished[seed] for seed in sorted(finished))
+            raise
+        return [finished[wish.seed] for wish in wishes]
 
     def close(self) -> None:
         """End the model thread."""
@@ -149,26 +143,6 @@ class Client:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def check_wish(wish: Wish) -> Wish:
-    """Refuse what can never work before anybody is asked. Raises InvalidRequest."""
-    check_prompt(wish.prompt)
-    check_prompt(wish.negative, "negative prompt")
-    check_sampler(wish.sampler)
-    check_seed(wish.seed)
-    if wish.accel is not None:
-        check_accel(wish.accel)
-    if wish.preference not in PREFERENCES:
-        known = ", ".join(PREFERENCES)
-        raise InvalidRequest(f"the preference is one of {known}, got {wish.preference!r}")
-    if wish.steps is not None:
-        check_steps(wish.steps)
-    if wish.guidance is not None:
-        check_guidance(wish.guidance)
-    if wish.timeout is not None and not 0 < wish.timeout < math.inf:
-        raise InvalidRequest(f"a timeout is a number of seconds above 0, got {wish.timeout}")
-    return wish
 
 
 def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
@@ -190,11 +164,77 @@ def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
         raise
 
 
-def _run_blocking(work: Callable[[], Coroutine[Any, Any, list[Result]]]) -> list[Result]:
-    """Run to the end, also where a loop runs already (a notebook): there on another thread."""
+def _successive(first: Wish, count: int) -> list[Wish]:
+    """Raises InvalidRequest unless every one of them can work."""
+    first, count = check_wish(first), whole("the number of pictures", count)
+    if count < 0:
+        raise InvalidRequest(f"the number of pictures is 0 or more, got {count}")
+    check_seed(first.seed + max(count - 1, 0))
+    return [replace(first, seed=first.seed + index) for index in range(count)]
+
+
+async def _draw_all(
+    client: AsyncClient, wishes: Sequence[Wish], tell: Callable[[Event], None]
+) -> None:
+    """Draw them at once. Raises the first picture's failure after the last picture's end.
+
+    What ``tell`` raises ends them all.
+    """
+    failures: list[BatonError] = []
+
+    async def one(wish: Wish) -> None:
+        async with aclosing(_ending(client.stream(**vars(wish)))) as events:
+            async for event in events:
+                if isinstance(event, BatonError):
+                    failures.append(event)
+                else:
+                    tell(event)
+
+    tasks = [asyncio.ensure_future(one(wish)) for wish in wishes]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if failures:
+        raise failures[0]
+
+
+async def _ending(
+    events: AsyncGenerator[Event, None],
+) -> AsyncGenerator[Event | BatonError, None]:
+    """A picture's failure as its last event, so that it is not taken for its listener's."""
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+        except BatonError as error:
+            yield error
+
+
+def _run_blocking(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run to the end, also where a loop runs already (a notebook): there on another thread.
+
+    An interrupt ends it there, too.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work())
+        asyncio.run(work())
+        return
+    handle: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None] | None]] = Future()
+
+    async def stoppable() -> None:
+        handle.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        await work()
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(work())).result()
+        ending = thread.submit(lambda: asyncio.run(stoppable()))
+        try:
+            ending.result()
+        finally:
+            loop, task = handle.result()
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                if task is not None:
+                    loop.call_soon_threadsafe(task.cancel)

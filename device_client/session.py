@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,17 +21,17 @@ from common.errors import (
     Draining,
     Incompatible,
     Unreachable,
+    executing,
 )
 from common.families.loader import Family
 from common.families.local import begin, run_here
-from common.plan import DEVICE_NODE, Accel, Arm, Decision, ExecutedStep, SamplerName, Task
+from common.plan import DEVICE_NODE, Arm, Decision, ExecutedStep, Plan, Task
 from common.quality.verifier import Scorer
 from common.rpc.access import Access
 from common.rpc.channel import Keepalive
-from common.rpc.convert import MAX_REASON_CHARS
 from device_client import coordination
 from device_client.budget import Budget, StepTimes
-from device_client.decide import ArmNames, Preference, is_static, static_decision
+from device_client.decide import ArmNames, is_static, static_decision
 from device_client.edge_session import EdgePart, EdgeRequest
 from device_client.events import Decided, Event, Stepped
 from device_client.features import prompt_features
@@ -41,37 +40,9 @@ from device_client.relay import EdgeRelay, Telling
 from device_client.result import EdgeAttempt, Result, Seconds, Traffic
 from device_client.settings import DeviceSettings, split_list
 from device_client.standby import StandbyTickets
+from device_client.wish import Wish
 
 _FAREWELL_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the caller asks for. None leaves it to the family, the coordinator or chance.
-
-    timeout: seconds that the picture may take; None sets no limit. accel: how steps may be made
-    cheaper (none, propagate, masks, full).
-    """
-
-    prompt: str = field(repr=False)
-    negative: str = field(default="", repr=False)
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int = 0
-    size: int | None = None
-    sampler: SamplerName = "ddim"
-    preference: Preference = "balanced"
-    arm: str | None = None
-    edge: str | None = None
-    timeout: float | None = None
-    accel: Accel | None = None
-
-    def hide(self, text: str) -> str:
-        """An error's text without the prompts, which a node might have put into it, as one line."""
-        for prompt in filter(None, (self.prompt.strip(), self.negative.strip())):
-            text = re.sub(rf"(?<!\w){re.escape(prompt)}(?!\w)", "(the prompt)", text, flags=re.I)
-        line = "".join(letter if letter.isprintable() else " " for letter in text)
-        return line[:MAX_REASON_CHARS]
 
 
 @dataclass(frozen=True)
@@ -104,7 +75,7 @@ class PictureSession:
         self.device = device
         self.wish = wish
         self.request_id = request_id
-        self._emit = emit
+        self._hear = emit
         self._budget = Budget()
         self.part = EdgePart()
         self.decision: Decision | None = None
@@ -118,26 +89,35 @@ class PictureSession:
         The coordinator hears of that too, and of a request that is withdrawn: silence would count
         against the arm.
         """
-        begun = time.monotonic()
         self._budget = Budget.of(self.wish.timeout)
-        self.device.family.latent_shape(self._size)  # nobody is asked about what cannot work
-        decision = self.decision = await self._decide()
+        with executing("deciding"):
+            self.device.family.latent_shape(self._size)  # nobody is asked about what cannot work
+            decision = self.decision = await self._decide()
         try:
-            task = self.task = self._task(decision)
-            self._emit(Decided(decision, task.plan))
-            result = await self._draw(decision, task, begun)
-            await self._report(result)
+            with executing("drawing on this device"):
+                task = self.task = self._task(decision)
+                self._emit(Decided(decision, task.plan))
+                result = await self._draw(decision, task)
+                await self._report(result)
         except BatonError as error:
             # only the caller's own word withdraws a request, not that of an edge
             status = "ABORTED" if isinstance(error, Cancelled) else error.status
-            await self._report_failure(decision, status, time.monotonic() - begun)
+            await self._report_failure(decision, status)
             raise
         except asyncio.CancelledError:
-            await self._report_failure(decision, Cancelled.status, time.monotonic() - begun)
+            await self._report_failure(decision, Cancelled.status)
             raise
         return result
 
-    async def _draw(self, decision: Decision, task: Task, begun: float) -> Result:
+    def _emit(self, event: Event) -> None:
+        self._hear(replace(event, request_id=self.request_id))
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began, without those in which this device drew other pictures first."""
+        return self._budget.spent
+
+    async def _draw(self, decision: Decision, task: Task) -> Result:
         edge_begun = time.monotonic()
         if task.plan.segment_at(0).location == "edge":
             task = await self._edge_part(decision, task)
@@ -155,14 +135,22 @@ class PictureSession:
             arm=decision.arm.name,
             decision_id=decision.decision_id,
             executed=tuple(executed),
-            seconds=Seconds(time.monotonic() - begun, edge_seconds, device_seconds),
+            seconds=Seconds(self.spent, edge_seconds, device_seconds),
             traffic=Traffic(self.part.sent, self.part.received),
             provenance=self._provenance(task, tuple(executed)),
             quality=scorer(picture, task.prompt) if scorer else None,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *self.unheard(quote=True)),
             save_scale=family.manifest.save_scale,
             attempts=tuple(self.attempts),
         )
+
+    def unheard(self, quote: bool) -> list[str]:
+        """What of the prompts is lost on the encoder; without ``quote``, none of it is told."""
+        texts = {"prompt": self.wish.prompt, "negative prompt": self.wish.negative}
+        family = self.device.family
+        return [
+            note for what, text in texts.items() for note in family.heard(text).notes(what, quote)
+        ]
 
     def _provenance(self, task: Task, executed: tuple[ExecutedStep, ...]) -> Provenance:
         """What a replay needs; an envelope rounded the latent wherever somebody took it over."""
@@ -277,12 +265,17 @@ class PictureSession:
     ) -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
         """Finish on the model thread; returns picture, steps and the seconds that they took.
 
-        Raises DeadlineExceeded before it begins if the time that is left is known not to do.
+        Standing in line for that thread counts for nothing. Raises DeadlineExceeded before it
+        begins if the time that is left is known not to do.
         """
-        self._budget.check(self.device.times.needed(task.plan, self.part.resume_step) or 0.0)
-        loop = asyncio.get_running_loop()
-        family, state = self.device.family, self.part.state
-        withdrawn = threading.Event()
+        self._check_time(task.plan)
+        loop, asked = asyncio.get_running_loop(), time.monotonic()
+        begun, withdrawn = threading.Event(), threading.Event()
+
+        def begin_now() -> None:
+            if not begun.is_set():
+                begun.set()
+                self._budget = self._budget.later(time.monotonic() - asked)
 
         def on_step(record: ExecutedStep) -> None:
             if withdrawn.is_set():
@@ -292,21 +285,35 @@ class PictureSession:
             loop.call_soon_threadsafe(self._emit, event)
 
         def finish() -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
-            begun = time.monotonic()
-            run = begin(family, task, state)
-            first, started = run.step, time.monotonic()
-            executed = run_here(family, run, task.plan.steps, ("device", DEVICE_NODE), on_step)
-            stepping = time.monotonic() - started
-            picture, seconds = family.decode(run.x), time.monotonic() - begun
-            step = stepping / (run.step - first)
-            member, accel = executed[-1].member, task.plan.accel
-            self.device.times.measured(member, accel, step, seconds - stepping)
-            return picture, executed, seconds
+            begin_now()
+            self._check_time(task.plan)
+            return self._finish(task, on_step)
 
         try:
             return await loop.run_in_executor(self.device.model_thread, finish)
         finally:
             withdrawn.set()
+            begin_now()
+
+    def _check_time(self, plan: Plan) -> None:
+        needed = self.device.times.needed(plan, self.part.resume_step)
+        self._budget.check(needed or 0.0)
+
+    def _finish(
+        self, task: Task, on_step: Callable[[ExecutedStep], None]
+    ) -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
+        """The device's part itself, measured."""
+        family, begun = self.device.family, time.monotonic()
+        with executing("the model"):
+            run = begin(family, task, self.part.state)
+            first, ready = run.step, time.monotonic()
+            executed = run_here(family, run, task.plan.steps, ("device", DEVICE_NODE), on_step)
+            stepping = time.monotonic() - ready
+            picture, seconds = family.decode(run.x), time.monotonic() - begun
+        step = stepping / (run.step - first)
+        member, accel = executed[-1].member, task.plan.accel
+        self.device.times.measured(member, accel, step, seconds - stepping)
+        return picture, executed, seconds
 
     async def _report(self, result: Result) -> None:
         message = coordinator_pb2.ReportRequest(
@@ -324,13 +331,13 @@ class PictureSession:
             message.quality = result.quality.graded
         await self._send_report(message)
 
-    async def _report_failure(self, decision: Decision, status: str, seconds: float) -> None:
+    async def _report_failure(self, decision: Decision, status: str) -> None:
         await self._send_report(
             coordinator_pb2.ReportRequest(
                 decision_id=decision.decision_id,
                 ok=False,
                 arm=decision.arm.name,
-                total_seconds=seconds,
+                total_seconds=self.spent,
                 error=status,
                 attempts=coordination.attempts_to_proto(self.attempts),
             )

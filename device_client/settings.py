@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from platformdirs import user_state_path
 from pydantic import ConfigDict, Field
 
+from common.config import UserPath
 from common.latents import Codec
 from common.plan import Accel
 from common.rpc.access import ClientAccess
@@ -48,7 +47,7 @@ class DeviceSettings(ClientAccess):
     journal_requests: int = Field(default=500, ge=0, le=100_000)
 
     #: Where the journal, and tickets for a time without a coordinator, are kept.
-    state_folder: Path = Field(default_factory=lambda: user_state_path("baton"))
+    state_folder: UserPath = Field(default_factory=lambda: user_state_path("baton"))
 
     @property
     def member_list(self) -> list[str]:

@@ -51,9 +51,11 @@ def serve(
     Flags win over the environment (BATON_EDGE_PORT and so on), which wins over the file.
     """
     settings, _ = load_settings(EdgeSettings, "edge", dict(locals()))
-    log_to_stderr()
     from common.quiet import quiet_libraries
+    from edge_server.checks import check_serving
 
+    check_serving(settings)
+    log_to_stderr()
     quiet_libraries()
     from edge_server import daemon
 

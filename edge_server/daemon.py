@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
@@ -15,10 +15,9 @@ from common.build import this_build
 from common.errors import BatonError, Draining
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
-from common.rpc.access import Access, Guard
-from common.rpc.channel import Keepalive, bind, check_address, make_server
-from common.rpc.serving import Health, check_exposure, until_signal
-from common.rpc.ticket_keys import read_public_key
+from common.rpc.channel import Keepalive, bind, make_server
+from common.rpc.serving import Health, until_signal
+from edge_server.checks import Secrets, check_node
 from edge_server.engine.engine import Engine, Limits
 from edge_server.kept import Keeping
 from edge_server.membership import Identity, Link, Membership
@@ -31,26 +30,6 @@ from edge_server.wire import largest_request
 
 _log = logging.getLogger(__name__)
 _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_name.values()]
-
-
-@dataclass(frozen=True)
-class Secrets:
-    """What the settings' files hold.
-
-    guard: who is let in; access: to the coordinator; ticket_keys: whose tickets count for good.
-    own: what proves to the coordinator that the node's id is its own.
-    """
-
-    guard: Guard
-    access: Access
-    ticket_keys: tuple[bytes, ...]
-    own: str = field(default="", repr=False)
-
-    @classmethod
-    def read(cls, settings: EdgeSettings) -> Secrets:
-        """Raises InvalidRequest for a file that cannot be used."""
-        keys = tuple(read_public_key(path) for path in settings.ticket_key_paths)
-        return cls(settings.guard(), settings.access(), keys)
 
 
 class Node:
@@ -161,10 +140,7 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     ``family``: one that is loaded already. Raises BatonError for a bad setting, damaged weights or
     a port in use.
     """
-    secrets = Secrets.read(settings)
-    check_exposure(settings.host, settings.insecure, secrets.guard)
-    if settings.coordinator:
-        check_address(settings.coordinator)
+    secrets = check_node(settings)
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(own_name(settings.state_folder / "edges", settings.wanted_name))
         settings = settings.model_copy(update={"node_id": name.node_id})

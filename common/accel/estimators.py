@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from common.errors import UnknownName
+from common.accel.mask_settings import ESTIMATORS, Estimator, check_estimator
 
-Estimator = Literal["bernoulli", "interpolate", "gumbel"]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+__all__ = ["ESTIMATORS", "Estimator", "check_estimator", "gates"]
 
 _TEMPERATURE = 0.5
 
@@ -23,12 +21,6 @@ def gates(estimator: Estimator, logits: Tensor, rows: int, generator: torch.Gene
     the chance itself. ``gumbel``: the binary concrete relaxation (Maddison et al. 2017).
     """
     return _ESTIMATORS[estimator](logits, rows, generator)
-
-
-def check_estimator(name: str) -> Estimator:
-    if name not in ESTIMATORS:
-        raise UnknownName(f"unknown estimator {name[:32]!r}; known: {', '.join(ESTIMATORS)}")
-    return name
 
 
 def _bernoulli(logits: Tensor, rows: int, generator: torch.Generator) -> Tensor:

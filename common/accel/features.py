@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.accel.propagation import LONGEST_GROUP
+from common.accel.propagation import LONGEST_GROUP, check_key_count
 from common.diffusion.blocks import BlockGraph, Blocks, Shared
 from common.diffusion.executor import Run, denoise_step
 from common.errors import InvalidRequest
@@ -157,17 +157,6 @@ def read_by_decoder(graph: BlockGraph) -> Blocks:
     decoder = graph.all & ~graph.encoder
     read = sum(1 << index for index, readers in enumerate(graph.readers) if readers & decoder)
     return read & graph.encoder & ~graph.constant
-
-
-def check_key_count(count: int, steps: int) -> int:
-    """Raises InvalidRequest for a number of key steps that a trajectory cannot have."""
-    least = -(-steps // LONGEST_GROUP)
-    if not least <= count <= steps:
-        raise InvalidRequest(
-            f"{steps} steps have from {least} to {steps} key steps, none further apart than"
-            f" {LONGEST_GROUP}; got {count}"
-        )
-    return count
 
 
 def propose_keys(features: Features, count: int) -> tuple[int, ...]:

@@ -10,14 +10,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.accel.propagation import are_keys
-from common.diffusion.blocks import BlockGraph, Blocks
 from common.errors import Incompatible, WeightsError
 from common.plan import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
+
+if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
+    from common.diffusion.blocks import BlockGraph, Blocks
 
 _VERSION = 1
 _MAX_BYTES = 4 << 20

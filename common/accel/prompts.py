@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.config import user_path
 from common.errors import InvalidRequest
 from common.families.manifest import Manifest
-from common.families.scenes.evaluate import seeded_cases
+from common.families.scenes.cases import seeded_cases
 from common.families.scenes.worlds import world_of
 from common.plan import check_prompt
 
@@ -45,7 +46,7 @@ def sample_prompts(
 
 def _read(file: Path, count: int | None) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = user_path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"cannot read prompts from {file}: {error}") from error
     prompts = [line.strip() for line in lines if line.strip()]

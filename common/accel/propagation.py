@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from common.diffusion.blocks import BlockGraph, Blocks
 from common.errors import InvalidRequest
+from common.families.manifest import Manifest
 from common.plan import MAX_AHEAD, StepDirective
+
+if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
+    from common.diffusion.blocks import BlockGraph, Blocks
 
 #: Key steps for SD 1.5 with DDIM 50 (Sec. 4.1 and Tab. 5): dense where features change fast.
 PAPER_KEYS = (0, 1, 2, 3, 5, 10, 15, 25, 35)
@@ -49,6 +53,23 @@ class Propagation:
         return propagated(
             graph, steps, self.keys_for(steps), parallel=self.parallel, prior_noise=self.prior_noise
         )
+
+
+def propagation_of(manifest: Manifest, member: str) -> Propagation:
+    """As the family has it for a member, or the paper's."""
+    told = manifest.propagation.get(member)
+    return Propagation(**told.model_dump()) if told else Propagation()
+
+
+def check_key_count(count: int, steps: int) -> int:
+    """Raises InvalidRequest for a number of key steps that a trajectory cannot have."""
+    least = -(-steps // LONGEST_GROUP)
+    if not least <= count <= steps:
+        raise InvalidRequest(
+            f"{steps} steps have from {least} to {steps} key steps, none further apart than"
+            f" {LONGEST_GROUP}; got {count}"
+        )
+    return count
 
 
 def are_keys(keys: Sequence[int], steps: int) -> bool:

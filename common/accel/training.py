@@ -14,7 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from common.accel.estimators import Estimator, gates
+from common.accel.estimators import gates
+from common.accel.mask_settings import Settings
 from common.diffusion.blocks import BlockGraph, Blocks, Shared
 from common.diffusion.executor import Conditioning, Run
 from common.diffusion.samplers import advance, rescale, vp_form
@@ -22,30 +23,6 @@ from common.diffusion.samplers import advance, rescale, vp_form
 _FIRST_LOGIT = 1.0
 #: How hard the regulariser reacts, in units of its logarithm, to one step's worth of work too much.
 _GAIN = 2.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a mask is trained; symbols as in the paper where it has any.
-
-    target_speed: the cost of all full steps in that of the rectified mask's. sparsity, bimodal:
-    lambda_1 and lambda_2 of Eq. 8. loss_scaling: Eq. 10, with ``calm`` and ``busy`` as weights of
-    the regularisers at steps whose features change less or more than at the median one.
-    refresh_every: every so many steps all blocks run, 0 for the first only. The error of a single
-    step does not tell what a stale cache adds up to over many.
-    """
-
-    target_speed: float = 1.8
-    estimator: Estimator = "bernoulli"
-    iterations: int = 40
-    learning_rate: float = 0.2
-    sparsity: float = 1e-2
-    bimodal: float = 1e-3
-    loss_scaling: bool = True
-    calm: float = 2.0
-    busy: float = 0.5
-    refresh_every: int = 3
-    seed: int = 0
 
 
 @dataclass

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.accel.columns import AcceleratedMember, Accelerator
-from common.accel.propagation import Propagation
+from common.accel.propagation import propagation_of
 from common.diffusion.blocks import BlockGraph, Shared
 from common.diffusion.calls import Denoiser, flow_of
 from common.diffusion.executor import Conditioning
@@ -30,12 +30,14 @@ from common.diffusion.graphs import graph_of
 from common.diffusion.profile import Profile, profile
 from common.diffusion.schedules import Schedule, make_schedule
 from common.errors import Incompatible, WeightsError
+from common.families.hearing import Heard, Hearing
 from common.families.manifest import (
     Manifest,
     Part,
     file_digest,
     find_family,
     folder_fingerprint,
+    masks_folder,
     read_manifest,
 )
 from common.plan import Plan, SamplerName
@@ -95,6 +97,7 @@ class Family:
             for member in self.unets
         }
         self.folder = folder
+        self._hearing = Hearing(self.tokenizer)
         self._members = {member: Member(unet) for member, unet in self.unets.items()}
         accelerated = {member: self._accelerated(member) for member in self.unets}
         self.accelerator = Accelerator(manifest.name, accelerated)
@@ -112,13 +115,12 @@ class Family:
 
     def masks_folder(self, member: str) -> Path:
         """Where the learned block masks of a member lie."""
-        return self.folder / member / "masks"
+        return masks_folder(self.folder, member)
 
     def _accelerated(self, member: str) -> AcceleratedMember:
-        told = self.manifest.propagation.get(member)
         return AcceleratedMember(
             graph=self._members[member].graph,
-            propagation=Propagation(**told.model_dump()) if told else Propagation(),
+            propagation=propagation_of(self.manifest, member),
             masks=self.masks_folder(member),
             fingerprint=self.member_fingerprints[member],
         )
@@ -165,14 +167,18 @@ class Family:
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """[C, H, W] of the latent of a square picture. Raises InvalidRequest for a bad size."""
-        self.manifest.check_size(size)
+        size = self.manifest.check_size(size)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.vae.config.latent_channels, size // factor, size // factor
 
+    def heard(self, prompt: str) -> Heard:
+        """What of a prompt, positive or negative, is encoded, and what is lost."""
+        return self._hearing.heard(prompt)
+
     @torch.inference_mode()
     def encode_text(self, prompt: str, negative: str = "") -> Conditioning:
-        """Encode a prompt; what is longer than the tokenizer's limit is cut, as in diffusers."""
-        texts = [prompt, negative]
+        """Encode a prompt, as far as it is `heard`; a long one is cut, as in diffusers."""
+        texts = [self.heard(text).text for text in (prompt, negative)]
         tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         context = self.text_encoder(tokens.input_ids)[0]
         return Conditioning(context[0], context[1])

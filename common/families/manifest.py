@@ -14,7 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from common.config import user_path
 from common.errors import InvalidRequest, UnknownName, WeightsError
+from common.given import text, whole
 from common.plan import Accel
 
 MANIFEST_NAME = "family.json"
@@ -82,7 +84,7 @@ class Manifest(_Strict):
 
     def check_size(self, size: int) -> int:
         """Raises InvalidRequest for a side that the family cannot draw."""
-        limits = self.sizes
+        size, limits = whole("size", size), self.sizes
         if not limits.minimum <= size <= limits.maximum or size % limits.multiple:
             raise InvalidRequest(
                 f"size must be from {limits.minimum} to {limits.maximum} in multiples of"
@@ -92,6 +94,7 @@ class Manifest(_Strict):
 
     def check_member(self, member: str) -> str:
         """Raises UnknownName, listing the members."""
+        member = text("a member", member)
         if member not in self.members:
             raise UnknownName(
                 f"family {self.name} has no member {member!r}; it has {', '.join(self.members)}"
@@ -106,7 +109,7 @@ def find_family(name: str) -> Path:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    folder = Path(name)
+    folder = user_path(Path(name))
     folder = folder.parent if folder.name == MANIFEST_NAME else folder
     with contextlib.suppress(OSError):  # a name too long for a file
         if (folder / MANIFEST_NAME).is_file():
@@ -115,6 +118,11 @@ def find_family(name: str) -> Path:
         f"unknown family {name!r}; built in: {', '.join(BUILT_IN)}, or give a folder"
         f" with a {MANIFEST_NAME}"
     )
+
+
+def masks_folder(folder: Path, member: str) -> Path:
+    """Where the learned block masks of a member lie, in its family's folder."""
+    return folder / member / "masks"
 
 
 def read_manifest(folder: Path) -> Manifest:

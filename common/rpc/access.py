@@ -6,10 +6,10 @@ Reads and checks files; gRPC is not imported, so that a command line answers wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from common.config import UserPath
 from common.errors import InvalidRequest
 from common.rpc.tls import ClientTls, ServerTls, client_tls, server_tls
 from common.rpc.tokens import TokenTable, check_token, read_text, read_tokens
@@ -60,11 +60,11 @@ class ClientAccess(BaseModel):
     bearer token. insecure: leave is given to send a token in the clear.
     """
 
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    tls_ca: UserPath | None = None
+    tls_cert: UserPath | None = None
+    tls_key: UserPath | None = None
     token: SecretStr = SecretStr("")
-    token_file: Path | None = None
+    token_file: UserPath | None = None
     insecure: bool = False
 
     def access(self) -> Access:
@@ -98,10 +98,10 @@ class ServerAccess(BaseModel):
     that says who carries which token; set, each caller needs one.
     """
 
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    tokens: Path | None = None
+    tls_cert: UserPath | None = None
+    tls_key: UserPath | None = None
+    tls_client_ca: UserPath | None = None
+    tokens: UserPath | None = None
     insecure: bool = False
 
     def guard(self) -> Guard:

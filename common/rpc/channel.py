@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -111,11 +112,29 @@ def bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None = 
         else:
             bound = server.add_secure_port(f"{host}:{port}", _server_credentials(tls))
     except RuntimeError as error:
-        raise Unreachable(
-            f"cannot listen on {host}:{port}: the port is in use or not allowed;"
-            " choose another with --port"
-        ) from error
+        raise _no_port(host, port) from error
     return int(bound)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises Unreachable if `bind` would find the port taken now, for whoever binds much later.
+
+    ``host``: as in the settings, an IPv6 address without brackets.
+    """
+    if port == 0:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise _no_port(f"[{host}]" if ":" in host else host, port) from error
+
+
+def _no_port(host: str, port: int) -> Unreachable:
+    return Unreachable(
+        f"cannot listen on {host}:{port}: the port is in use or not allowed;"
+        " choose another with --port"
+    )
 
 
 def check_address(address: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.config import user_path
 from common.errors import InvalidRequest
 
 _MAX_FILE_BYTES = 1 << 20
@@ -72,7 +73,7 @@ def holder(certificate: bytes) -> tuple[str, str]:
 def read_bytes(path: Path, setting: str) -> bytes:
     """Raises InvalidRequest, naming the setting, for a file that is absent or out of bounds."""
     try:
-        with path.expanduser().open("rb") as file:
+        with user_path(path).open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidRequest(f"cannot read {setting} {path}: {error.strerror}") from error

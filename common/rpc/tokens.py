@@ -80,10 +80,10 @@ def check_token(token: str) -> str:
     return token
 
 
-def read_text(path: Path, setting: str) -> str:
+def read_text(path: Path, setting: str, encoding: str = "ascii") -> str:
     """Raises InvalidRequest, naming the setting."""
     try:
-        return read_bytes(path, setting).decode("ascii")
+        return read_bytes(path, setting).decode(encoding)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{setting} {path} is not plain text") from error
 
@@ -91,7 +91,7 @@ def read_text(path: Path, setting: str) -> str:
 def read_tokens(path: Path) -> TokenTable:
     """The file's table. Raises InvalidRequest, naming the file and the entry."""
     try:
-        raw = tomllib.loads(read_text(path, "tokens"))
+        raw = tomllib.loads(read_text(path, "tokens", "utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"cannot read tokens {path}: {error}") from error
     entries = dict(_entry(path, key, value) for key, value in raw.items())

@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from common.cli import print_json, print_rows
-from common.errors import ExecutionFailed, InvalidRequest
+from common.accel.prompts import sample_prompts
+from common.accel.propagation import Propagation, check_key_count
+from common.errors import InvalidRequest
+from common.families.manifest import Manifest, find_family, read_manifest
+from common.outputs import check_writable, file_or_folder
+from common.plan import Arm, Plan, Task, check_sampler, check_seed
 from common.quiet import quiet_libraries
-
-quiet_libraries()
-
-from common.accel.features import (  # noqa: E402
-    Changes,
-    Features,
-    check_key_count,
-    measure,
-    propose_keys,
-    read_by_decoder,
-)
-from common.accel.heatmap import heat_map  # noqa: E402
-from common.accel.prompts import sample_prompts  # noqa: E402
-from common.accel.propagation import Propagation  # noqa: E402
-from common.diffusion.blocks import BlockGraph  # noqa: E402
-from common.diffusion.executor import Run  # noqa: E402
-from common.families.loader import Family, load_family  # noqa: E402
-from common.families.local import begin  # noqa: E402
-from common.families.manifest import Manifest, find_family, read_manifest  # noqa: E402
-from common.plan import Arm, Plan, Task, check_sampler, check_seed  # noqa: E402
-from device_client.settings import DeviceSettings  # noqa: E402
-
-#: Pictures in one model call: the outputs of all blocks are held for each.
-_BATCH = 4
-#: Share of the changes that the plot's colours tell apart; a few outliers would hide the others.
-_SHOWN = 0.99
+from device_client.settings import DeviceSettings
 
 
 @dataclass(frozen=True)
@@ -65,7 +35,7 @@ class AnalyzeRequest:
 
 
 @dataclass(frozen=True)
-class _Terms:
+class Terms:
     """A request with everything filled in and checked."""
 
     member: str
@@ -74,42 +44,17 @@ class _Terms:
     keys: int
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """One level of the network: means over its blocks and over the steps.
-
-    squared and relative: as in `Features`; most: the step at which the relative change is greatest.
-    """
-
-    stage: str
-    part: str
-    blocks: int
-    squared: float
-    relative: float
-    most: int
-
-
 def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) -> None:
     """Measure, propose key steps, write JSON and plot, and tell. Raises BatonError."""
     terms = _terms(read_manifest(find_family(settings.family)), request)
     path = _place(request.out, terms.plan, terms.member)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    family = load_family(settings.family, [terms.member])
-    graph = family.member(terms.member).blocks
-    features = _measured(family, graph, terms, quiet=as_json)
-    keys = propose_keys(features, terms.keys)
-    found = _describe(features, terms, keys, family.member_fingerprints[terms.member])
-    found["plot"], found["notes"] = _plotted(path.with_suffix(".png"), features, terms, keys)
-    found["path"] = str(path)
-    _write(path, found)
-    if as_json:
-        print_json(found)
-    else:
-        _tell(features, found)
+    quiet_libraries()
+    from device_client.cli.measuring import measure_and_tell
+
+    measure_and_tell(settings, terms, path, as_json)
 
 
-def _terms(manifest: Manifest, request: AnalyzeRequest) -> _Terms:
+def _terms(manifest: Manifest, request: AnalyzeRequest) -> Terms:
     """What can be refused before anything is loaded."""
     member = manifest.check_member(request.member or next(iter(manifest.members)))
     steps = manifest.default_steps if request.steps is None else request.steps
@@ -125,131 +70,11 @@ def _terms(manifest: Manifest, request: AnalyzeRequest) -> _Terms:
     tasks = tuple(
         Task(prompt, "", plan, seed + index, size) for index, prompt in enumerate(prompts)
     )
-    return _Terms(member, plan, tasks, keys)
+    return Terms(member, plan, tasks, keys)
 
 
 def _place(out: Path, plan: Plan, member: str) -> Path:
-    """The JSON file to write; its folder is made now, so that no measurement is lost."""
-    if out.suffix.lower() != ".json" or out.is_dir():
-        out /= f"analyze-{plan.family}-{member}-{plan.sampler}-{plan.steps}.json"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {out}: {error.strerror}") from error
-    return out
-
-
-def _measured(family: Family, graph: BlockGraph, terms: _Terms, quiet: bool) -> Features:
-    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()
-    total = terms.plan.steps * -(-len(terms.tasks) // _BATCH)
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"{terms.member}, {len(terms.tasks)} pictures", total=total)
-        return measure(graph, _batches(family, terms.tasks), lambda: progress.advance(bar))
-
-
-def _batches(family: Family, tasks: Sequence[Task]) -> Iterator[list[Run]]:
-    for start in range(0, len(tasks), _BATCH):
-        yield [begin(family, task) for task in tasks[start : start + _BATCH]]
-
-
-def _describe(
-    features: Features, terms: _Terms, keys: tuple[int, ...], fingerprint: str
-) -> dict[str, Any]:
-    """Everything, for programs; the prompts are left out. Changes of the first step are null."""
-    read = read_by_decoder(features.graph)
-    return {
-        "family": terms.plan.family,
-        "member": terms.member,
-        "fingerprint": fingerprint,
-        "sampler": terms.plan.sampler,
-        "steps": terms.plan.steps,
-        "guidance": terms.plan.guidance_scale,
-        "pictures": len(terms.tasks),
-        "rows": features.rows,
-        "seed": terms.tasks[0].seed,
-        "keys": list(keys),
-        "propagation": {terms.member: {"keys": list(keys), "steps": terms.plan.steps}},
-        "stages": [asdict(stage) for stage in _stages(features)],
-        "drift": _numbers(features.drift(read)),
-        "blocks": [
-            {
-                "block": block.name,
-                "part": block.part,
-                "constant": block.constant,
-                "read_by_decoder": bool(read >> index & 1),
-                "squared": _numbers(features.squared[:, index]),
-                "relative": _numbers(features.relative[:, index]),
-            }
-            for index, block in enumerate(features.graph.blocks)
-        ],
-    }
-
-
-def _numbers(changes: Changes) -> list[float | None]:
-    return [None, *(float(f"{change:.6g}") for change in changes[1:])]
-
-
-def _stages(features: Features) -> list[_Stage]:
-    """The levels of the network, most changed first; embeddings are left out."""
-    levels: dict[tuple[str, str], list[int]] = {}
-    for index, block in enumerate(features.graph.blocks):
-        if features.maps >> index & 1:
-            levels.setdefault((_level(block.name), block.part), []).append(index)
-    stages = []
-    for (name, part), blocks in levels.items():
-        squared, relative = features.squared[1:, blocks], features.relative[1:, blocks]
-        most = int(relative.mean(axis=1).argmax()) + 1
-        means = float(squared.mean()), float(relative.mean())
-        stages.append(_Stage(name, part, len(blocks), *means, most))
-    return sorted(stages, key=lambda stage: -stage.relative)
-
-
-def _level(block: str) -> str:
-    """``down.0.resnet.1`` to ``down.0``, ``mid.resnet.0`` to ``mid``, ``conv_in`` to itself."""
-    words = block.split(".")
-    return ".".join(words[:2]) if words[1:2] and words[1].isdigit() else words[0]
-
-
-def _plotted(
-    path: Path, features: Features, terms: _Terms, keys: tuple[int, ...]
-) -> tuple[str | None, list[str]]:
-    """The plot's path, or None and the reason."""
-    plan, changes = terms.plan, features.relative.T.copy()
-    changes[:, 0] = np.nan
-    shown = [changes[index] for index in range(len(changes)) if features.maps >> index & 1]
-    title = (
-        f"{plan.family}/{terms.member}, {plan.sampler}, guidance {plan.guidance_scale:g}:"
-        f" change of each block's output, mean over {len(terms.tasks)} pictures"
-    )
-    label, top = "||f_t - f_(t+1)|| / ||f_(t+1)||", float(np.nanquantile(shown, _SHOWN))
-    try:
-        heat_map(path, changes, features.graph.names, title, keys, label, top)
-    except ExecutionFailed as error:
-        return None, [str(error)]
-    return str(path), []
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(found, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {path}: {error.strerror}") from error
-
-
-def _tell(features: Features, found: dict[str, Any]) -> None:
-    stages, graph = _stages(features), features.graph
-    rows = [asdict(stage) | {"squared": f"{stage.squared:.3g}"} for stage in stages]
-    print_rows(rows, list(rows[0]), as_json=False)
-    encoder, decoder = (
-        features.drift(part & features.maps)[1:].mean() for part in (graph.encoder, ~graph.encoder)
-    )
-    print(
-        f"\n{stages[0].stage} changes most, by {stages[0].relative:.1%} a step; the encoder's"
-        f" blocks by {encoder:.1%}, the decoder's by {decoder:.1%}"
-    )
-    print(f"{len(found['keys'])} key steps of {features.steps}; under propagation in family.json:")
-    print(f"  {json.dumps(found['propagation'])[1:-1]}")
-    for note in found["notes"]:
-        print(f"note: {note}", file=sys.stderr)
-    print(", ".join(name for name in (found["path"], found["plot"]) if name))
+    """The JSON file to write, looked at now, so that no measurement is lost."""
+    folder, name = file_or_folder(out, ".json")
+    chosen = f"analyze-{plan.family}-{member}-{plan.sampler}-{plan.steps}.json"
+    return check_writable(folder / (name or chosen))

@@ -19,15 +19,13 @@ from rich.table import Table
 
 from common.cli import print_json
 from common.errors import ExecutionFailed
+from common.outputs import check_writable
 from common.quiet import quiet_libraries
 from device_client.cli import generating
+from device_client.cli.contact_sheet import contact_sheet
+from device_client.result import Result
 from device_client.settings import DeviceSettings
-
-quiet_libraries()
-
-from device_client.cli.contact_sheet import contact_sheet  # noqa: E402
-from device_client.result import Result  # noqa: E402
-from device_client.sdk import Client  # noqa: E402
+from device_client.wish import Wish, check_wish
 
 PROMPTS = (
     "a red heart",
@@ -52,6 +50,13 @@ class DemoRequest:
 def demo(request: DemoRequest, as_json: bool) -> None:
     """Start the nodes, draw, print the table, write the pictures. Raises BatonError."""
     prompts = [request.prompt] if request.prompt is not None else list(PROMPTS)
+    for prompt in prompts:
+        check_wish(Wish(prompt, steps=request.steps, seed=request.seed))
+    out = check_writable(request.out / "1.png").parent
+    check_writable(CONTACT_SHEET)
+    quiet_libraries()
+    from device_client.sdk import Client
+
     console = Console(stderr=True, quiet=as_json)
     with contextlib.ExitStack() as stack:
         with console.status("starting a coordinator and an edge"):
@@ -65,7 +70,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
                     result = client.generate(
                         prompt, arm=arm, steps=request.steps, seed=request.seed
                     )
-                path = request.out / f"{len(rows) // len(ARMS) + 1}-{arm.replace('@', '-')}.png"
+                path = out / f"{len(rows) // len(ARMS) + 1}-{arm.replace('@', '-')}.png"
                 rows.append((result, result.save(path)))
     results = [result for result, _ in rows]
     sheet = contact_sheet(prompts, ARMS, [result.image for result in results])
@@ -74,7 +79,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
         print_json([generating.describe(result, path) for result, path in rows])
         return
     Console().print(_table(results))
-    print(f"pictures in {request.out}/, all of them in {CONTACT_SHEET}")
+    print(f"pictures in {out}/, all of them in {CONTACT_SHEET}")
 
 
 def coordinator_process() -> contextlib.AbstractContextManager[str]:

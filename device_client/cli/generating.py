@@ -13,15 +13,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from common.cli import print_json
 from common.errors import InvalidRequest
+from common.outputs import check_writable, claim, file_or_folder
 from common.quiet import quiet_libraries
-
-quiet_libraries()
-
-from device_client.events import Decided, EdgeLost, Event, HandedOver, Reattached, Stepped  # noqa: E402
-from device_client.result import Result  # noqa: E402
-from device_client.sdk import Client, check_wish  # noqa: E402
-from device_client.session import Wish  # noqa: E402
-from device_client.settings import DeviceSettings  # noqa: E402
+from device_client.checks import check_device, check_here
+from device_client.events import (
+    Decided,
+    EdgeLost,
+    Event,
+    Finished,
+    HandedOver,
+    Reattached,
+    Stepped,
+)
+from device_client.result import Result
+from device_client.settings import DeviceSettings
+from device_client.wish import Wish, check_wish
 
 MAX_PICTURES = 64
 #: Characters of a request's id for people: `baton explain` takes any unique beginning.
@@ -48,24 +54,76 @@ def pick_seed(seed: int | None) -> int:
 
 
 def generate(settings: DeviceSettings, request: Request, as_json: bool) -> None:
-    """Draw, save and tell. Raises BatonError."""
+    """Draw, save each picture when it is done, and tell of those. Raises BatonError."""
     if not 1 <= request.count <= MAX_PICTURES:
         raise InvalidRequest(f"--n must be from 1 to {MAX_PICTURES}, got {request.count}")
-    check_wish(Wish(**request.options))
-    options = dict(request.options)
-    with Client(settings) as client, _Display(quiet=as_json) as display:
-        results = client.generate_many(
-            options.pop("prompt"), request.count, display.on_event, **options
-        )
-    paths = [
-        result.save(_path(request, result, index), request.metadata)
-        for index, result in enumerate(results)
-    ]
-    if as_json:
-        print_json([describe(result, path) for result, path in zip(results, paths, strict=True)])
-        return
-    for result, path in zip(results, paths, strict=True):
-        print(summary(result, path))
+    wish = check_wish(Wish(**request.options))
+    check_here(wish, settings, check_device(settings))
+    album = _Album(request, wish.seed)
+    quiet_libraries()
+    from device_client.sdk import Client
+
+    try:
+        with Client(settings) as client, Display(quiet=as_json) as display:
+
+            def on_event(event: Event) -> None:
+                display.on_event(event)
+                if isinstance(event, Finished):
+                    album.save(event.result)
+
+            client.generate_many(count=request.count, on_event=on_event, **request.options)
+    finally:
+        album.tell(as_json)
+
+
+class _Album:
+    """The pictures of one command, each saved under its own name."""
+
+    def __init__(self, request: Request, seed: int) -> None:
+        """Raises InvalidRequest for a place where none can be written."""
+        self._request = request
+        self._seed = seed
+        self._saved: dict[int, tuple[Result, Path]] = {}
+        self._folder, self._name = file_or_folder(request.out or Path(), ".png")
+        for number in range(request.count):
+            check_writable(self._wanted(seed + number))
+
+    def save(self, result: Result) -> None:
+        """A name that the user did not choose to the letter takes nobody's place.
+
+        Raises InvalidRequest.
+        """
+        seed, metadata = result.task.seed, self._request.metadata
+        path = self._wanted(seed)
+        if self._name is None or self._request.count > 1:
+            path = claim(path)
+            try:
+                result.save(path, metadata)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        else:
+            result.save(path, metadata)
+        self._saved[seed] = result, path
+
+    def _wanted(self, seed: int) -> Path:
+        if self._name is None:
+            return self._folder / f"baton-{seed}.png"
+        path = self._folder / self._name
+        number = seed - self._seed + 1
+        return path if self._request.count == 1 else path.with_stem(f"{path.stem}-{number}")
+
+    def tell(self, as_json: bool) -> None:
+        """List what is saved, if anything is, in the order of the seeds."""
+        count = self._request.count
+        saved = [self._saved[seed] for seed in sorted(self._saved)]
+        if as_json and saved:
+            print_json([describe(result, path) for result, path in saved])
+        elif not as_json:
+            for result, path in saved:
+                print(summary(result, path))
+            if len(saved) < count > 1:
+                print(f"{len(saved)} of {count} pictures are done", file=sys.stderr)
 
 
 def describe(result: Result, path: Path) -> dict[str, object]:
@@ -111,19 +169,8 @@ def verdict(result: Result) -> str:
     return f"not verified ✗ ({', '.join(wrong)})"
 
 
-def _path(request: Request, result: Result, index: int) -> Path:
-    name = f"baton-{result.task.seed}.png"
-    if request.out is None:
-        return Path(name)
-    if request.out.suffix.lower() != ".png":
-        return request.out / name
-    if request.count == 1:
-        return request.out
-    return request.out.with_stem(f"{request.out.stem}-{index + 1}")
-
-
-class _Display:
-    """A progress bar over the steps of all pictures; says where they run and when they move."""
+class Display:
+    """A bar of the newest steps of all pictures; says where they run and when they move."""
 
     def __init__(self, quiet: bool) -> None:
         console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
@@ -132,9 +179,20 @@ class _Display:
         )
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = self._progress.add_task("deciding", total=None)
-        self._total = 0
+        self._planned: dict[str, int] = {}
+        self._done: dict[str, int] = {}
 
-    def __enter__(self) -> _Display:
+    @property
+    def planned(self) -> int:
+        """Steps of all the plans so far."""
+        return sum(self._planned.values())
+
+    @property
+    def done(self) -> int:
+        """The newest step of each picture, added up: some are run in one call, or again."""
+        return sum(self._done.values())
+
+    def __enter__(self) -> Display:
         self._progress.start()
         return self
 
@@ -143,12 +201,13 @@ class _Display:
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Decided):
-            self._total += event.plan.steps
-            self._progress.update(self._bar, total=self._total)
+            self._planned[event.request_id] = event.plan.steps
+            self._progress.update(self._bar, total=self.planned)
             self._say(f"{event.decision.arm.name} ({event.decision.reason})")
         elif isinstance(event, Stepped):
+            self._done[event.request_id] = event.step
             where = f"{event.location}: {event.member} step {event.step}"
-            self._progress.update(self._bar, description=where, advance=1)
+            self._progress.update(self._bar, description=where, completed=self.done)
         elif isinstance(event, HandedOver):
             self._say(f"handed over at step {event.step}: {event.size} bytes")
         elif isinstance(event, EdgeLost):

@@ -187,8 +187,7 @@ def train_masks(
 ) -> None:
     """Learn which blocks of a member may reuse their last output, step by step."""
     device, _ = load_settings(DeviceSettings, "device", {"family": family})
-    from common.accel.estimators import check_estimator
-    from common.accel.training import Settings
+    from common.accel.mask_settings import Settings, check_estimator
     from device_client.cli import mask_training
 
     settings = Settings(

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from common.cli import print_json
+from common.config import user_path
 from common.quiet import quiet_libraries
+from device_client.checks import family_to_replay
+from device_client.events import Stepped
+from device_client.png import check_png, read_png
 
-quiet_libraries()
-
-from device_client.events import Stepped  # noqa: E402
-from device_client.replaying import (  # noqa: E402
-    TOLERANCE_LEVELS,
-    TOLERANCE_SHARE,
-    Replay,
-    replay,
-)
+if TYPE_CHECKING:
+    from device_client.replaying import Replay
 
 _DIFFERENT = 5
 
@@ -30,6 +28,13 @@ def replay_file(path: Path, family: str | None, out: Path | None, as_json: bool)
 
     Raises BatonError.
     """
+    path = user_path(path)
+    saved = read_png(path)
+    family = family_to_replay(saved.provenance, family)
+    out = out if out is None else check_png(out)
+    quiet_libraries()
+    from device_client.replaying import replay_saved
+
     console = Console(stderr=True, quiet=as_json or not sys.stderr.isatty())
     columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console) as progress:
@@ -39,7 +44,7 @@ def replay_file(path: Path, family: str | None, out: Path | None, as_json: bool)
             what = f"{event.member} step {event.step}"
             progress.update(bar, description=what, completed=event.step, total=event.steps)
 
-        made = replay(path, family, on_step)
+        made = replay_saved(path, saved, family, on_step)
     if out is not None:
         made.save(out)
     if as_json:
@@ -70,6 +75,8 @@ def describe(made: Replay, out: Path | None) -> dict[str, object]:
 
 def warning(made: Replay) -> str:
     """Why the replay may not be the same to the last bit, and what is let pass."""
+    from device_client.replaying import TOLERANCE_LEVELS, TOLERANCE_SHARE
+
     return (
         f"warning: {'; '.join(made.reasons)}: up to {TOLERANCE_LEVELS} of 255 levels in"
         f" {TOLERANCE_SHARE:.0%} of the pixels are within tolerance"

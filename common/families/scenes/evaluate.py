@@ -10,22 +10,16 @@ import numpy.typing as npt
 
 from common.diffusion.executor import Run, denoise_step, start_run
 from common.families.loader import Family
-from common.families.scenes.grammar import GENEVAL_TASKS, SceneSpec, sample_prompt
+from common.families.scenes.cases import Case, seeded_cases
+from common.families.scenes.grammar import GENEVAL_TASKS
 from common.families.scenes.verify import Verdict, verify
 from common.families.scenes.worlds import World, world_of
 from common.plan import Arm, Plan
 from common.quality.scores import Score, summarise
 
+__all__ = ["Case", "Drawn", "draw", "member_plan", "score", "score_by_task", "seeded_cases"]
+
 _BATCH = 25
-
-
-@dataclass(frozen=True)
-class Case:
-    """One prompt to draw, with what it means and the seed of its noise."""
-
-    prompt: str
-    spec: SceneSpec
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -40,12 +34,6 @@ class Drawn:
 def world_drawn_by(family: Family) -> World:
     """The world that a family of scenes draws. Raises ValueError for another family's size."""
     return world_of(family.manifest.sizes.default)
-
-
-def seeded_cases(world: World, count: int, seed: int = 0, task: str | None = None) -> list[Case]:
-    """The same prompts and noise seeds for the same arguments, whichever member draws them."""
-    rng = np.random.default_rng([seed, 7])
-    return [Case(*sample_prompt(rng, world, task), seed=seed * 1_000_000 + i) for i in range(count)]
 
 
 def draw(family: Family, plan: Plan, cases: Sequence[Case]) -> list[Drawn]:

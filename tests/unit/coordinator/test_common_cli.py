@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -91,3 +94,25 @@ def test_without_a_command_the_usage_is_all_that_is_told(
     told = capsys.readouterr()
     assert "Usage" in told.out + told.err
     assert "error" not in told.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_the_terminal_cannot_show_is_told_as_an_escape(encoding: str) -> None:
+    code = (
+        "import typer; from common.cli import run\n"
+        "app = typer.Typer()\n"
+        "app.command()(lambda: print('verified \\u2713 \\udcff'))\n"
+        "run(app)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": encoding,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout.strip() == rb"verified \u2713 \udcff"

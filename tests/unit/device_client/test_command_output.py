@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +13,24 @@ import pytest
 from PIL import Image
 
 from common.errors import InvalidRequest
-from common.plan import ExecutedStep
+from common.plan import Arm, Decision, ExecutedStep
 from common.quality.verifier import Quality
 from device_client.cli.contact_sheet import contact_sheet
-from device_client.cli.generating import MAX_PICTURES, describe, pick_seed, summary, verdict
-from device_client.png import Provenance
+from device_client.cli.generating import (
+    MAX_PICTURES,
+    Display,
+    Request,
+    describe,
+    generate,
+    pick_seed,
+    summary,
+    verdict,
+)
+from device_client.events import Decided, EdgeLost, Event, Stepped
+from device_client.png import Provenance, read_png
 from device_client.result import Result, Seconds, Traffic
-from tests.support.tasks import task
+from device_client.settings import DeviceSettings
+from tests.support.tasks import plan, task
 
 EXECUTED = (
     ExecutedStep(0, "large", "edge", "e1", True, 2, 1),
@@ -89,3 +102,136 @@ def test_a_contact_sheet_shows_every_picture_in_its_place() -> None:
     for image in images:
         pixel = image.getpixel((0, 0))
         assert counts[pixel] == 64 * 64
+
+
+def begun(picture: str, steps: int) -> Decided:
+    decision = Decision("d1", Arm.parse("device:small"), ())
+    return Decided(decision, plan("device:small", steps), request_id=picture)
+
+
+def at(picture: str, step: int, steps: int) -> Stepped:
+    return Stepped(step, steps, "device", "small", request_id=picture)
+
+
+def test_the_bar_shows_the_newest_step_however_many_ran_in_one_call() -> None:
+    with Display(quiet=True) as display:
+        display.on_event(begun("a", 50))
+        for step in (1, 2, 3, 5, 10, 15, 25, 35, 50):
+            display.on_event(at("a", step, 50))
+            assert (display.done, display.planned) == (step, 50)
+
+
+def test_the_bar_goes_back_with_a_lost_edge_and_never_past_its_end() -> None:
+    events: list[Event] = [at("a", step, 60) for step in range(1, 38)]
+    events += [EdgeLost("a:1", "gone", 35, request_id="a")]
+    events += [at("a", step, 60) for step in range(36, 61)]
+    with Display(quiet=True) as display:
+        display.on_event(begun("a", 60))
+        for event in events:
+            display.on_event(event)
+            assert display.done <= display.planned
+    assert (display.done, display.planned) == (60, 60)
+
+
+def test_the_bar_adds_up_the_pictures() -> None:
+    with Display(quiet=True) as display:
+        for picture in "abc":
+            display.on_event(begun(picture, 20))
+        for event in (at("a", 20, 20), at("b", 7, 20), at("c", 3, 20), at("b", 5, 20)):
+            display.on_event(event)
+    assert (display.done, display.planned) == (28, 60)
+
+
+def request(seed: int, out: Path, count: int = 1, **options: object) -> Request:
+    wish = {"prompt": "a red cat", "arm": "device", "steps": 1, "seed": seed}
+    return Request(wish | options, count, out, metadata=True)
+
+
+@pytest.fixture
+def settings(family_folder: Path) -> DeviceSettings:
+    return DeviceSettings(family=str(family_folder), members="small")
+
+
+def drawn(
+    settings: DeviceSettings, of: Request, capsys: pytest.CaptureFixture[str]
+) -> list[dict[str, object]]:
+    generate(settings, of, as_json=True)
+    return list(json.loads(capsys.readouterr().out))
+
+
+def test_names_that_baton_chooses_take_nobodys_place(
+    settings: DeviceSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole.png"
+    prompts = ["a red cat", "two blue cars", "a green tree"]
+    for prompt in prompts:
+        drawn(settings, request(7, out, prompt=prompt), capsys)
+    names = ["baton-7.png", "baton-7-2.png", "baton-7-3.png"]
+    for name, prompt in zip(names, prompts, strict=True):
+        assert read_png(out / name).provenance.task.prompt == prompt
+    (tmp_path / "whole-2.png").write_text("a diary")
+    told = drawn(settings, request(3, whole, count=2), capsys)
+    assert [one["path"] for one in told] == [
+        str(tmp_path / name) for name in ("whole-1.png", "whole-2-2.png")
+    ]
+    assert (tmp_path / "whole-2.png").read_text() == "a diary"
+    for prompt in prompts:  # the user has chosen this one
+        drawn(settings, request(3, whole, prompt=prompt), capsys)
+    assert read_png(whole).provenance.task.prompt == prompts[-1]
+    assert {path.name for path in tmp_path.iterdir()} >= {"out", "whole.png", "whole-1.png"}
+
+
+def test_a_folder_may_be_called_anything_once_it_is_there(
+    settings: DeviceSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pic.jpg", "pic.png"):
+        (tmp_path / name).mkdir()
+        (told,) = drawn(settings, request(1, tmp_path / name), capsys)
+        assert told["path"] == str(tmp_path / name / "baton-1.png")
+    with pytest.raises(InvalidRequest, match=r"other\.jpg"):
+        generate(settings, request(1, tmp_path / "other.jpg"), as_json=True)
+    assert not (tmp_path / "other.jpg").exists()
+
+
+def test_a_home_folder_in_a_place_is_the_users(
+    settings: DeviceSettings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out in ("~/a.png", "~/folder"):
+        (told,) = drawn(settings, request(1, Path(out)), capsys)
+        assert Path(str(told["path"])).is_relative_to(tmp_path)
+        assert Path(str(told["path"])).exists()
+
+
+def test_pictures_that_are_done_are_kept_and_listed_after_an_interrupt(
+    settings: DeviceSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, main = tmp_path / "baton-0.png", threading.main_thread().ident
+    assert main is not None
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.is_set():
+            if first.exists() and first.stat().st_size:
+                signal.pthread_kill(main, signal.SIGINT)
+                return
+            over.wait(0.001)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            generate(settings, request(0, tmp_path, count=20, steps=30), as_json=False)
+    finally:
+        over.set()
+        watcher.join()
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0].startswith(f"{first}  device:small  30 device steps")
+    assert 1 <= len(lines) < 20
+    assert f"{len(lines)} of 20 pictures are done" in told.err
+    assert len(list(tmp_path.glob("*.png"))) == len(lines)
+    assert read_png(first).provenance.task.seed == 0

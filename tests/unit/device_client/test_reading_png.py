@@ -55,6 +55,62 @@ def refusal(path: Path, kind: type[BatonError] = InvalidRequest) -> str:
     return text
 
 
+def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and whole of every chunk of a PNG."""
+    found, place = [], 8
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        whole = data[place : place + length + 12]
+        found.append((whole[4:8], whole))
+        place += length + 12
+    return found
+
+
+def moved_behind(path: Path) -> Path:
+    """The same PNG with its texts between its pixels and its end."""
+    data = path.read_bytes()
+    chunks = chunks_of(data)
+    texts = [whole for kind, whole in chunks if kind in (b"tEXt", b"zTXt", b"iTXt")]
+    others = [whole for kind, whole in chunks if kind not in (b"tEXt", b"zTXt", b"iTXt")]
+    assert texts
+    path.write_bytes(data[:8] + b"".join([*others[:-1], *texts, others[-1]]))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["iTXt", "packed iTXt", "tEXt", "zTXt"])
+def test_a_plan_behind_the_pixels_is_found(tmp_path: Path, kind: str) -> None:
+    info, chunk, packed = PngInfo(), MADE.chunk(), kind in ("packed iTXt", "zTXt")
+    if kind.endswith("iTXt"):
+        info.add_itxt("baton", chunk, zip=packed)
+    else:
+        info.add_text("baton", chunk, zip=packed)
+    info.add_text("Comment", "another tool's")
+    IMAGE.save(tmp_path / "a.png", pnginfo=info)
+    saved = read_png(moved_behind(tmp_path / "a.png"))
+    assert saved.provenance == MADE
+    np.testing.assert_array_equal(saved.pixels, np.asarray(IMAGE))
+
+
+def test_a_plan_behind_the_pixels_is_checked_before_any_of_them_is_decoded(
+    tmp_path: Path,
+) -> None:
+    path = moved_behind(written(tmp_path / "a.png", MADE.chunk().replace("euler", "x")[:-1]))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 8] ^= 0xFF
+    path.write_bytes(data)
+    assert "plan is damaged" in refusal(path)
+
+
+def test_a_text_behind_the_pixels_that_is_damaged_or_cut_off_is_refused(tmp_path: Path) -> None:
+    path = moved_behind(written(tmp_path / "a.png", MADE.chunk()))
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"fingerprint", b"fingerprinT", 1))
+    refusal(path)
+    for length in range(whole.index(b"iTXt") - 4, len(whole) - 12, 97):
+        path.write_bytes(whole[:length])
+        refusal(path)
+
+
 def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
     saved = read_png(save_png(IMAGE, tmp_path / "a.png", MADE))
     assert saved.provenance == MADE

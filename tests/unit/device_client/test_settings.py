@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,9 +10,13 @@ from pydantic import ValidationError
 
 from common.config import config_file, load_settings
 from common.errors import InvalidRequest
+from common.families.manifest import find_family
 from common.latents import Codec
+from common.rpc.tokens import read_tokens
+from coordinator.settings import Settings as CoordinatorSettings
 from device_client import AsyncClient
 from device_client.settings import DeviceSettings, split_list
+from edge_server.settings import EdgeSettings
 
 
 @pytest.fixture
@@ -151,3 +158,70 @@ def test_a_client_takes_its_edges_as_a_list_too(family_folder: Path) -> None:
     client.close()
     assert client.settings.edge_list == ["a:1", "b:2"]
     assert client.settings.members == "large"
+
+
+def test_a_home_folder_in_a_setting_is_the_users(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file.write_text('[device]\nstate_folder = "~/state"\ntls_ca = "~/ca.pem"\n')
+    monkeypatch.setenv("BATON_DEVICE_TLS_KEY", "~/key.pem")
+    settings, _ = load(tls_cert="~/cert.pem")
+    assert settings.state_folder == tmp_path / "state"
+    found = [settings.tls_ca, settings.tls_key, settings.tls_cert]
+    assert found == [tmp_path / name for name in ("ca.pem", "key.pem", "cert.pem")]
+    assert DeviceSettings(token_file="~/token").token_file == tmp_path / "token"
+    assert DeviceSettings.model_validate({"state_folder": "a/~b"}).state_folder == Path("a/~b")
+
+
+def test_a_home_folder_in_the_other_nodes_settings_is_the_users(
+    tmp_path: Path, family_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert CoordinatorSettings(db="~/c.db").db == tmp_path / "c.db"
+    assert CoordinatorSettings(ticket_key="~/k").ticket_key == tmp_path / "k"
+    assert EdgeSettings(tls_cert="~/c", tls_client_ca="~/a").tls_cert == tmp_path / "c"
+    (tmp_path / "family").symlink_to(family_folder)
+    assert find_family("~/family") == tmp_path / "family"
+    monkeypatch.setenv("BATON_CONFIG", "~/config.toml")
+    assert config_file() == tmp_path / "config.toml"
+
+
+@pytest.mark.parametrize("name", ["state_folder", "tls_ca", "token_file"])
+def test_a_home_folder_of_nobody_is_refused(name: str, file: Path) -> None:
+    file.write_text(f'[device]\n{name} = "~nobody-here/x"\n')
+    with pytest.raises(InvalidRequest, match="nobody-here"):
+        load()
+
+
+def test_a_settings_file_is_read_as_utf_8_in_any_locale(file: Path) -> None:
+    code = (
+        "from common.config import load_settings as load\n"
+        "from device_client.settings import DeviceSettings\n"
+        "print(ascii(load(DeviceSettings, 'device', {})[0].family))"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for start in (b"", b"\xef\xbb\xbf"):  # some editors begin a file so
+        file.write_bytes(start + '[device]\nfamily = "/Bücher/猫"\n'.encode())
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **plain, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.stdout.strip() == ascii("/Bücher/猫"), told.stderr
+
+
+def test_a_settings_file_in_another_encoding_is_refused(file: Path) -> None:
+    file.write_bytes('[device]\nfamily = "/Bücher"\n'.encode("latin-1"))
+    with pytest.raises(InvalidRequest, match="cannot read settings"):
+        load()
+
+
+def test_a_token_table_is_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(
+        f'# für Geräte\n"sha256:{"a" * 64}" = {{name = "d", role = "device"}}\n', "utf-8"
+    )
+    assert read_tokens(path)

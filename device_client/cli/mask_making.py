@@ -1,0 +1,140 @@
+"""The model's part of ``baton train-masks``: trained, stored and told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common.accel.heatmap import heat_map
+from common.accel.mask_settings import Settings
+from common.accel.masks import BlockMask, Purpose, save_mask
+from common.accel.training import MaskTrainer, PartialMask
+from common.cli import print_json
+from common.diffusion.blocks import BlockGraph, Shared
+from common.diffusion.executor import Run
+from common.diffusion.profile import Profile, seconds_of
+from common.errors import ExecutionFailed
+from common.families.loader import load_family
+from common.families.local import begin
+from device_client.cli.mask_training import MaskRequest, Terms
+
+
+def train_and_tell(request: MaskRequest, asked: Terms, settings: Settings, as_json: bool) -> None:
+    """Raises BatonError."""
+    family = load_family(request.family, [request.member])
+    graph = family.member(request.member).blocks
+    fingerprint = family.member_fingerprints[request.member]
+    keys, path = asked.keys, asked.path
+    purpose = Purpose(family.name, request.member, fingerprint, asked.sampler, request.steps, keys)
+    runs = [begin(family, task) for task in asked.tasks]
+    counted = family.profile(request.member)
+    terms = {"purpose": str(purpose), "settings": repr(settings), "request": repr(request)}
+    costs, begun = _restore(path, terms) or (_costs(request.cost, counted, graph, runs), None)
+    trainer = MaskTrainer(graph, runs, costs, settings, keys)
+    keep = _Keeper(path, terms, costs)
+    settled = _train(trainer, begun, keep, quiet=as_json)
+    flow = graph.flow(settled.run)
+    removed = sum((m & ~r).bit_count() for m, r in zip(settled.run, flow.run, strict=True))
+    speed = {"speed": round(trainer.speed(), 4), "macs_speed": round(counted.speed(flow.run), 4)}
+    told: dict[str, Any] = asdict(settings) | {"cost": request.cost, "prompts": request.count}
+    told |= speed | {"removed_by_rectification": removed}
+    mask = BlockMask(purpose, graph.names, tuple(settled.run), tuple(settled.chances), told)
+    save_mask(mask, path)
+    _partial(path).unlink(missing_ok=True)
+    plot, note = _plotted(path.with_suffix(".png"), mask, graph)
+    if as_json:
+        print_json({"path": str(path), "plot": plot, "notes": [note] if note else [], **told})
+        return
+    print(
+        f"{path}: {trainer.speed():.2f}x by {request.cost}, {speed['macs_speed']:.2f}x in MACs;"
+        f" {removed} entries removed by rectification"
+    )
+    print(note or f"plot: {plot}")
+
+
+def _plotted(path: Path, mask: BlockMask, graph: BlockGraph) -> tuple[str | None, str]:
+    """The plot's path, or None and the reason. Blank is what does not run."""
+    run = graph.flow(mask.run).run
+    runs = np.array([[bits >> block & 1 for bits in run] for block in range(len(graph))])
+    chances = np.where(runs, np.array(mask.chances).T, np.nan)
+    full = [step for step, bits in enumerate(run) if bits | graph.constant == graph.all]
+    try:
+        heat_map(path, chances, mask.blocks, str(mask.purpose), full, "chance to run", 1.0)
+    except ExecutionFailed as error:
+        return None, str(error)
+    return str(path), ""
+
+
+def _shared(runs: list[Run]) -> Shared:
+    first = runs[0]
+    contexts = torch.stack([first.conditioning.positive, first.conditioning.negative]).clone()
+    latents = torch.stack([first.x, first.x])
+    return Shared(latents, torch.full((2,), first.schedule.timesteps[0]), contexts)
+
+
+def _costs(kind: str, counted: Profile, graph: BlockGraph, runs: list[Run]) -> list[float]:
+    if kind == "macs":
+        return [float(macs) for macs in counted.macs]
+    if kind == "blocks":
+        return [1.0] * len(counted.macs)
+    return seconds_of(graph, _shared(runs))
+
+
+def _train(
+    trainer: MaskTrainer, begun: PartialMask | None, keep: _Keeper, quiet: bool
+) -> PartialMask:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        bar = progress.add_task("training the mask", total=trainer.steps)
+
+        def on_step(settled: PartialMask) -> None:
+            keep(settled)
+            told = f"training the mask ({trainer.speed():.2f}x)"
+            progress.update(bar, completed=len(settled.run), description=told)
+
+        return trainer.train(begun, on_step)
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Writes what is settled beside the mask to be, so that an interrupted run can go on."""
+
+    path: Path
+    terms: dict[str, str]
+    costs: list[float]
+
+    def __call__(self, settled: PartialMask) -> None:
+        partial = _partial(self.path)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        content = self.terms | {"costs": self.costs, **asdict(settled)}
+        temporary = partial.with_name(partial.name + ".new")
+        temporary.write_text(json.dumps(content))
+        temporary.replace(partial)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _restore(path: Path, terms: dict[str, str]) -> tuple[list[float], PartialMask] | None:
+    """Costs and what an interrupted run has settled, if it was of the same kind."""
+    try:
+        content = json.loads(_partial(path).read_text())
+        if any(content[key] != value for key, value in terms.items()):
+            return None
+        chances = [tuple(row) for row in content["chances"]]
+        return list(content["costs"]), PartialMask(list(content["run"]), chances)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

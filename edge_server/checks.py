@@ -1,0 +1,56 @@
+"""What can be refused of an edge's settings before a model library is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.families.manifest import find_family, read_manifest
+from common.rpc.access import Access, Guard
+from common.rpc.channel import check_address, check_port
+from common.rpc.serving import check_exposure
+from common.rpc.ticket_keys import read_public_key
+from edge_server.settings import EdgeSettings
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What the settings' files hold.
+
+    guard: who is let in; access: to the coordinator; ticket_keys: whose tickets count for good.
+    own: what proves to the coordinator that the node's id is its own.
+    """
+
+    guard: Guard
+    access: Access
+    ticket_keys: tuple[bytes, ...]
+    own: str = field(default="", repr=False)
+
+    @classmethod
+    def read(cls, settings: EdgeSettings) -> Secrets:
+        """Raises InvalidRequest for a file that cannot be used."""
+        keys = tuple(read_public_key(path) for path in settings.ticket_key_paths)
+        return cls(settings.guard(), settings.access(), keys)
+
+
+def check_node(settings: EdgeSettings) -> Secrets:
+    """Read the files that the settings name, and check host and addresses.
+
+    Raises InvalidRequest for a setting of no use.
+    """
+    secrets = Secrets.read(settings)
+    check_exposure(settings.host, settings.insecure, secrets.guard)
+    for address in filter(None, (settings.coordinator, settings.advertise)):
+        check_address(address)
+    return secrets
+
+
+def check_serving(settings: EdgeSettings) -> None:
+    """`check_node`, and the family, its members, and the port.
+
+    Raises UnknownName or WeightsError for the family, Unreachable for a port that is taken.
+    """
+    check_node(settings)
+    manifest = read_manifest(find_family(settings.family))
+    for member in settings.member_list or ():
+        manifest.check_member(member)
+    check_port(settings.host, settings.port)
