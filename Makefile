@@ -9,7 +9,7 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo secrets test check bench bench-accel format proto train-scenes clean
+.PHONY: help setup demo secrets test check bench bench-accel bench-world format proto train-scenes clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores
 
 bench-accel: $(READY) ## measure the accelerations against diffusers (hours at first; what was drawn is kept) and write it to bench/
 	$(PY) -m tests.bench.accel $(ARGS)
+
+bench-world: $(READY) ## measure what each step of scenes decides, and who may take it, and write it to bench/
+	$(PY) -m tests.bench.world $(ARGS)
 
 format: $(READY) ## sort the imports, apply the safe fixes, format
 	.venv/bin/ruff check --fix
