@@ -3,13 +3,14 @@ READY := .venv/.ready
 EXTRAS := edge,device,coordinator,dev
 TORCH_INDEX ?=
 FAMILY ?= runs/scenes/family
+TRAIN_WHEELS := diffusers safetensors pillow psutil platformdirs pydantic pydantic_core annotated_types typing_inspection typer annotated_doc shellingham rich pygments markdown_it_py mdurl click
 
 # The prompt reaches the shell through the environment, untouched by make and by quoting.
 export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo secrets test check bench bench-accel bench-world format proto train-scenes clean
+.PHONY: help setup demo secrets test check bench bench-accel bench-world format proto train-scenes train-wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -65,6 +66,10 @@ train-scenes: $(READY) ## train the built-in family (ARGS='--minutes 10 --device
 	$(PY) -m common.families.scenes.training train $(ARGS)
 	$(PY) -m common.families.scenes.training export --out $(FAMILY)
 	$(PY) -m common.families.scenes.training card --folder $(FAMILY) --bench $(FAMILY)
+
+train-wheels: $(READY) ## collect what deploy/train.sh needs beside torch in .whl (WHEEL_PYTHON=3.12)
+	$(PY) -m pip download --quiet -d .whl -c constraints.txt --no-deps --only-binary :all: \
+	  --python-version $(or $(WHEEL_PYTHON),3.12) $(TRAIN_WHEELS)
 
 clean: ## remove build results and caches; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

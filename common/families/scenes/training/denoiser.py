@@ -38,7 +38,7 @@ _LAYOUT_WEIGHT = 0.2
 _GROUNDING_WEIGHT = 0.2
 _MEANING_WEIGHT = 0.05
 
-#: On a CPU a smaller batch takes more steps in the same time.
+#: A GPU takes a larger batch in the same time.
 OPTIMISATION = Optimisation(lr=1e-3, batch=64, warmup=300)
 OPTIMISATION_CUDA = replace(OPTIMISATION, batch=256, lr=1.5e-3, ema_decay=0.998)
 

@@ -38,9 +38,9 @@ from common.families.scenes.worlds import World
 
 #: Share of the whole time, in the order in which they train.
 STAGES: Mapping[str, float] = {
-    "vae": 0.08,
+    "vae": 0.10,
     "meaning": 0.01,
-    "large": 0.56,
+    "large": 0.54,
     "medium": 0.14,
     "small": 0.08,
     FINISHER: 0.13,

@@ -7,6 +7,7 @@ every colour; noise is added to the latents, so that the decoder forgives a deno
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ _SCALING_SCENES = 500
 _ENCODE_BATCH = 128
 
 OPTIMISATION = Optimisation(lr=2e-3, batch=32, warmup=100, weight_decay=1e-4, ema_decay=0.998)
+#: A GPU takes a larger batch in the same time.
+OPTIMISATION_CUDA = replace(OPTIMISATION, batch=256, lr=3e-3, ema_decay=0.995)
 
 
 def build_vae(world: World) -> AutoencoderKL:
@@ -92,10 +95,11 @@ def train_vae(
     machine: Machine,
     pictures: Tensor,
     allowance: Allowance,
-    options: Optimisation = OPTIMISATION,
+    options: Optimisation | None = None,
 ) -> AutoencoderKL:
     """Train (or go on training) on pictures, uint8 [N, 3, H, W], wherever they lie."""
     torch.manual_seed(0)
+    options = options or (OPTIMISATION_CUDA if machine.is_cuda else OPTIMISATION)
     vae = build_vae(world).to(machine.device)
     state = TrainState(run_dir / "vae", {"vae": vae}, options)
     state.resume()
