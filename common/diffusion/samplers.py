@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from common.diffusion.schedules import Prediction, Schedule
+from common.diffusion.scheduler_config import Prediction
+from common.diffusion.schedules import Schedule
 from common.latents.state import NoiseLevel
 from common.plan import SamplerName
 
@@ -61,57 +62,65 @@ def predictions(
 def advance(
     x: Tensor, out: Tensor, schedule: Schedule, step: int, past: Past | None
 ) -> tuple[Tensor, Past | None]:
-    """One sampler step: the next native latent and the history to keep."""
-    level = schedule.levels[step]
+    """One sampler step: the next native latent and the history to keep.
+
+    A step without a change of level leaves the latent as it is.
+    """
+    level, target = schedule.levels[step], schedule.levels[step + 1]
     model_level = vp_form(level)
     x0, eps = predictions(rescale(x, level, model_level), out, model_level, schedule.prediction)
-    return _SAMPLERS[schedule.sampler](x, (x0, eps), schedule, step, past)
+    kept = Past(level, x0) if schedule.sampler in _MULTISTEP else None
+    if not level.noisier_than(target):
+        return x, kept
+    return _SAMPLERS[schedule.sampler](x, (x0, eps), schedule, step, past), kept
 
 
 def ddim(
     x: Tensor, predicted: tuple[Tensor, Tensor], schedule: Schedule, step: int, past: Past | None
-) -> tuple[Tensor, None]:
-    """DDIM with eta = 0 (Song et al. 2021, Eq. 12): x' = a'*x0 + b'*eps."""
+) -> Tensor:
+    """DDIM with eta = 0 (Song et al. 2021, Eq. 12): x' = a'*x0 + b'*eps, x0 clipped if wanted."""
     x0, eps = predicted
+    if schedule.clip is not None:
+        x0 = x0.clamp(-schedule.clip, schedule.clip)
     target = schedule.levels[step + 1]
-    return target.a * x0 + target.b * eps, None
+    return target.a * x0 + target.b * eps
 
 
 def euler(
     x: Tensor, predicted: tuple[Tensor, Tensor], schedule: Schedule, step: int, past: Past | None
-) -> tuple[Tensor, None]:
+) -> Tensor:
     """Euler's method on the probability-flow ODE (Karras et al. 2022, Alg. 1), VE form."""
     sigma, target = schedule.levels[step].b, schedule.levels[step + 1].b
     derivative = (x - predicted[0]) / sigma
-    return x + derivative * (target - sigma), None
+    return x + derivative * (target - sigma)
 
 
 def dpmpp_2m(
     x: Tensor, predicted: tuple[Tensor, Tensor], schedule: Schedule, step: int, past: Past | None
-) -> tuple[Tensor, Past]:
+) -> Tensor:
     """DPM-Solver++ 2M, midpoint form (Lu et al. 2022, Alg. 2), with lambda = log(a / b).
 
-    First order without history, and at the last step if it ends without noise or of fewer than 15.
+    First order without history, and at the last step if the schedule ends so.
     """
     level, target = schedule.levels[step], schedule.levels[step + 1]
     x0 = predicted[0]
-    kept = Past(level, x0)
     last = step == schedule.steps - 1
     log_snr = _log_snr(level)
     h = math.inf if target.b == 0 else _log_snr(target) - log_snr
     decay = math.expm1(-h)
     direction = x0
-    if past is not None and not (last and (schedule.steps < 15 or target.b == 0)):
+    known = past is not None and past.level.noisier_than(level)
+    if past is not None and known and not (last and schedule.first_order_end):
         ratio = (log_snr - _log_snr(past.level)) / h
         direction = x0 + (x0 - past.x0) * (0.5 / ratio)
-    return (target.b / level.b) * x - (target.a * decay) * direction, kept
+    return (target.b / level.b) * x - (target.a * decay) * direction
 
 
 def _log_snr(level: NoiseLevel) -> float:
     return math.log(level.a / level.b)
 
 
-_Sampler = Callable[
-    [Tensor, tuple[Tensor, Tensor], Schedule, int, Past | None], tuple[Tensor, Past | None]
-]
+_Sampler = Callable[[Tensor, tuple[Tensor, Tensor], Schedule, int, Past | None], Tensor]
 _SAMPLERS: dict[SamplerName, _Sampler] = {"ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m}
+#: Those whose next step needs what this one predicted.
+_MULTISTEP: frozenset[SamplerName] = frozenset({"dpmpp_2m"})

@@ -28,6 +28,7 @@ from common.diffusion.calls import Denoiser, flow_of
 from common.diffusion.executor import Conditioning
 from common.diffusion.graphs import graph_of
 from common.diffusion.profile import Profile, profile
+from common.diffusion.scheduler_config import check_scheduler
 from common.diffusion.schedules import Schedule, make_schedule
 from common.errors import Incompatible, WeightsError
 from common.families.hearing import Heard, Hearing
@@ -264,9 +265,13 @@ class _Places:
 def _read_scheduler(folder: Path) -> dict[str, Any]:
     path = folder / "scheduler_config.json"
     try:
-        return dict(json.loads(path.read_bytes()))
+        config = dict(json.loads(path.read_bytes()))
+        check_scheduler(config)
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"cannot read {path}: {error}") from error
+    except Incompatible as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return config
 
 
 def _first_line(error: Exception) -> str:

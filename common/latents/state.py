@@ -33,6 +33,10 @@ class NoiseLevel:
         one, two = self.b * other.a, other.b * self.a
         return math.isclose(one, two, rel_tol=rtol, abs_tol=1e-9 * size)
 
+    def noisier_than(self, other: NoiseLevel) -> bool:
+        """Whether ``b / a`` is greater by more than rounding."""
+        return self.b * other.a > other.b * self.a and not self.same_noise(other, rtol=1e-6)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HistoryEntry:

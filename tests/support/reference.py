@@ -17,7 +17,7 @@ from torch import Tensor
 from common.families.loader import Family
 from common.plan import Task
 
-_SCHEDULERS = {
+SCHEDULERS = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
     "dpmpp_2m": DPMSolverMultistepScheduler,
@@ -35,7 +35,7 @@ def drawn_by_diffusers(
 ) -> Tensor:
     """The final latent [C, H, W] of the plain pipeline, with the sampler of the task's plan."""
     pipeline = plain_pipeline(family, member)
-    scheduler = _SCHEDULERS[task.plan.sampler]
+    scheduler = SCHEDULERS[task.plan.sampler]
     pipeline.scheduler = scheduler.from_config(dict(config or family.scheduler_config))
     latents: Tensor = pipeline(
         prompt=task.prompt,

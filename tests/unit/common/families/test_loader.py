@@ -111,6 +111,23 @@ def test_a_damaged_scheduler_is_named(copy: Path, content: str) -> None:
     refused(copy, SCHEDULER)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("prediction_type", "flow_prediction"),
+        ("thresholding", True),
+        ("use_flow_sigmas", True),
+        ("solver_order", 3),
+        ("_class_name", "FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_an_option_that_no_sampler_honours_is_named_at_loading(
+    copy: Path, option: str, value: object
+) -> None:
+    edit_json(copy / SCHEDULER, lambda config: config.update({option: value}))
+    refused(copy, SCHEDULER, option)
+
+
 def test_a_damaged_tokenizer_is_named(copy: Path) -> None:
     for path in (copy / "shared/tokenizer").iterdir():
         path.write_text("{")
