@@ -129,8 +129,9 @@ def resume_run(
 def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
     if not state.history:
         return None
-    newest = state.history[-1]
-    if state.step == 0 or not newest.level.same_noise(schedule.levels[state.step - 1]):
+    newest, level = state.history[-1], schedule.levels[state.step]
+    before = [above for above in schedule.levels[: state.step] if above.noisier_than(level)]
+    if not before or not newest.level.same_noise(before[-1]):
         raise Incompatible(f"the latent's history is not that of step {state.step}")
     return Past(newest.level, torch.from_numpy(newest.x0.copy()))
 

@@ -64,14 +64,14 @@ def advance(
 ) -> tuple[Tensor, Past | None]:
     """One sampler step: the next native latent and the history to keep.
 
-    A step without a change of level leaves the latent as it is.
+    A step without a change of level leaves both as they are.
     """
-    level, target = schedule.levels[step], schedule.levels[step + 1]
+    level = schedule.levels[step]
+    if not level.noisier_than(schedule.levels[step + 1]):
+        return x, past
     model_level = vp_form(level)
     x0, eps = predictions(rescale(x, level, model_level), out, model_level, schedule.prediction)
     kept = Past(level, x0) if schedule.sampler in _MULTISTEP else None
-    if not level.noisier_than(target):
-        return x, kept
     return _SAMPLERS[schedule.sampler](x, (x0, eps), schedule, step, past), kept
 
 
@@ -109,8 +109,7 @@ def dpmpp_2m(
     h = math.inf if target.b == 0 else _log_snr(target) - log_snr
     decay = math.expm1(-h)
     direction = x0
-    known = past is not None and past.level.noisier_than(level)
-    if past is not None and known and not (last and schedule.first_order_end):
+    if past is not None and not (last and schedule.first_order_end):
         ratio = (log_snr - _log_snr(past.level)) / h
         direction = x0 + (x0 - past.x0) * (0.5 / ratio)
     return (target.b / level.b) * x - (target.a * decay) * direction

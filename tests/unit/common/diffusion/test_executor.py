@@ -309,3 +309,14 @@ def test_warming_up_calls_every_member(family: Family) -> None:
     members = []
     warm_up(WatchedFamily(family, lambda member, x: members.append(member)))
     assert members == ["large", "small"]
+
+
+def test_a_run_whose_last_step_keeps_its_level_can_be_resumed_at_its_end(family: Family) -> None:
+    schedule = family.schedule("dpmpp_2m", STEPS)
+    schedule = replace(schedule, levels=(*schedule.levels[:-1], schedule.levels[-2]))
+    of = plan("device:small", STEPS, "dpmpp_2m")
+    run = start_run(of, schedule, family.encode_text("a red cat"), 0, family.latent_shape(16))
+    for _ in range(STEPS):
+        step_alone(run, family.denoiser("small"))
+    again = resume_run(of, schedule, run.conditioning, run.state(), 0)
+    assert torch.equal(again.x, run.x)
