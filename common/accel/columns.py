@@ -111,4 +111,5 @@ def available_masks(folder: Path) -> list[str]:
     """Names such as ``ddim-50``, of the masks that a member has."""
     if not folder.is_dir():
         return []
-    return sorted(path.stem for path in folder.glob("*.json"))
+    paths = (path for path in folder.glob("*.json") if path.is_file())
+    return sorted(path.stem for path in paths if not path.name.startswith("."))

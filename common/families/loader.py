@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,24 +26,14 @@ from common.diffusion.calls import Denoiser, flow_of
 from common.diffusion.executor import Conditioning
 from common.diffusion.graphs import graph_of
 from common.diffusion.profile import Profile, profile
-from common.diffusion.scheduler_config import check_scheduler
 from common.diffusion.schedules import Schedule, make_schedule
 from common.errors import Incompatible, WeightsError
 from common.families.hearing import Heard, Hearing
-from common.families.manifest import (
-    Manifest,
-    Part,
-    file_digest,
-    find_family,
-    folder_fingerprint,
-    masks_folder,
-    read_manifest,
-)
+from common.families.manifest import Manifest, find_family, masks_folder, read_manifest
+from common.families.parts import open_parts
 from common.plan import Plan, SamplerName
 
 _BRANCHES = 2  # of guidance
-_TRANSFORMERS = {"dtype": torch.float32}
-_DIFFUSERS = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
 
 
 class Member:
@@ -81,22 +69,20 @@ class Family:
 
     def __init__(self, folder: Path, manifest: Manifest, members: Iterable[str]) -> None:
         self.manifest = manifest
-        places = _Places(folder, manifest)
-        vae_folder, scheduler_folder = places.of(manifest.vae), places.of(manifest.scheduler)
-        self.scheduler_config = _read_scheduler(scheduler_folder)
-        self.vae: AutoencoderKL = places.load(AutoencoderKL, manifest.vae)
-        self.text_encoder: CLIPTextModel = places.load(CLIPTextModel, manifest.text_encoder)
-        self.tokenizer: CLIPTokenizer = places.load(CLIPTokenizer, manifest.tokenizer)
-        self.unets: dict[str, UNet2DConditionModel] = {
-            member: places.load(UNet2DConditionModel, manifest.members[member])
-            for member in (manifest.check_member(member) for member in members)
-        }
-        text_folders = places.of(manifest.text_encoder), places.of(manifest.tokenizer)
-        self.fingerprint = folder_fingerprint(vae_folder, scheduler_folder)
-        self.member_fingerprints = {
-            member: folder_fingerprint(places.of(manifest.members[member]), *text_folders)
-            for member in self.unets
-        }
+        with open_parts(folder, manifest) as parts:
+            self.scheduler_config = parts.scheduler(manifest.scheduler)
+            self.vae: AutoencoderKL = parts.model(AutoencoderKL, manifest.vae)
+            self.text_encoder: CLIPTextModel = parts.model(CLIPTextModel, manifest.text_encoder)
+            self.tokenizer: CLIPTokenizer = parts.tokenizer(manifest.tokenizer)
+            self.unets: dict[str, UNet2DConditionModel] = {
+                member: parts.model(UNet2DConditionModel, manifest.members[member])
+                for member in (manifest.check_member(member) for member in members)
+            }
+            self.fingerprint = parts.fingerprint(self.vae, self.scheduler_config)
+            text = self.text_encoder, self.tokenizer
+            self.member_fingerprints = {
+                member: parts.fingerprint(unet, *text) for member, unet in self.unets.items()
+            }
         self.folder = folder
         self._hearing = Hearing(self.tokenizer)
         self._members = {member: Member(unet) for member, unet in self.unets.items()}
@@ -217,73 +203,3 @@ def load_family(name: str = "scenes", members: Iterable[str] | None = None) -> F
     folder = find_family(name)
     manifest = read_manifest(folder)
     return Family(folder, manifest, manifest.members if members is None else members)
-
-
-class _Places:
-    """Resolves a manifest's parts to folders and loads from them."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder = folder
-        self._digests = manifest.digests
-
-    def of(self, part: Part) -> Path:
-        if part.path is not None:
-            return self._folder / part.path
-        return _download(str(part.repo), part.subfolder)
-
-    def load(self, cls: type[Any], part: Part) -> Any:
-        folder = self.of(part)
-        if not folder.is_dir():
-            raise WeightsError(f"{folder} is missing; reinstall, or fetch the family's weights")
-        self._check_digests(folder)
-        try:
-            if cls is CLIPTokenizer:
-                return cls.from_pretrained(folder)
-            options = _TRANSFORMERS if cls is CLIPTextModel else _DIFFUSERS
-            module, info = cls.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, **options
-            )
-        except Exception as error:  # from_pretrained raises whatever its file formats raise
-            raise WeightsError(f"cannot load {folder}: {_first_line(error)}") from error
-        if missing := sorted(info["missing_keys"]):
-            raise WeightsError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them")
-        return module.eval().requires_grad_(False)
-
-    def _check_digests(self, folder: Path) -> None:
-        for name, expected in self._digests.items():
-            path = self._folder / name
-            if path.parent != folder:
-                continue
-            if not path.is_file():
-                raise WeightsError(f"{path} is missing; reinstall, or fetch the family's weights")
-            if file_digest(path) != expected:
-                raise WeightsError(
-                    f"{path} is damaged: its digest is not the manifest's; reinstall"
-                )
-
-
-def _read_scheduler(folder: Path) -> dict[str, Any]:
-    path = folder / "scheduler_config.json"
-    try:
-        config = dict(json.loads(path.read_bytes()))
-        check_scheduler(config)
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"cannot read {path}: {error}") from error
-    except Incompatible as error:
-        raise WeightsError(f"{path}: {error}") from error
-    return config
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _download(repo: str, subfolder: str) -> Path:
-    """A hub repository's folder, fetched or from the cache (HF_HOME)."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        root = snapshot_download(repo, allow_patterns=[f"{subfolder}/*" if subfolder else "*"])
-    except Exception as error:  # the hub client raises many kinds, offline ones included
-        raise WeightsError(f"cannot fetch {repo}: {_first_line(error)}") from error
-    return Path(root) / subfolder

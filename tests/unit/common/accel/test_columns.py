@@ -229,3 +229,7 @@ def test_a_family_may_say_how_it_propagates(family: Family, masked: Family) -> N
 def test_masks_are_listed_by_sampler_and_steps(masked: Family, tmp_path: Path) -> None:
     assert available_masks(masked.masks_folder("large")) == ["ddim-10", "ddim-10-propagated"]
     assert available_masks(tmp_path / "nowhere") == []
+    (tmp_path / "ddim-3.json").mkdir()
+    (tmp_path / "._ddim-3.json").write_bytes(b"\xff")
+    (tmp_path / "ddim-4.json").symlink_to(tmp_path / "nowhere")
+    assert available_masks(tmp_path) == []
