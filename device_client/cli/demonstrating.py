@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.cli import print_json
-from common.errors import ExecutionFailed
 from common.outputs import check_writable
 from common.quiet import quiet_libraries
 from device_client.cli import generating
 from device_client.cli.contact_sheet import contact_sheet
+from device_client.cli.node_process import announced_process, ended_by_signals
 from device_client.result import Result
 from device_client.settings import DeviceSettings
 from device_client.wish import Wish, check_wish
@@ -35,8 +32,7 @@ PROMPTS = (
 )
 ARMS = ("device", "relay@0.4", "edge")
 CONTACT_SHEET = Path("baton-demo.png")
-_START_TIMEOUT = 120.0
-_STOP_TIMEOUT = 10.0
+_START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
 
     console = Console(stderr=True, quiet=as_json)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         with console.status("starting a coordinator and an edge"):
             coordinator = stack.enter_context(coordinator_process())
             stack.enter_context(edge_process(coordinator))
@@ -100,36 +97,13 @@ def edge_process(coordinator: str) -> contextlib.AbstractContextManager[str]:
 def _process(
     arguments: list[str], resource: contextlib.AbstractContextManager[object]
 ) -> Iterator[str]:
-    """Run a node until the block ends, however it ends; yields the address that it announces."""
-    with resource, tempfile.TemporaryFile("w+") as log:
-        command = [sys.executable, "-m", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            yield _announced_address(process, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def _announced_address(process: subprocess.Popen[str], log: TextIO) -> str:
-    """The last word of the node's first line. Raises ExecutionFailed if none comes."""
-    watchdog = threading.Timer(_START_TIMEOUT, process.kill)
-    watchdog.start()
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-    finally:
-        watchdog.cancel()
-    if not line:
-        log.seek(0)
-        last = log.read().strip().splitlines()[-1:] or ["no output"]
-        raise ExecutionFailed(f"a node of the demo did not start: {last[0]}")
-    return line.split()[-1]
+    command = [sys.executable, "-m", *arguments]
+    with (
+        resource,
+        tempfile.TemporaryFile("w+") as log,
+        announced_process(command, log, _START_SECONDS) as address,
+    ):
+        yield address
 
 
 def _table(results: list[Result]) -> Table:
