@@ -180,7 +180,7 @@ def _write_tokens(out: Path) -> None:
         lines.append(f'"sha256:{digest}" = {{ name = "{path.parent.name}", role = "{role}" }}\n')
     for role_file in out.glob("*/role"):
         if role_file.read_text() in SERVERS:
-            (role_file.parent / "tokens.toml").write_text("".join(lines))
+            _write(role_file.parent / "tokens.toml", "".join(lines).encode())
 
 
 def _subject(name: str, role: str) -> x509.Name:
@@ -227,9 +227,17 @@ def _private_pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) ->
 
 
 def _write(path: Path, data: bytes, secret: bool = False) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if secret else 0o644)
-    with open(descriptor, "wb") as file:
-        file.write(data)
+    """Aside, then renamed: a file that is there is taken for whole and kept."""
+    aside = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        descriptor = os.open(
+            aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644
+        )
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class Journal:
         return self._entry(found[0][1])
 
     def _read(self, query: str, *values: object) -> list[tuple[str, int]]:
-        if not self._path.exists():
+        if not self._path.exists() or not self._path.stat().st_size:  # nothing was written yet
             return []
         with self._legible(), closing(self._open_existing()) as connection:
             return connection.execute(query, values).fetchall()

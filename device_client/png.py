@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.build import Origin, check_line
 from common.config import user_path
 from common.errors import BatonError, Incompatible, InvalidRequest
+from common.files import saving
 from common.latents import Codec
 from common.outputs import check_suffix, check_writable
 from common.plan import (
@@ -145,11 +146,8 @@ def save_png(image: Image.Image, path: Path, provenance: Provenance | None) -> P
     if provenance is not None:
         info.add_itxt("parameters", provenance.parameters())
         info.add_itxt(PLAN_CHUNK, provenance.chunk())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, format="PNG", pnginfo=info)
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from error
+    with saving(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
     return path
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from common.errors import PermissionDenied
+from common.files import replacing
 from common.plan import Decision
 from common.rpc.tickets import MAX_TICKET_CHARS, Ticket, peek
 
@@ -90,17 +89,12 @@ class StandbyTickets:
             return []
 
     def _save(self) -> None:
-        temporary = self._path.with_suffix(f".{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w") as file:
-                json.dump([item.model_dump() for item in self._kept], file)
-            temporary.replace(self._path)
+            with replacing(self._path, mode=0o600) as file:
+                file.write(json.dumps([item.model_dump() for item in self._kept]).encode())
         except OSError as error:
             _log.debug("cannot keep tickets in %s: %s", self._path, error.strerror)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def _peeked(ticket: str) -> Ticket | None:

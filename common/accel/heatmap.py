@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import ExecutionFailed, InvalidRequest
+from common.errors import ExecutionFailed
+from common.files import saving
 
 _WIDTH = 12.0
 _ROW_HEIGHT = 0.16
@@ -58,7 +59,5 @@ def heat_map(
     axes.set_xlim(-0.5, matrix.shape[1] - 0.5)
     beyond = "max" if top is not None and greatest > top else "neither"
     figure.colorbar(image, ax=axes, label=label, extend=beyond, aspect=40, pad=0.01)
-    try:
-        figure.savefig(path, format="png", dpi=130)
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {path}: {error.strerror}") from error
+    with saving(path, make_folder=False) as file:
+        figure.savefig(file, format="png", dpi=130)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.accel.propagation import are_keys
 from common.errors import Incompatible, WeightsError
+from common.files import saving
 from common.plan import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
 
 if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
@@ -84,6 +85,7 @@ def mask_path(folder: Path, sampler: str, steps: int, propagated: bool = False) 
 
 
 def save_mask(mask: BlockMask, path: Path) -> Path:
+    """Raises InvalidRequest, naming the file and the cause, if it cannot be written."""
     content = {
         "version": _VERSION,
         "family": mask.purpose.family,
@@ -97,8 +99,8 @@ def save_mask(mask: BlockMask, path: Path) -> Path:
         "chances": [[round(chance, 3) for chance in row] for row in mask.chances],
         "settings": mask.settings,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content | {"digest": _digest(content)}) + "\n")
+    with saving(path) as file:
+        file.write(json.dumps(content | {"digest": _digest(content)}).encode() + b"\n")
     return path
 
 

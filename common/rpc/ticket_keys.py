@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from common.errors import InvalidRequest
+from common.files import create
 from common.rpc.tls import read_bytes
 
 
@@ -33,15 +33,13 @@ def kept_private_key(path: Path) -> Ed25519PrivateKey:
         serialization.NoEncryption(),
     )
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create(path, pem, mode=0o600)
     except FileExistsError:
         return read_private_key(path)
     except OSError as error:
         raise InvalidRequest(
             f"cannot write {path}: {error.strerror}; name a key with ticket_key"
         ) from error
-    with open(descriptor, "wb") as file:
-        file.write(pem)
     return key
 
 

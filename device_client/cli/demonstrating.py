@@ -20,6 +20,7 @@ from common.quiet import quiet_libraries
 from device_client.cli import generating
 from device_client.cli.contact_sheet import contact_sheet
 from device_client.cli.node_process import announced_process, ended_by_signals
+from device_client.png import save_png
 from device_client.result import Result
 from device_client.settings import DeviceSettings
 from device_client.wish import Wish, check_wish
@@ -71,7 +72,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
                 rows.append((result, result.save(path)))
     results = [result for result, _ in rows]
     sheet = contact_sheet(prompts, ARMS, [result.image for result in results])
-    sheet.save(CONTACT_SHEET)
+    save_png(sheet, CONTACT_SHEET, None)
     if as_json:
         print_json([generating.describe(result, path) for result, path in rows])
         return

@@ -23,6 +23,7 @@ from common.diffusion.profile import Profile, seconds_of
 from common.errors import ExecutionFailed
 from common.families.loader import load_family
 from common.families.local import begin
+from common.files import saving
 from device_client.cli.mask_training import MaskRequest, Terms
 
 
@@ -116,12 +117,9 @@ class _Keeper:
     costs: list[float]
 
     def __call__(self, settled: PartialMask) -> None:
-        partial = _partial(self.path)
-        partial.parent.mkdir(parents=True, exist_ok=True)
         content = self.terms | {"costs": self.costs, **asdict(settled)}
-        temporary = partial.with_name(partial.name + ".new")
-        temporary.write_text(json.dumps(content))
-        temporary.replace(partial)
+        with saving(_partial(self.path)) as file:
+            file.write(json.dumps(content).encode())
 
 
 def _partial(path: Path) -> Path:

@@ -19,9 +19,10 @@ from common.accel.heatmap import heat_map
 from common.cli import print_json, print_rows
 from common.diffusion.blocks import BlockGraph
 from common.diffusion.executor import Run
-from common.errors import ExecutionFailed, InvalidRequest
+from common.errors import ExecutionFailed
 from common.families.loader import Family, load_family
 from common.families.local import begin
+from common.files import saving
 from common.plan import Task
 from device_client.cli.analyzing import Terms
 from device_client.settings import DeviceSettings
@@ -59,7 +60,8 @@ def measure_and_tell(settings: DeviceSettings, terms: Terms, path: Path, as_json
     path.parent.mkdir(parents=True, exist_ok=True)
     found["plot"], found["notes"] = _plotted(path.with_suffix(".png"), features, terms, keys)
     found["path"] = str(path)
-    _write(path, found)
+    with saving(path) as file:
+        file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
     if as_json:
         print_json(found)
     else:
@@ -155,13 +157,6 @@ def _plotted(
     except ExecutionFailed as error:
         return None, [str(error)]
     return str(path), []
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(found, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {path}: {error.strerror}") from error
 
 
 def _tell(features: Features, found: dict[str, Any]) -> None:

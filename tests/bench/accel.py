@@ -46,6 +46,7 @@ from common.diffusion.rows import Row, RowBatch
 from common.families.loader import Family, Member, load_family
 from common.families.local import begin
 from common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
+from common.files import saving
 from common.plan import ACCELS, Arm, Plan
 from common.quiet import quiet_libraries
 from tests.bench import accel_plots, accel_tables, report
@@ -327,7 +328,8 @@ def run(size: Size, seed: int, arm: Arm, out: Path) -> Path:
     scores |= {f"relay_{row['accel']}": score_of(row) for row in relays}
     accel_plots.score_against_seconds(rows, relays, out / "accel.png")
     page = accel_tables.markdown([*headline, *rows], relays, ratios)
-    (out / "accel.md").write_text(page)
+    with saving(out / "accel.md") as file:
+        file.write(page.encode())
     return report.write("accel", [*rows, *headline, *relays], ratios, scores, out)
 
 

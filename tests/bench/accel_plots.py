@@ -11,6 +11,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from common.files import saving
+
 _COLORS = {
     "reference": "#000000",
     "claimed": "#D55E00",
@@ -46,8 +48,8 @@ def score_against_seconds(
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, loc="lower right")
     figure.suptitle("Score against seconds: accelerations, their controls, and fewer steps")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with saving(path) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)
 
 

@@ -8,7 +8,6 @@ kept in a folder under a key of weights, code, plan and prompts, so a broken run
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
@@ -27,6 +26,7 @@ from common.diffusion.schedules import Schedule
 from common.families.loader import Family
 from common.families.scenes.evaluate import Case
 from common.families.scenes.verify import verify
+from common.files import saving
 from common.plan import Plan, SamplerName
 from common.quality.scores import Score, summarise
 
@@ -178,10 +178,8 @@ class Studio:
         path = self._path(plan, batch)
         if path is None or drawing is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, **vars(drawing))
-        os.replace(unfinished, path)
+        with saving(path) as file:
+            np.savez(file, **vars(drawing))
 
 
 def complexity(case: Case) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from common.files import saving
 from tests.bench.configs import RELAYS, Config
 from tests.bench.ratios import GRADED_MARGIN
 from tests.bench.rows import Measured
@@ -47,7 +48,8 @@ def score_against_seconds(measured: Measured, path: Path) -> None:
     axes[1].set_xlabel("seconds per picture, batch 1 over loopback (median; square-root scale)")
     axes[0].legend(fontsize=8, loc="lower right")
     figure.suptitle("Score against seconds: relays, members alone, and members at fewer steps")
-    figure.savefig(path, dpi=130)
+    with saving(path) as file:
+        figure.savefig(file, dpi=130)
     plt.close(figure)
 
 
@@ -183,7 +185,8 @@ def intensity_against_step(measured: Measured, path: Path) -> None:
     for axis in (above, below):
         axis.grid(alpha=0.25)
     figure.suptitle(f"Latent intensity against step, DDIM, mean over {len(measured.cases)} prompts")
-    figure.savefig(path, dpi=130)
+    with saving(path) as file:
+        figure.savefig(file, dpi=130)
     plt.close(figure)
 
 

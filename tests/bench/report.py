@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from common.build import processor_name
+from common.files import saving
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "bench"
@@ -42,9 +43,9 @@ def write(
         "ratios": dict(ratios),
         "scores": dict(scores),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(_plain(report), indent=1, allow_nan=False) + "\n")
+    with saving(path) as file:
+        file.write(json.dumps(_plain(report), indent=1, allow_nan=False).encode() + b"\n")
     return path
 
 

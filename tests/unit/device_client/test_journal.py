@@ -15,6 +15,7 @@ from common.errors import ExecutionFailed, InvalidRequest, UnknownName
 from common.plan import EdgeChoice
 from device_client.journal import LAST, Entry, Journal, Settled, Stretch
 from device_client.result import EdgeAttempt, Seconds, Traffic
+from tests.support.limits import no_file_above
 
 FULL = Entry(
     request_id="r1",
@@ -135,6 +136,26 @@ async def test_a_journal_that_cannot_be_written_costs_a_warning(
             assert record.levelno == logging.WARNING
             assert str(place) in record.getMessage()
     holder.close()
+
+
+async def test_a_full_disk_loses_no_entry_and_leaves_a_journal_that_can_be_read(
+    journal: Journal, path: Path
+) -> None:
+    for size in (0, 100, 5_000):
+        with no_file_above(size):
+            await journal.write(FULL)
+        with pytest.raises(UnknownName, match="is empty"):
+            journal.find(LAST)
+    journal.add(FULL)
+    with no_file_above(16_000):
+        for number in range(100):
+            await journal.write(entry(f"n{number}"))
+    kept = int(journal.find(LAST).request_id.removeprefix("n"))
+    assert 0 < kept < 99
+    assert journal.find(FULL.request_id) == FULL
+    assert journal.find(f"n{kept}") == entry(f"n{kept}")
+    await journal.write(entry("after"))
+    assert journal.find(LAST) == entry("after")
 
 
 def test_a_damaged_journal_is_named(path: Path) -> None:
