@@ -11,11 +11,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from common.config import checked
 from common.errors import BatonError, InvalidRequest
 from common.families.loader import Family, load_family
+from common.families.local import use_threads
 from common.given import text, whole
 from common.plan import check_seed
 from common.quality.verifier import find_scorer
@@ -153,7 +152,7 @@ def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
     """
 
     def load() -> Family:
-        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        use_threads(settings.threads)
         return load_family(settings.family, settings.member_list)
 
     thread = ThreadPoolExecutor(1, thread_name_prefix="baton-model")

@@ -29,8 +29,9 @@ class DeviceSettings(ClientAccess):
     accel: Accel | None = None
     #: Steps between two checkpoints from the edge.
     checkpoint_every: int = Field(default=5, ge=0, le=200)
-    #: Threads of the model; 0 leaves torch's default.
-    threads: int = Field(default=0, ge=0, le=512)
+    #: Threads of the model; 0 leaves torch's default. More than one wait for one another wherever
+    #: anything else wants a core, and gain nothing with small models.
+    threads: int = Field(default=1, ge=0, le=512)
     #: Seconds that an edge may take for its part.
     edge_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     #: Seconds for an edge's first answer, and for that to a device whose connection broke; an edge

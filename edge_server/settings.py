@@ -54,8 +54,9 @@ class EdgeSettings(ServerAccess, ClientAccess):
     cache_mib: int = Field(default=1024, ge=0, le=1 << 20)
     #: Requests that may wait for a place.
     max_queue: int = Field(default=64, ge=0, le=10_000)
-    #: Threads of the model; 0 leaves torch's default.
-    threads: int = Field(default=0, ge=0, le=512)
+    #: Threads of the model; 0 leaves torch's default. More than one wait for one another wherever
+    #: anything else wants a core, and gain nothing with small models.
+    threads: int = Field(default=1, ge=0, le=512)
     #: Seconds for which a finished result is kept under its request id.
     result_ttl: float = Field(default=120.0, ge=0)
     #: Finished results that are kept at most, and their bytes in all.

@@ -28,7 +28,7 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if torch:
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)  # as a node's default; more lose much where the cores are shared
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,13 @@ def executed_step(ran: StepRecord, member: str, location: Location, node_id: str
     )
 
 
+def use_threads(threads: int) -> None:
+    """What the calling thread computes with torch takes so many threads; 0: torch's default."""
+    # At its first use a thread takes the number that any thread has set last: let this be it.
+    default = torch.get_num_threads()
+    torch.set_num_threads(threads or default)
+
+
 def warm_up(family: Family) -> None:
     """Draw once with each member, so that the first request pays no one-off costs."""
     for member in family.members:

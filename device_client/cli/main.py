@@ -202,7 +202,7 @@ def train_masks(
     request = mask_training.MaskRequest(
         device.family, member, sampler, steps, count, prompts, cost, out, propagated
     )
-    mask_training.train_masks(request, settings, as_json)
+    mask_training.train_masks(request, settings, as_json, device.threads)
 
 
 @app.command()

@@ -48,15 +48,17 @@ class Terms:
     path: Path
 
 
-def train_masks(request: MaskRequest, settings: Settings, as_json: bool) -> None:
+def train_masks(request: MaskRequest, settings: Settings, as_json: bool, threads: int) -> None:
     """Train, store, and tell. Goes on where an interrupted run of the same kind stopped.
 
-    Raises BatonError.
+    threads: of the model. Raises BatonError.
     """
     terms = _terms(request, settings)
     quiet_libraries()
+    from common.families.local import use_threads
     from device_client.cli.mask_making import train_and_tell
 
+    use_threads(threads)
     train_and_tell(request, terms, settings, as_json)
 
 

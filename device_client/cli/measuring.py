@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -21,7 +20,7 @@ from common.diffusion.blocks import BlockGraph
 from common.diffusion.executor import Run
 from common.errors import ExecutionFailed
 from common.families.loader import Family, load_family
-from common.families.local import begin
+from common.families.local import begin, use_threads
 from common.files import saving
 from common.plan import Task
 from device_client.cli.analyzing import Terms
@@ -50,8 +49,7 @@ class _Stage:
 
 def measure_and_tell(settings: DeviceSettings, terms: Terms, path: Path, as_json: bool) -> None:
     """Raises BatonError."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     family = load_family(settings.family, [terms.member])
     graph = family.member(terms.member).blocks
     features = _measured(family, graph, terms, quiet=as_json)

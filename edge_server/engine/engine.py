@@ -11,12 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from common.diffusion.executor import denoise_step
 from common.errors import BatonError, Draining, ExecutionFailed, origin
 from common.families.loader import Family
-from common.families.local import begin, executed_step
+from common.families.local import begin, executed_step, use_threads
 from common.latents import encode_state
 from edge_server.engine.job import (
     Checkpointed,
@@ -107,7 +105,7 @@ class Engine:
         error: BatonError = _stopped()
         try:
             if self._threads is not None:
-                torch.set_num_threads(self._threads)
+                use_threads(self._threads)
             while not self._stopping:
                 self._receive()
                 self._round()

@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 
 from common.families.loader import Family, load_family
-from tests.support.fixtures import family, family_folder, one_thread
+from tests.support.fixtures import family, family_folder
 
-__all__ = ["family", "family_folder", "one_thread"]
+__all__ = ["family", "family_folder"]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,12 @@ def assert_replays(family: Family, result: Result) -> None:
 
 
 async def drawn_together(
-    family: Family, folder: Path, codec: str, wishes: list[dict[str, Any]]
+    family: Family, folder: Path, wishes: list[dict[str, Any]], codec: str, threads: int = 1
 ) -> list[Result]:
     """Pictures that meet at one edge: its first call waits until all of them are there."""
     gate = Gate()
-    async with edge(family, gate) as node:
-        with device(folder, codec=codec, edges=node.address) as client:
+    async with edge(family, gate, threads=threads) as node:
+        with device(folder, codec=codec, edges=node.address, threads=threads) as client:
             tasks = [
                 asyncio.ensure_future(client.generate(prompt, **wish))
                 for prompt, wish in zip(PROMPTS, wishes, strict=False)
@@ -51,10 +50,8 @@ async def drawn_together(
 
 @pytest.mark.parametrize(("codec", "threads"), [*((codec, 1) for codec in CODECS), ("fp32", 2)])
 async def test_relays_in_shared_batches_replay_to_the_same_pixels(
-    request: pytest.FixtureRequest, family: Family, family_folder: Path, codec: str, threads: int
+    family: Family, family_folder: Path, codec: str, threads: int
 ) -> None:
-    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    torch.set_num_threads(threads)
     wishes = [
         {"arm": "relay:large>small@0.5", "sampler": "ddim", "steps": 8, "negative": "blue"},
         {"arm": "relay:large>small@0.7", "sampler": "euler", "steps": 6, "guidance": 1.0},
@@ -62,8 +59,9 @@ async def test_relays_in_shared_batches_replay_to_the_same_pixels(
         {"arm": "relay:small>large@0.5", "sampler": "dpmpp_2m", "steps": 4, "seed": 9},
         {"arm": "edge:large", "sampler": "euler", "steps": 5, "seed": 2**63 - 1},
     ]
-    results = await drawn_together(family, family_folder, codec, wishes)
+    results = await drawn_together(family, family_folder, wishes, codec, threads)
     for result, wish in zip(results, wishes, strict=True):
+        assert {step.threads for step in result.executed} == {threads}
         transfers = result.provenance.transfers
         assert transfers == (() if wish["arm"] == "edge:large" else (result.steps_at("edge"),))
         assert_replays(family, result)
@@ -248,20 +246,14 @@ async def test_a_tampered_plan_is_refused_or_told_apart(
 
 
 async def test_two_threads_replay_as_two_threads(family: Family, family_folder: Path) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        async with edge(family) as node:
-            with device(family_folder, codec="int8") as client:
-                result = await client.generate(
-                    PROMPTS[0], arm="relay:large>small@0.5", edge=node.address, steps=6, size=32
-                )
-        torch.set_num_threads(1)
-        assert {step.threads for step in result.executed} == {2}
-        assert_replays(family, result)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+    async with edge(family, threads=2) as node:
+        with device(family_folder, codec="int8", threads=2) as client:
+            result = await client.generate(
+                PROMPTS[0], arm="relay:large>small@0.5", edge=node.address, steps=6, size=32
+            )
+    assert {step.threads for step in result.executed} == {2}
+    assert_replays(family, result)
+    assert torch.get_num_threads() == 1
 
 
 async def test_the_built_in_family_replays_without_being_named(tmp_path: Path) -> None:

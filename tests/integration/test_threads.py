@@ -1,4 +1,4 @@
-"""Only the thread that runs the model takes as many threads as the settings say."""
+"""The model takes one thread, or as many as the settings say; nothing else takes more than one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.families.loader import Family
 from device_client.sdk import AsyncClient
 from edge_server.daemon import running
 from edge_server.settings import EdgeSettings
@@ -36,14 +37,30 @@ async def test_an_edge_keeps_its_event_loop_to_one_thread(family_folder: Path) -
     assert torch.get_num_threads() == HERE
 
 
-async def test_an_edge_takes_as_many_as_its_process_would(family_folder: Path) -> None:
-    settings = EdgeSettings(family=str(family_folder), port=0, node_id="e")
+@pytest.mark.parametrize(("setting", "taken"), [({}, 1), ({"threads": 0}, HERE)])
+async def test_nodes_take_one_unless_they_are_told_to_take_as_many_as_their_process_would(
+    family_folder: Path, setting: dict[str, int], taken: int
+) -> None:
+    settings = EdgeSettings(family=str(family_folder), port=0, node_id="e", **setting)
     async with running(settings) as node:
+        client = AsyncClient(family=str(family_folder), members="small", **setting)
+        wish = {"edge": node.address, "arm": "relay:large>small@0.5", "steps": 2}
+        result = await client.generate("a red cat", **wish)
+        client.close()
+    assert [step.location for step in result.executed] == ["edge", "device"]
+    assert [step.threads for step in result.executed] == [taken, taken]
+
+
+async def test_an_edge_with_a_family_that_is_loaded_takes_one_too(
+    family: Family, family_folder: Path
+) -> None:
+    settings = EdgeSettings(family=str(family_folder), port=0, node_id="e")
+    async with running(settings, family) as node:
         client = AsyncClient(family=str(family_folder), members="small")
         wish = {"edge": node.address, "arm": "edge:large", "steps": 2}
         result = await client.generate("a red cat", **wish)
         client.close()
-    assert [step.threads for step in result.executed] == [HERE, HERE]
+    assert [step.threads for step in result.executed] == [1, 1]
 
 
 async def test_a_device_leaves_its_callers_thread_as_it_is(family_folder: Path) -> None:

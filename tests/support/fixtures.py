@@ -6,16 +6,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from common.families.loader import Family, load_family
 from tests.support.families import write_family
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tiny models gain nothing from more, and lose much where the cores are shared."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 """The tiny family for the tests below this folder."""
 
-from tests.support.fixtures import family, family_folder, one_thread
+from tests.support.fixtures import family, family_folder
 
-__all__ = ["family", "family_folder", "one_thread"]
+__all__ = ["family", "family_folder"]
