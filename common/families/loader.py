@@ -83,6 +83,8 @@ class Family:
             self.member_fingerprints = {
                 member: parts.fingerprint(unet, *text) for member, unet in self.unets.items()
             }
+        for member, unet in self.unets.items():
+            _check_denoiser(member, unet, self.vae)
         self.folder = folder
         self._hearing = Hearing(self.tokenizer)
         self._members = {member: Member(unet) for member, unet in self.unets.items()}
@@ -192,6 +194,18 @@ class Family:
             feature_extractor=None,
             requires_safety_checker=False,
         )
+
+
+def _check_denoiser(member: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    """Raises WeightsError for one that reads or writes something else than a latent."""
+    channels = vae.config.latent_channels
+    for option, needed in (
+        ("in_channels", channels),
+        ("out_channels", channels),
+        ("time_cond_proj_dim", None),  # guidance as an input, of distilled models
+    ):
+        if (value := unet.config[option]) != needed:
+            raise WeightsError(f"member {member}: {option} is {value}, only {needed} is supported")
 
 
 def load_family(name: str = "scenes", members: Iterable[str] | None = None) -> Family:

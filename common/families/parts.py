@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.diffusion.scheduler_config import check_scheduler
@@ -195,8 +196,13 @@ def _check_readable(path: Path) -> None:
         return
     try:
         path.open("rb").close()
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                pass
     except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise WeightsError(f"cannot load {path}: {_first_line(error)}") from error
 
 
 def _json_object(path: Path) -> dict[str, Any]:

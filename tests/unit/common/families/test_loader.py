@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from common.errors import InvalidRequest, UnknownName, WeightsError
@@ -57,11 +58,9 @@ def test_a_missing_weight_file_is_named(copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [UNET, TEXT])
-def test_a_missing_weight_file_without_a_digest_names_its_folder(
-    unchecked: Path, name: str
-) -> None:
+def test_a_missing_weight_file_without_a_digest_is_named(unchecked: Path, name: str) -> None:
     (unchecked / name).unlink()
-    refused(unchecked, str((unchecked / name).parent))
+    assert "missing" in refused(unchecked, str(unchecked / name))
 
 
 @pytest.mark.parametrize("part", ["large/unet", "shared/vae", "shared/tokenizer"])
@@ -74,12 +73,12 @@ def test_a_missing_folder_is_named(copy: Path, part: str) -> None:
     "damage", [lambda d: d[:100], lambda d: d[:-1], lambda d: b"", lambda d: b"\xff" * 64]
 )
 @pytest.mark.parametrize("name", [UNET, TEXT])
-def test_a_weight_file_that_is_none_names_its_folder(
+def test_a_weight_file_that_is_none_is_named(
     unchecked: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
     path = unchecked / name
     path.write_bytes(damage(path.read_bytes()))
-    refused(unchecked, str(path.parent))
+    refused(unchecked, str(path))
 
 
 @pytest.mark.parametrize("name", [UNET, VAE, TEXT])
@@ -126,6 +125,19 @@ def test_an_option_that_no_sampler_honours_is_named_at_loading(
 ) -> None:
     edit_json(copy / SCHEDULER, lambda config: config.update({option: value}))
     refused(copy, SCHEDULER, option)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("in_channels", 9), ("out_channels", 8), ("time_cond_proj_dim", 16)]
+)
+def test_a_member_that_does_not_map_latents_to_latents_is_refused(
+    unchecked: Path, option: str, value: int
+) -> None:
+    folder = unchecked / "small/unet"
+    edit_json(folder / "config.json", lambda config: config.update({option: value}))
+    config = UNet2DConditionModel.load_config(folder)
+    UNet2DConditionModel.from_config(config).save_pretrained(folder)
+    refused(unchecked, "small", option)
 
 
 def test_a_damaged_tokenizer_is_named(copy: Path) -> None:
