@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import threading
@@ -152,7 +151,7 @@ def _mask(path: Path) -> None:
 
 
 def _plot(path: Path) -> None:
-    heat_map(path, np.ones((40, 40)), [str(row) for row in range(40)], "title")
+    heat_map(path, np.ones((9, 9)), ["row"] * 9, "title")
 
 
 def _report(path: Path) -> None:
@@ -175,17 +174,12 @@ def test_a_full_disk_leaves_the_earlier_file_and_says_which_it_was(
     WRITERS[name](path)
     before = path.read_bytes()
     assert len(before) > 6_000
+    assert name != "mask.json" or load_mask(path).blocks[-1] == "block-899"
     path.write_bytes(before[:5_000])
     with pytest.raises(InvalidRequest, match=f"cannot write .*{name}"), no_file_above(5_500):
         WRITERS[name](path)
     assert path.read_bytes() == before[:5_000]
-    path.unlink()
-    with pytest.raises(InvalidRequest), no_file_above(5_500):
-        WRITERS[name](path)
-    assert names(tmp_path) == set()
-    WRITERS[name](path)
-    assert path.read_bytes()[:100] == before[:100]
-    assert name != "mask.json" or load_mask(path).blocks[-1] == "block-899"
+    assert names(tmp_path) == {name}
 
 
 def test_tickets_that_cannot_be_kept_leave_those_that_were(tmp_path: Path) -> None:
@@ -221,7 +215,3 @@ def test_secrets_that_could_not_be_written_are_made_by_the_next_run(tmp_path: Pa
     for path in made:
         whole = (clean / path.relative_to(out)).read_bytes()
         assert path.read_bytes().count(b"\n") == whole.count(b"\n")
-
-
-def test_a_report_can_be_read_again(tmp_path: Path) -> None:
-    assert json.loads(report.write("name", [], {}, {}, tmp_path).read_text())["rows"] == []

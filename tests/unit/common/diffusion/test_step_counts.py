@@ -26,7 +26,7 @@ from tests.support.schedulers import (
 #: Where rounding makes diffusers' trailing grid one step longer.
 ROUNDED = (61, 103, 121, 122)
 #: Around the first at which several steps share a timestep, and some of the rest.
-COUNTS = (1, 2, 18, 19, 24, 29, 36, 45, *ROUNDED, 62, 100, 150, MAX_STEPS - 1, MAX_STEPS)
+COUNTS = (1, 2, 19, 24, 29, 36, 45, *ROUNDED, 62, 150, MAX_STEPS)
 
 
 def configuration(family: Family, name: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def check_falls(schedule: Schedule, steps: int) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", ["scenes", *SD15_LIKE])
+@pytest.mark.parametrize("name", ["scenes", "PNDM", "linspace"])
 def test_every_number_of_steps_has_levels_of_falling_noise(
     family: Family, name: str, sampler: SamplerName
 ) -> None:
@@ -78,7 +78,7 @@ def test_timesteps_that_rounding_would_spoil_are_spread_evenly(
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("sigmas", [None, *SIGMAS])
 @pytest.mark.parametrize("name", ["scenes", "PNDM"])
-@pytest.mark.parametrize("steps", [2, 20, 50, 100])
+@pytest.mark.parametrize("steps", [2, 20, 100])
 def test_the_latent_is_diffusers_own_wherever_that_runs(
     family: Family, name: str, sigmas: str | None, sampler: SamplerName, steps: int
 ) -> None:
