@@ -35,6 +35,7 @@ from common.families.scenes.cases import Case, seeded_cases
 from common.families.scenes.evaluate import world_drawn_by
 from common.families.scenes.members import FINISHER
 from common.families.scenes.verify import Verdict, verify
+from common.files import saving
 from common.plan import FULL_STEP, Plan, Segment, StepDirective
 from common.quality.scores import Score, summarise
 from common.quiet import quiet_libraries
@@ -227,7 +228,8 @@ def plot(tables: Mapping[str, Mapping[str, Any]], out: Path) -> None:
         axis.invert_xaxis()
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(out, dpi=110)
+    with saving(out) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)
 
 

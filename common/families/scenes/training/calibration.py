@@ -16,6 +16,7 @@ from common.families.scenes.grammar import SceneSpec, sample_spec
 from common.families.scenes.render import Pixels, Scene, compose, render
 from common.families.scenes.verify import detect, judge
 from common.families.scenes.worlds import World
+from common.files import saving
 
 #: Standard deviations: of a Gaussian blur in pixels, and of noise in levels of 255.
 BLURS = (0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)
@@ -95,6 +96,7 @@ def draw_calibration(world: World, out: Path, count: int = 150) -> Curves:
         axis.set(xlabel=label, ylabel="accepted true renders", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(out, dpi=110)
+    with saving(out) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)
     return found

@@ -33,6 +33,7 @@ from common.families.scenes.members import FINISHER, build_unet
 from common.families.scenes.render import compose, render
 from common.families.scenes.training.export import TRAINING_NAME
 from common.families.scenes.training.vae import acceptance, psnr, to_model_range
+from common.files import saving
 from common.quality.scores import Score
 
 _REPEATS = 9
@@ -52,12 +53,14 @@ def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 5
     for member in family.members:
         pictures = draw(family, member_plan(family, member, steps), cases)
         measured.scores[member] = score_by_task(pictures)
-        picture_grid(pictures).save(folder / f"{member}.png")
+        with saving(folder / f"{member}.png") as file:
+            picture_grid(pictures).save(file, format="PNG")
         print(f"{member}: {measured.scores[member]['overall']}", flush=True)
     measured.autoencoder = _autoencoder(family)
-    (folder / "README.md").write_text(_card(measured))
-    bench.mkdir(exist_ok=True)
-    (bench / "scenes.json").write_text(json.dumps(_rows(measured), indent=2) + "\n")
+    with saving(folder / "README.md") as file:
+        file.write(_card(measured).encode())
+    with saving(bench / "scenes.json") as file:
+        file.write(json.dumps(_rows(measured), indent=2).encode() + b"\n")
 
 
 @dataclass

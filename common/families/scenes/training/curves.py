@@ -11,6 +11,8 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from common.files import saving
+
 _QUANTITIES = {
     "loss": "denoising loss",
     "layout": "layout, cross-entropy",
@@ -34,7 +36,8 @@ def draw_curves(run_dir: Path, members: tuple[str, ...], out: Path) -> bool:
         axis.set(xlabel="samples", title=label)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(out, dpi=110)
+    with saving(out) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)
     return True
 

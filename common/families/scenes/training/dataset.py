@@ -24,6 +24,7 @@ from common.families.scenes.training.layout import layout
 from common.families.scenes.training.meaning import meaning
 from common.families.scenes.training.vae import any_scene, encode
 from common.families.scenes.worlds import World, world_of
+from common.files import saving
 
 _T = TypeVar("_T")
 _CHUNK = 1000  # scenes that one process renders at a time
@@ -146,7 +147,5 @@ def _described(image_size: int, seed: int, chunk: int, size: int) -> Described:
 
 
 def _save(payload: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_suffix(".partial")
-    torch.save(payload, partial_file)
-    partial_file.replace(path)
+    with saving(path) as file:
+        torch.save(payload, file)

@@ -24,6 +24,7 @@ from common.families.scenes.members import (
 from common.families.scenes.training.loop import read_averages, read_position
 from common.families.scenes.training.stages import STAGES, tokenizer_of, trained_vae
 from common.families.scenes.worlds import CELL, World
+from common.files import saving
 
 #: What is told of the training beside the weights.
 TRAINING_NAME = "training.json"
@@ -86,7 +87,8 @@ def write_manifest(out: Path, guidance: float, world: World) -> None:
         digests={path.relative_to(out).as_posix(): file_digest(path) for path in files},
     )
     text = manifest.model_dump_json(indent=2, exclude_defaults=True)
-    (out / MANIFEST_NAME).write_text(text + "\n")
+    with saving(out / MANIFEST_NAME) as file:
+        file.write(text.encode() + b"\n")
 
 
 def _write_training(run_dir: Path, out: Path) -> None:
@@ -96,7 +98,8 @@ def _write_training(run_dir: Path, out: Path) -> None:
         "machine": {"processor": processor_name(), "cpus": os.cpu_count()},
         "torch": torch.__version__,
     }
-    (out / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n")
+    with saving(out / TRAINING_NAME) as file:
+        file.write(json.dumps(facts, indent=2).encode() + b"\n")
 
 
 def _save_half(module: Any, folder: Path) -> None:

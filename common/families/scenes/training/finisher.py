@@ -25,6 +25,7 @@ from common.families.scenes.training.denoiser import NoiseProcess
 from common.families.scenes.training.device import Machine
 from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
 from common.families.scenes.worlds import World
+from common.files import saving
 
 #: The levels that it is for, as sigma = b / a.
 QUIET = (0.1, 1.6)
@@ -142,9 +143,8 @@ def _load_states(
             found.append(_follow(teachers, data, machine, len(found)))
         names = ("x", "t", "x0", "rows")
         columns = {name: torch.cat([getattr(part, name).cpu() for part in found]) for name in names}
-        partial = path.with_suffix(".partial")
-        torch.save(columns, partial)
-        partial.replace(path)
+        with saving(path) as file:
+            torch.save(columns, file)
         print(f"finisher: {len(columns['t'])} on-policy states", flush=True)
     saved = torch.load(path, weights_only=True, map_location=machine.device)
     return States(**saved)

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from common.files import saving
 
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY = 100
@@ -133,7 +135,6 @@ class TrainState:
 
     def save(self) -> None:
         """Write the checkpoint and the averages, each aside and then renamed."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         payload = {
             "position": asdict(self.position),
             "warm": self._warm,
@@ -141,12 +142,12 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "averages": self.averages,
         }
-        _replace(self._file("pt"), lambda partial: torch.save(payload, partial))
+        with saving(self._file("pt")) as file:
+            torch.save(payload, file)
         half = {key: _half(value) for key, value in self.averages.items()}
         metadata = {"position": json.dumps(asdict(self.position))}
-        _replace(
-            self._file("safetensors"), lambda partial: save_file(half, partial, metadata=metadata)
-        )
+        with saving(self._file("safetensors")) as file:
+            file.write(save(half, metadata=metadata))
         self._saved_at = time.monotonic()
         self.on_save()
 
@@ -284,9 +285,3 @@ def _half(value: Tensor) -> Tensor:
 
 def _full(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    partial.replace(path)

@@ -12,10 +12,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load, save, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from common.errors import InvalidRequest
+from common.files import saving
 
 LIMIT = 15 * 2**20  # bytes a tar file
 MOST_FILES = 4
@@ -32,19 +33,16 @@ def write_pack(run_dir: Path, folder: Path) -> None:
 
     Each file is written aside and renamed. Raises InvalidRequest if they do not fit.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = _fill(_entries(run_dir))
     if len(files) > MOST_FILES:
         raise InvalidRequest(f"the averages need {len(files)} files of {LIMIT} bytes")
     for number, entries in enumerate(files):
         path = folder / f"averages-{number}.tar"
-        partial = path.with_suffix(".partial")
-        with tarfile.open(partial, "w") as tar:
+        with saving(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
             for name, content in entries:
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-        partial.replace(path)
 
 
 def read_pack(folder: Path, run_dir: Path) -> None:
@@ -61,12 +59,11 @@ def read_pack(folder: Path, run_dir: Path) -> None:
                 shards[stage] |= load(content)
                 metadata[stage] = _metadata(content)
             else:
-                target = run_dir / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+                with saving(run_dir / name) as file:
+                    file.write(content)
     for stage, tensors in shards.items():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, run_dir / f"{stage}.safetensors", metadata=metadata[stage])
+        with saving(run_dir / f"{stage}.safetensors") as file:
+            file.write(save(tensors, metadata=metadata[stage]))
 
 
 def _entries(run_dir: Path) -> list[_Entry]:

@@ -35,6 +35,7 @@ from common.families.scenes.training.meaning import MeaningHeads, train_meaning
 from common.families.scenes.training.pack import write_pack
 from common.families.scenes.training.vae import acceptance, build_vae, set_scaling, train_vae
 from common.families.scenes.worlds import World
+from common.files import saving
 
 #: Share of the whole time, in the order in which they train.
 STAGES: Mapping[str, float] = {
@@ -249,6 +250,5 @@ class _Clock:
         return float(self._before + time.monotonic() - self._begun)
 
     def write(self) -> None:
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps({"seconds": round(self.seconds, 1)}))
-        partial.replace(self._path)
+        with saving(self._path) as file:
+            file.write(json.dumps({"seconds": round(self.seconds, 1)}).encode())

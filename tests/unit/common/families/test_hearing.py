@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from common.families.hearing import Hearing
 from common.families.loader import Family
+from common.families.scenes.text import MAX_TOKENS
 from device_client.journal import JOURNAL_FILE, Journal
 from device_client.sdk import Client
 
@@ -26,6 +27,8 @@ SPOILT: list[tuple[str, str, tuple[str, ...]]] = [
     ("猫犬", "", ("猫", "犬")),
     ("İstanbul ½ ﬁ", "stanbul  ", ("İ", "½", "ﬁ")),
 ]
+
+ROOM = MAX_TOKENS - 2  # start and end
 
 
 @pytest.mark.parametrize(("prompt", "left", "dropped"), SPOILT)
@@ -54,12 +57,12 @@ def test_what_the_tokenizer_knows_is_heard_whole_and_without_a_note(
 
 
 def test_the_end_of_a_long_prompt_is_named(family: Family) -> None:
-    words = " ".join(["cat"] * 22)
+    words = " ".join(["cat"] * ROOM)
     assert family.heard(words).cut == ""
     found = family.heard(f"{words} dog and house")
     assert (found.text, found.cut) == (f"{words} dog and house", "dog and house")
     (note,) = found.notes("negative prompt")
-    assert "negative prompt is longer than 22 tokens" in note
+    assert f"negative prompt is longer than {ROOM} tokens" in note
     assert "'dog and house'" in note
     whole, cut = family.encode_text(f"{words} dog"), family.encode_text(words)
     assert torch.equal(whole.positive, cut.positive)
@@ -67,7 +70,7 @@ def test_the_end_of_a_long_prompt_is_named(family: Family) -> None:
 
 
 def test_letters_left_out_make_room_for_others(family: Family) -> None:
-    found = family.heard("猫" * 30 + " cat" * 22 + " dog")
+    found = family.heard("猫" * 30 + " cat" * ROOM + " dog")
     assert (found.dropped, found.cut) == (("猫",), "dog")
     assert len(list(found.notes("prompt"))) == 2
 

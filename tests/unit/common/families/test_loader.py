@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from common.errors import InvalidRequest, UnknownName, WeightsError
 from common.families.loader import Family, load_family
 from common.families.manifest import MANIFEST_NAME
+from common.families.scenes.text import MAX_TOKENS
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.reference import plain_pipeline
 
@@ -219,7 +220,7 @@ def test_a_latent_is_a_quarter_of_the_picture(family: Family) -> None:
 )
 def test_any_prompt_becomes_one_context_of_fixed_length(family: Family, prompt: str) -> None:
     conditioning = family.encode_text(prompt, "blurry")
-    assert conditioning.positive.shape == conditioning.negative.shape == (24, 128)
+    assert conditioning.positive.shape == conditioning.negative.shape == (MAX_TOKENS, 128)
     assert torch.isfinite(conditioning.positive).all()
     swapped = family.encode_text("blurry", prompt)
     torch.testing.assert_close(swapped.negative, conditioning.positive, rtol=1e-4, atol=1e-5)
