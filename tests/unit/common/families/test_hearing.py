@@ -111,7 +111,7 @@ def test_the_picture_is_that_of_the_prompt_without_the_letters_and_says_so(
 
 
 def test_the_journal_tells_of_the_loss_without_the_words(client: Client, tmp_path: Path) -> None:
-    prompt = "猫 " + "cat " * 22 + "with a secret"
+    prompt = "猫 " + "cat " * ROOM + "with a secret"
     made = client.generate(prompt, arm="device", steps=1)
     assert "secret" in " ".join(made.notes)
     entry = Journal(tmp_path / JOURNAL_FILE, 10).find("last")
