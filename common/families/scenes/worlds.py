@@ -79,7 +79,7 @@ FLAT = World(
 DETAIL = World(
     name="detail",
     image_size=64,
-    sizes=MappingProxyType({"small": 18, "large": 26}),
+    sizes=MappingProxyType({"small": 20, "large": 26}),
     margin=2,
     backgrounds=MappingProxyType(
         {
