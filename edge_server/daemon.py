@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ from edge_server.tickets import Entrance, TicketGate
 from edge_server.wire import largest_request
 
 _log = logging.getLogger(__name__)
+_FAREWELL_SECONDS = 0.5  # for what the streams are still to be told
 _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_name.values()]
 
 
@@ -39,7 +41,9 @@ class Node:
         self._settings = settings
         self._family = family
         self._secrets = secrets
-        self._server = make_server(secrets.guard, _keepalive(settings), largest_request(family))
+        self._server = make_server(
+            secrets.guard, _keepalive(settings), largest_request(family), settings.reader_patience
+        )
         self._health = Health(self._server, _SERVICES)
         self._engine = Engine(
             family,
@@ -81,16 +85,21 @@ class Node:
             self._joining = asyncio.create_task(self._membership.run())
 
     async def drain(self) -> None:
-        """Take nothing new, leave the coordinator, and let what runs end within the grace."""
+        """Leave the coordinator, take nothing new, and let what runs end within the grace."""
+        begun = time.monotonic()
+        await self._leave()
         self.registry.draining = True
         await self._health.draining()
+        left = self._settings.drain_grace - (time.monotonic() - begun)
+        if not await self.registry.wait_idle(max(left, 0.0)):
+            _log.warning("%d requests did not end in time", self.registry.unfinished)
+
+    async def _leave(self) -> None:
+        """First of all: whom the coordinator sends here meanwhile would only be refused."""
         if self._joining is not None and self._membership is not None:
             self._joining.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._joining
+            await asyncio.wait([self._joining])
             await self._membership.leave()
-        if not await self.registry.wait_idle(self._settings.drain_grace):
-            _log.warning("%d requests did not end in time", self.registry.unfinished)
 
     async def stop(self) -> None:
         """End at once: what still runs is refused as Draining."""
@@ -99,7 +108,7 @@ class Node:
                 task.cancel()
         self.registry.close(Draining("the edge is shutting down; use another"))
         await asyncio.to_thread(self._engine.stop)
-        await self._server.stop(1.0)
+        await self._server.stop(_FAREWELL_SECONDS)
 
     def _fail(self, error: BatonError) -> None:
         """The model thread is gone: end everything and serve no more, but stay to say so."""

@@ -22,6 +22,7 @@ from edge_server.registry import Occupancy
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT = 5.0
+_FAREWELL_TIMEOUT = 0.5  # an edge that is told to go must not wait for its coordinator
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0
 
 
@@ -99,7 +100,7 @@ class Membership:
                 request = coordinator_pb2.DeregisterRequest(
                     node_id=self._identity.node_id, incarnation=self._incarnation
                 )
-                await stub.Deregister(request, timeout=1.0)
+                await stub.Deregister(request, timeout=_FAREWELL_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             _log.info("could not deregister: %s", from_rpc_error(error, self._coordinator))
 

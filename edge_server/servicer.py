@@ -13,7 +13,6 @@ from typing import Any
 import grpc.aio
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.errors import Unreachable
 from common.families.loader import Family
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.auth import caller
@@ -50,19 +49,7 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
             yield wire.accepted(work, self._family, self._settings.node_id, attached)
             async with aclosing(entry.events()) as events:
                 async for event in events:
-                    await self._tell(wire.event_to_proto(event), context)
-
-    async def _tell(self, event: edge_pb2.DenoiseEvent, context: _Context) -> None:
-        """Send one event: no other is taken from the registry until the connection has room.
-
-        Raises Unreachable if that takes too long.
-        """
-        patience = self._settings.reader_patience
-        try:
-            async with asyncio.timeout(patience):
-                await context.write(event)
-        except TimeoutError as error:
-            raise Unreachable(f"the listener took nothing for {patience:g} s") from error
+                    yield wire.event_to_proto(event)
 
     async def GetStatus(
         self, request: edge_pb2.GetStatusRequest, context: _Context

@@ -86,17 +86,19 @@ def make_server(
     guard: Guard = UNGUARDED,
     keepalive: Keepalive | None = None,
     most_bytes: int = MAX_MESSAGE_BYTES,
+    patience: float = 30.0,
 ) -> grpc.aio.Server:
     """A server that lets in whom the guard knows, and requests of at most so many bytes.
 
-    It turns `BatonError` into a status and anything else into INTERNAL.
+    It turns `BatonError` into a status and anything else into INTERNAL. Whoever takes nothing of a
+    stream for ``patience`` seconds is left.
     """
     options = [
         *(keepalive or Keepalive()).server_options(),
         _receive_limit(most_bytes),
         ("grpc.so_reuseport", 0),
     ]
-    interceptors = [StatusInterceptor(), AuthInterceptor(guard)]
+    interceptors = [StatusInterceptor(patience), AuthInterceptor(guard)]
     return grpc.aio.server(interceptors=interceptors, options=options)
 
 

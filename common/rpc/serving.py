@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.errors import InvalidRequest
+from common.errors import InvalidRequest, UnknownName
 from common.rpc.access import UNGUARDED, Guard
 
+_Context = grpc.aio.ServicerContext[Any, Any]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -43,20 +45,57 @@ def is_loopback(host: str) -> bool:
 
 
 class Health:
-    """``grpc.health.v1`` for "" and the named services."""
+    """``grpc.health.v1`` for "" and the named services, which share one state."""
 
     def __init__(self, server: grpc.aio.Server, services: Sequence[str]) -> None:
-        self._servicer = health.aio.HealthServicer()
-        self._names = ["", *services]
+        self._servicer = _HealthServicer(services)
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def serving(self) -> None:
-        for name in self._names:
-            await self._servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        """SERVING, unless it drains already."""
+        self._servicer.tell(health_pb2.HealthCheckResponse.SERVING)
 
     async def draining(self) -> None:
         """NOT_SERVING from now on, whatever is set later."""
-        await self._servicer.enter_graceful_shutdown()
+        self._servicer.tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # untyped
+    """Changes its state without waiting for those who watch it.
+
+    grpcio-health-checking's own holds a lock while it writes, so that one watcher whose window is
+    closed keeps the node from draining.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._names = {"", *services}
+        self._status = health_pb2.HealthCheckResponse.UNKNOWN
+        self._changed = asyncio.Event()
+
+    def tell(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        if self._status == health_pb2.HealthCheckResponse.NOT_SERVING:
+            return
+        self._status = status
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: _Context
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._names:
+            raise UnknownName(f"no service {request.service[:64]!r} is here")
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: _Context
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
+        known = request.service in self._names
+        while True:
+            changed, status = self._changed, self._status
+            if not known:
+                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            yield health_pb2.HealthCheckResponse(status=status)
+            await changed.wait()
 
 
 async def until_signal() -> None:

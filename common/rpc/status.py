@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -155,7 +155,13 @@ Handler = Callable[[Any, Any], Any]
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Translates what handlers raise; handlers themselves never touch statuses."""
+    """Translates what handlers raise; handlers themselves never touch statuses.
+
+    patience: seconds for which the other side of a stream may take nothing before it is ended.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
 
     async def intercept_service(
         self,
@@ -166,7 +172,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler.request_streaming:
             return handler
         if handler.response_streaming:
-            return handler._replace(unary_stream=_guard_stream(handler.unary_stream))
+            guarded = _guard_stream(handler.unary_stream, self._patience)
+            return handler._replace(unary_stream=guarded)
         return handler._replace(unary_unary=_guard_unary(handler.unary_unary))
 
 
@@ -186,18 +193,27 @@ def _guard_unary(method: Handler) -> Handler:
     return guarded
 
 
-def _guard_stream(method: Handler) -> Handler:
+def _guard_stream(method: Handler, patience: float) -> Handler:
+    """No answer is asked of the method before the connection had room for the one before it."""
     if not inspect.isasyncgenfunction(method):
-        return method
+        raise TypeError(f"{method.__qualname__} must be an asynchronous generator")
 
-    async def guarded(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+    async def guarded(request: Any, context: Any) -> None:
         try:
             async with contextlib.aclosing(method(request, context)) as responses:
                 async for response in responses:
-                    yield response
+                    await _send(response, context, patience)
         except Exception as error:
             if _passes(error):
                 raise
             await abort(context, error)
 
     return guarded
+
+
+async def _send(response: Any, context: Any, patience: float) -> None:
+    try:
+        async with asyncio.timeout(patience):
+            await context.write(response)
+    except TimeoutError as error:
+        raise Unreachable(f"the listener took nothing for {patience:g} s") from error
