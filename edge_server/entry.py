@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncGenerator
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from common.errors import BatonError
 from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Job, Outcome, Progressed, Work
@@ -56,9 +57,13 @@ class Entry:
         self._wake()
 
     def demand(self) -> Demand:
-        """What it still asks of the model."""
+        """What it still asks of the model: looked up, since each refusal asks all entries."""
         done = self.progress.step if self.progress else self.work.first_step
-        return Demand.of(self.work.task.plan, done, self.work.stop)
+        return self._course[done - self.work.first_step]
+
+    @cached_property
+    def _course(self) -> tuple[Demand, ...]:
+        return Demand.course(self.work.task.plan, self.work.first_step, self.work.stop)
 
     @property
     def size(self) -> int:

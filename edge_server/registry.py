@@ -138,18 +138,19 @@ class Registry:
             if not known.state.ended:
                 self._expire_at(known, max(deadline, known.deadline))
             return known, True
-        self._check_room(work, deadline)
-        return self._accept(key, work, deadline), False
+        entry = Entry(work)
+        self._check_room(entry, deadline)
+        self._accept(key, entry, deadline)
+        return entry, False
 
-    def _accept(self, key: Key, work: Work, deadline: float) -> Entry:
-        entry = self._open[key] = Entry(work)
-        entry.job = Job(work, emit=self._emitter(entry))
+    def _accept(self, key: Key, entry: Entry, deadline: float) -> None:
+        self._open[key] = entry
+        entry.job = Job(entry.work, emit=self._emitter(entry))
         self._idle.clear()
         self._places += 1
         self._expire_at(entry, deadline)
         self._let_linger(entry)
         self._engine.submit(entry.job)
-        return entry
 
     @contextlib.contextmanager
     def listening(self, entry: Entry) -> Iterator[Entry]:
@@ -208,7 +209,7 @@ class Registry:
             return False
         return True
 
-    def _check_room(self, work: Work, deadline: float) -> None:
+    def _check_room(self, entry: Entry, deadline: float) -> None:
         if self._closed is not None:
             raise copy(self._closed)
         if self.draining:
@@ -221,7 +222,7 @@ class Registry:
             )
         left = deadline - asyncio.get_running_loop().time()
         if left < math.inf:
-            self._check_time(Demand.of(work.task.plan, work.first_step, work.stop), left)
+            self._check_time(entry.demand(), left)
 
     def _check_time(self, demand: Demand, left: float) -> None:
         """Refuse what cannot end in time, as far as the measured pace tells."""

@@ -75,12 +75,25 @@ class Demand:
     @classmethod
     def of(cls, plan: Plan, done: int, stop: int) -> Demand:
         """The steps from ``done`` to ``stop``, as if all were on the first one's member."""
-        member, calls, rows, step = plan.segment_at(min(done, stop - 1)).member, 0, 0, done
-        while step < stop:
+        return cls.course(plan, done, stop)[0]
+
+    @classmethod
+    def course(cls, plan: Plan, first: int, stop: int) -> tuple[Demand, ...]:
+        """By steps done since ``first``, what is left until ``stop``: one demand more than steps.
+
+        As if all steps were on the member of the next one.
+        """
+        left = [(0, 0)] * (stop - first + 1)  # calls and rows
+        for step in reversed(range(first, stop)):
             guided = plan.directive_at(step).guided and plan.guidance_scale > 1.0
             group = 1 + followers(plan.segment_at(step), step)
-            calls, rows, step = calls + 1, rows + (2 if guided else 1) * group, step + group
-        return cls(member, max(1, round(rows / max(calls, 1))), calls)
+            calls, rows = left[min(step + group, stop) - first]
+            left[step - first] = calls + 1, rows + (2 if guided else 1) * group
+        members = [plan.segment_at(min(step, stop - 1)).member for step in range(first, stop + 1)]
+        return tuple(
+            cls(member, max(1, round(rows / max(calls, 1))), calls)
+            for member, (calls, rows) in zip(members, left, strict=True)
+        )
 
 
 @dataclass(frozen=True)
