@@ -34,6 +34,8 @@ MAX_BLOCKS = 1024
 #: Of one model call.
 MAX_ROWS = 512
 MAX_AHEAD = 16
+#: The most that an edge or a device can be set to.
+MAX_THREADS = 512
 MAX_PRIOR_NOISE = 0.1
 #: What every device is called in a picture's record; no edge may be.
 DEVICE_NODE = "device"
@@ -283,6 +285,16 @@ class Arm:
             stretches = [(self.members[0], self.kind, 0, steps)]
         segments = tuple(Segment.full(*stretch) for stretch in stretches if stretch[2] < stretch[3])
         return Plan(family, sampler, steps, guidance_scale, segments)
+
+
+def arm_that_ran(executed: Sequence[ExecutedStep]) -> str:
+    """The name of the arm whose plan is what was executed, on an edge first if at all."""
+    places = dict.fromkeys((step.location, step.member) for step in executed)
+    if len(places) == 1:
+        ((kind, member),) = places
+        return Arm(kind, (member,), 0.0).name
+    cut = sum(step.location == "edge" for step in executed)
+    return Arm("relay", tuple(member for _, member in places), cut / len(executed)).name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from common.errors import Incompatible, UnknownName
+from common.errors import ExecutionFailed, Incompatible, UnknownName
 from common.families.manifest import Manifest
 from common.plan import Arm, Decision, EdgeChoice, check_fraction
 
@@ -61,6 +61,18 @@ class ArmNames:
         for member in arm.members:
             self.manifest.check_member(member)
         return arm
+
+    def check(self, decision: Decision, wish: Arm | None) -> Decision:
+        """A coordinator's decision. Raises ExecutionFailed for one that cannot be carried out."""
+        arm = decision.arm
+        own = arm.members[-1:] if arm.kind != "edge" else ()
+        if not set(arm.members) <= self.manifest.members.keys():
+            raise ExecutionFailed(f"the coordinator decided for {arm.name}, which is not to be had")
+        if not set(own) <= set(self.device_members):
+            raise ExecutionFailed(f"the coordinator decided for {arm.name}, not held here")
+        if wish is not None and arm != wish:
+            raise ExecutionFailed(f"the coordinator decided for {arm.name} in place of {wish.name}")
+        return decision
 
     def _fraction(self, text: str, name: str) -> float:
         if not text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Protocol
@@ -28,11 +28,21 @@ from common.plan import DEVICE_NODE, ExecutedStep, Task
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import OPEN, Access
 from common.rpc.channel import CONTROL_BYTES, Keepalive, open_channel
-from common.rpc.convert import check_protocol, executed_from_proto, plan_to_proto
+from common.rpc.convert import (
+    check_protocol,
+    check_record,
+    executed_from_proto,
+    largest_record,
+    plan_to_proto,
+)
 from common.rpc.status import from_rpc_error, parsed
 
 _CANCEL_TIMEOUT = 1.0
 _MAX_NOTES = 16
+
+
+def _unheard(told: object) -> None:
+    """For whoever does not want to know."""
 
 
 @dataclass
@@ -41,7 +51,8 @@ class EdgePart:
 
     state: the newest latent, from a checkpoint or the handoff, after ``executed``; newest: its
     envelope, from which another edge can go on; picture: set if an edge finished, uint8 [H, W, 3];
-    nodes: what each edge that accepted the request draws with, by node id.
+    nodes: what each edge that accepted the request draws with, by node id; begun: an edge has
+    accepted it, and not said that it waits there.
     """
 
     state: LatentState | None = None
@@ -49,6 +60,7 @@ class EdgePart:
     executed: list[ExecutedStep] = field(default_factory=list)
     picture: npt.NDArray[np.uint8] | None = None
     nodes: dict[str, Origin] = field(default_factory=dict)
+    begun: bool = False
     handed_over: bool = False
     handoff_bytes: int = 0
     sent: int = 0
@@ -67,8 +79,10 @@ class EdgePart:
 class EdgeRequest:
     """What every edge is told about a request, and how it is reached.
 
-    Seconds: timeout for an edge's whole part, connect_timeout for its first answer,
-    reattach_timeout for that answer after the connection broke; zero does not try.
+    Seconds: timeout for an edge's whole part, connect_timeout for its first answer, stall_timeout
+    for each step once it does not wait any more, reattach_timeout for the first answer after the
+    connection broke; zero does not try. check: raises BatonError for a latent with which nobody
+    could go on.
     """
 
     request_id: str
@@ -83,13 +97,16 @@ class EdgeRequest:
     keepalive: Keepalive = field(default_factory=Keepalive)
     connect_timeout: float = 5.0
     reattach_timeout: float = 0.8
+    stall_timeout: float = 30.0
+    check: Callable[[LatentState], object] = field(default=_unheard, repr=False)
 
     @property
     def connection(self) -> tuple[Access, Keepalive, int]:
-        """For `open_channel`: an answer holds a latent or the picture, at most."""
+        """For `open_channel`: an answer holds a latent or the picture, and a record, at most."""
         picture = 3 * self.task.size**2
         largest = max(largest_envelope(self.shape), picture)
-        return self.access, self.keepalive, CONTROL_BYTES + largest
+        record = largest_record(self.task.plan.steps)
+        return self.access, self.keepalive, CONTROL_BYTES + largest + record
 
     def message(self, resume: bytes) -> edge_pb2.DenoiseRequest:
         return edge_pb2.DenoiseRequest(
@@ -122,23 +139,34 @@ class _Forgotten(Unreachable):
     """The edge answers again but no longer knows the request that it had accepted."""
 
 
+class _Stalled(Unreachable):
+    """The edge is there, and no step comes."""
+
+
 class EdgeSession:
     """Runs the edge's part on one edge, collecting into an `EdgePart`.
 
     node_id: as the edge calls itself; forgotten: the edge was reached again after the connection
-    broke, but it no longer knew the request.
+    broke, but it no longer knew the request; on_queued: hears how many wait before it there.
     """
 
     def __init__(
-        self, address: str, request: EdgeRequest, part: EdgePart, listener: Listener
+        self,
+        address: str,
+        request: EdgeRequest,
+        part: EdgePart,
+        listener: Listener,
+        on_queued: Callable[[int], None] = _unheard,
     ) -> None:
         self._address = address
         self._request = request
         self._part = part
         self._listener = listener
+        self._on_queued = on_queued
         self._executed_before = list(part.executed)
         self._first_step = part.resume_step
         self._told = part.resume_step
+        self._begun_before = part.begun
         self.node_id = ""
         self.forgotten = False
 
@@ -153,9 +181,11 @@ class EdgeSession:
         deadline = time.monotonic() + timeout
         try:
             await self._follow(message, deadline, self._request.connect_timeout)
+        except _Stalled:
+            raise
         except Unreachable as error:
-            begun = self.node_id or isinstance(error, ConnectionBroken)
-            if not (begun and self._request.reattach_timeout):
+            accepted = self.node_id or isinstance(error, ConnectionBroken)
+            if not (accepted and self._request.reattach_timeout):
                 raise
             await self._follow_again(message, deadline, error)
 
@@ -205,16 +235,24 @@ class EdgeSession:
         patience: float,
         broken: Unreachable | None,
     ) -> None:
-        async with asyncio.timeout(patience) as waiting:
-            async for answer in call:
-                waiting.reschedule(None)
-                event = parsed(answer, self._address)
-                self._part.received += event.ByteSize()
-                if event.HasField("accepted"):
-                    self._accepted(event.accepted, broken)
-                elif not self.node_id:
-                    raise InvalidRequest("it has not said who it is")
-                self._take(event)
+        """Raises TimeoutError if there is no answer at all."""
+        loop, stall, answered = asyncio.get_running_loop(), self._request.stall_timeout, False
+        try:
+            async with asyncio.timeout(patience) as waiting:
+                async for answer in call:
+                    event = parsed(answer, self._address)
+                    self._part.received += event.ByteSize()
+                    if event.HasField("accepted"):
+                        self._accepted(event.accepted, broken)
+                    elif not self.node_id:
+                        raise InvalidRequest("it has not said who it is")
+                    if self._take(event) or not answered:
+                        waiting.reschedule(loop.time() + stall)
+                    answered = True
+        except TimeoutError as error:
+            if not answered:
+                raise
+            raise _Stalled(f"{self._address} has reported no step for {stall:g} s") from error
         if not self._part.done:
             raise ExecutionFailed(f"the edge at {self._address} ended without a result")
 
@@ -250,36 +288,46 @@ class EdgeSession:
                 )
             origin = Origin(origin.build, {**known.members, **origin.members})
         self.node_id, self._part.nodes[node_id] = node_id, origin
+        self._part.begun = True
 
     def _planned_members(self) -> set[str]:
         plan = self._request.task.plan
         steps = range(self._first_step, plan.stretch_end(self._first_step))
         return {plan.segment_at(step).member for step in steps}
 
-    def _progressed(self, step: int) -> None:
-        """A stream that was reattached may tell a step once more."""
-        if step > self._told:
-            self._told = step
-            self._listener.on_step(step)
+    def _progressed(self, step: int) -> bool:
+        """Whether the step is new: a stream that was reattached may tell one once more."""
+        if step <= self._told:
+            return False
+        self._told, self._part.begun = step, True
+        self._listener.on_step(step)
+        return True
 
-    def _take(self, event: edge_pb2.DenoiseEvent) -> None:
+    def _take(self, event: edge_pb2.DenoiseEvent) -> bool:
+        """Whether it is a sign of life: a new step, or word from the queue before the first."""
         kind = event.WhichOneof("event")
         plan = self._request.task.plan
         if kind == "progress":
             if not self._first_step < event.progress.step <= plan.steps:
                 raise InvalidRequest(f"step {event.progress.step} of {plan.steps}")
-            self._progressed(event.progress.step)
-        elif kind == "checkpoint":
+            return self._progressed(event.progress.step)
+        if kind == "queued":
+            self._part.begun = self._begun_before
+            self._on_queued(event.queued.position)
+            return self._told == self._first_step
+        if kind == "checkpoint":
             self._keep(event.checkpoint.envelope, event.checkpoint)
-        elif kind == "handoff":
+            return self._progressed(self._part.resume_step)
+        if kind == "handoff":
             self._keep(event.handoff.envelope, event.handoff)
             self._part.handed_over = True
             self._part.handoff_bytes = len(event.handoff.envelope)
-            self._progressed(self._part.resume_step)
-        elif kind == "image":
+            return self._progressed(self._part.resume_step)
+        if kind == "image":
             picture, executed = self._picture(event.image), self._ran(event.image, plan.steps)
             self._part.picture, self._part.executed = picture, executed
-            self._progressed(plan.steps)
+            return self._progressed(plan.steps)
+        return False
 
     def _keep(self, envelope: bytes, message: edge_pb2.Checkpoint | edge_pb2.Handoff) -> None:
         decoded = decode_state(envelope, self._request.fingerprint)
@@ -293,8 +341,12 @@ class EdgeSession:
         ):
             raise CorruptEnvelope("the edge sent a latent of another plan")
         end = plan.stretch_end(self._first_step)
-        if state.step > end or (state.step == end) != isinstance(message, edge_pb2.Handoff):
+        handed_over, kept = isinstance(message, edge_pb2.Handoff), self._part.resume_step
+        if not max(self._first_step + 1, kept) <= state.step <= min(end, plan.steps - 1):
+            raise CorruptEnvelope(f"the edge sent the latent of step {state.step} after {kept}")
+        if (state.step == end) != handed_over:
             raise CorruptEnvelope(f"the edge sent the latent of step {state.step}, not of {end}")
+        self._request.check(state)
         executed = self._ran(message, state.step)
         part = self._part
         part.state, part.executed, part.newest = state, executed, envelope
@@ -310,6 +362,7 @@ class EdgeSession:
             for step in range(self._first_step, stop)
         ]:
             raise CorruptEnvelope("the edge's steps are not those of its latent")
+        check_record(here)
         return [*self._executed_before, *here]
 
     def _picture(self, image: edge_pb2.Image) -> npt.NDArray[np.uint8]:

@@ -34,6 +34,14 @@ class Stepped(OfPicture):
 
 
 @dataclass(frozen=True)
+class Queued(OfPicture):
+    """The request waits at an edge, with so many before it; told every second until it begins."""
+
+    address: str
+    position: int
+
+
+@dataclass(frozen=True)
 class HandedOver(OfPicture):
     """The latent came over at this step, in so many bytes."""
 
@@ -67,4 +75,4 @@ class Finished(OfPicture):
     result: Result
 
 
-Event = Decided | Stepped | HandedOver | EdgeLost | Reattached | Finished
+Event = Decided | Queued | Stepped | HandedOver | EdgeLost | Reattached | Finished

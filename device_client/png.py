@@ -30,6 +30,7 @@ from common.plan import (
     MAX_NAME_CHARS,
     MAX_ROWS,
     MAX_STEPS,
+    MAX_THREADS,
     ExecutedStep,
     Plan,
     SamplerName,
@@ -44,8 +45,6 @@ _SIGNATURE_BYTES, _CRC_BYTES = 8, 4
 _CHUNK_VERSION = 3
 _MAX_CHUNK_CHARS = 512 * 1024
 _MAX_SIDE = 8192
-#: The most that an edge or a device can be set to.
-MAX_THREADS = 512
 _SAMPLER_NAMES = {"ddim": "DDIM", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
-from common.errors import BatonError, DeadlineExceeded, InvalidRequest
+from common.errors import BatonError, DeadlineExceeded, Incompatible, InvalidRequest
 from common.plan import EdgeChoice
 from device_client.budget import Budget
 from device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
-from device_client.events import EdgeLost, Event, HandedOver, Reattached, Stepped
+from device_client.events import EdgeLost, Event, HandedOver, Queued, Reattached, Stepped
 from device_client.result import EdgeAttempt
 
 
@@ -27,6 +28,20 @@ class Telling:
     hide: Callable[[str], str]
 
 
+def without_edge(lost: BatonError, part: EdgePart, text: str) -> BatonError:
+    """What ends a request whose edges have not done their part; ``text``: its message.
+
+    What an edge says of the request is not the caller's wrong input, and one that did not accept
+    it has refused, whatever it says.
+    """
+    failed = part.begun and not isinstance(lost, InvalidRequest)
+    if not (failed or lost.exit_code in (3, 4) or isinstance(lost, DeadlineExceeded)):
+        return Incompatible(text)
+    error = copy(lost)
+    error.args = (text,)
+    return error
+
+
 class EdgeRelay:
     """Tries the edges in order, each from where the last one got."""
 
@@ -40,8 +55,8 @@ class EdgeRelay:
     ) -> BatonError | None:
         """Why no edge has done the part, or None if one has or there is none.
 
-        reserve: seconds of the budget that are not the edges'. An edge that came back without its
-        memory is tried once more. Raises InvalidRequest for what no edge would do.
+        reserve: seconds of the budget that are not the edges'. Whatever an edge answers ends
+        nothing but its own part. One that came back without its memory is tried once more.
         """
         waiting, again = deque(edges), set[EdgeChoice]()
         lost: BatonError | None = None
@@ -50,7 +65,7 @@ class EdgeRelay:
             if seconds <= 0:
                 return lost or DeadlineExceeded("no time was left for an edge")
             choice = waiting.popleft()
-            session = EdgeSession(choice.address, self._request, self._part, self)
+            session = self._session(choice.address)
             lost = await self._attempt(choice, session, seconds)
             if lost is None:
                 return None
@@ -58,6 +73,12 @@ class EdgeRelay:
                 again.add(choice)
                 waiting.appendleft(choice)
         return lost
+
+    def _session(self, address: str) -> EdgeSession:
+        def on_queued(position: int) -> None:
+            self._telling.emit(Queued(address, position))
+
+        return EdgeSession(address, self._request, self._part, self, on_queued)
 
     async def _attempt(
         self, choice: EdgeChoice, session: EdgeSession, seconds: float
@@ -68,8 +89,6 @@ class EdgeRelay:
         except BatonError as lost:
             error = lost
         self._record(choice, session, first, error)
-        if isinstance(error, InvalidRequest):
-            raise error
         if error is not None:
             self._lose(choice.address, error)
         elif self._part.handed_over:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from common.errors import InvalidRequest
-from common.plan import ExecutedStep, Location, Task
+from common.errors import ExecutionFailed, InvalidRequest
+from common.plan import Arm, ExecutedStep, Location, Task, arm_that_ran
 from common.quality.verifier import Quality
 from device_client.png import Provenance, save_png
 
@@ -47,6 +47,13 @@ class EdgeAttempt:
     error: str = ""
     reason: str = ""
 
+    def in_vain(self) -> EdgeAttempt:
+        """As it is told once nobody could go on from what it brought."""
+        if self.error:
+            return replace(self, stop=self.start)
+        reason = "nobody could go on from its latent"
+        return replace(self, stop=self.start, error=ExecutionFailed.status, reason=reason)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -75,6 +82,17 @@ class Result:
         height, width = self.picture.shape[:2]
         size = (width * self.save_scale, height * self.save_scale)
         return Image.fromarray(self.picture).resize(size, Image.Resampling.NEAREST)
+
+    @property
+    def arm_executed(self) -> str:
+        """The arm that ran: not ``arm`` if an edge was lost and others went on."""
+        plan, arm = self.task.plan, Arm.parse(self.arm)
+        asked = arm.expand(plan.family, plan.sampler, plan.steps, plan.guidance_scale)
+        ran = [(step.member, step.location) for step in self.executed]
+        planned = [asked.segment_at(step) for step in range(plan.steps)]
+        if ran == [(segment.member, segment.location) for segment in planned]:
+            return self.arm
+        return arm_that_ran(self.executed)
 
     def steps_at(self, location: Location) -> int:
         return sum(step.location == location for step in self.executed)

@@ -14,21 +14,20 @@ import numpy.typing as npt
 
 from baton.v1 import coordinator_pb2
 from common.build import Origin, this_build
+from common.diffusion.executor import resumed
 from common.errors import (
     BatonError,
     Cancelled,
-    DeadlineExceeded,
-    Draining,
+    ExecutionFailed,
     Incompatible,
-    Unreachable,
     executing,
 )
 from common.families.loader import Family
 from common.families.local import begin, run_here
-from common.plan import DEVICE_NODE, Arm, Decision, ExecutedStep, Plan, Task
+from common.plan import DEVICE_NODE, Decision, ExecutedStep, Plan, Task, arm_that_ran
 from common.quality.verifier import Scorer
 from common.rpc.access import Access
-from common.rpc.channel import Keepalive
+from common.rpc.channel import Keepalive, check_peer
 from device_client import coordination
 from device_client.budget import Budget, StepTimes
 from device_client.decide import ArmNames, is_static, static_decision
@@ -36,13 +35,20 @@ from device_client.edge_session import EdgePart, EdgeRequest
 from device_client.events import Decided, Event, Stepped
 from device_client.features import prompt_features
 from device_client.png import Provenance
-from device_client.relay import EdgeRelay, Telling
+from device_client.relay import EdgeRelay, Telling, without_edge
 from device_client.result import EdgeAttempt, Result, Seconds, Traffic
 from device_client.settings import DeviceSettings, split_list
 from device_client.standby import StandbyTickets
 from device_client.wish import Wish
 
 _FAREWELL_SECONDS = 1.0
+_NO_MEMBER = "this device holds no member to draw with"
+#: What a coordinator says of the request itself; any other failure is its own.
+_FINAL = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+
+
+#: The picture, the steps that ran here, and the seconds that they took.
+_Finished = tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,8 @@ class PictureSession:
         picture, executed = self.part.picture, list(self.part.executed)
         device_seconds = 0.0
         if picture is None:
-            picture, here, device_seconds = await self._device_part(task)
-            executed += here
+            task, (picture, here, device_seconds) = await self._draw_rest(task)
+            executed = [*self.part.executed, *here]
         family, scorer = self.device.family, self.device.scorer
         return Result(
             request_id=self.request_id,
@@ -171,7 +177,7 @@ class PictureSession:
         )
 
     async def _decide(self) -> Decision:
-        """Ask the coordinator unless an edge is named; decide alone if it does not answer."""
+        """Ask the coordinator unless an edge is named; decide alone if it has no sound answer."""
         wish, settings, family = self.wish, self.device.settings, self.device.family
         edges = split_list(wish.edge or "") or settings.edge_list
         arm = self.device.arm_names.resolve(wish.arm) if wish.arm else None
@@ -190,9 +196,12 @@ class PictureSession:
             try:
                 timeout = self._budget.within(settings.coordinator_timeout)
                 link = replace(self._link, timeout=timeout)
-                return await coordination.ask(link, situation, self.device.standby)
-            except (DeadlineExceeded, Draining, Unreachable) as error:
-                self.notes.append(f"decided alone: {error}")
+                decision = await coordination.ask(link, situation, self.device.standby)
+                return self.device.arm_names.check(decision, arm)
+            except BatonError as error:
+                if error.status in _FINAL:
+                    raise
+                self.notes.append(wish.hide(f"decided alone: {error}"))
 
         def decide(edges: Sequence[str]) -> Decision:
             return static_decision(self.device.arm_names, wish.arm, wish.preference, edges)
@@ -231,7 +240,11 @@ class PictureSession:
 
         Returns the task whose plan says what is really left to the device.
         """
-        settings = self.device.settings
+        settings, plan = self.device.settings, task.plan
+        schedule = self.device.family.schedule(plan.sampler, plan.steps)
+        if is_static(decision.decision_id):  # addresses that a caller or the settings name
+            for edge in decision.edges:
+                check_peer(edge.address, self.device.access)
         request = EdgeRequest(
             request_id=self.request_id,
             task=task,
@@ -242,6 +255,8 @@ class PictureSession:
             timeout=settings.edge_timeout,
             connect_timeout=settings.connect_timeout,
             reattach_timeout=settings.reattach_timeout,
+            stall_timeout=settings.stall_timeout,
+            check=lambda state: resumed(state, schedule),
             keepalive=Keepalive(settings.keepalive_time, settings.keepalive_timeout),
             ticket=decision.ticket,
             access=self.device.access,
@@ -253,16 +268,31 @@ class PictureSession:
         return task if self.part.done else self._fall_back(task, lost)
 
     def _fall_back(self, task: Task, lost: BatonError | None) -> Task:
-        members = self.device.settings.member_list
-        if not members:
-            raise lost or Incompatible("no edge is available and this device holds no member")
+        members, allowed = self.device.settings.member_list, self.wish.fallback
+        if allowed is None:
+            allowed = self.wish.arm is None or self.part.begun
+        if not (members and allowed):
+            lost = lost or Incompatible("no edge is available")
+            remedy = "--fallback lets the device draw instead" if members else _NO_MEMBER
+            raise without_edge(lost, self.part, f"{self.wish.hide(str(lost))}; {remedy}")
         step = self.part.resume_step
         self.notes.append(f"drawn on the device with {members[0]} from step {step}")
         return replace(task, plan=task.plan.rest_on(members[0], "device", step))
 
-    async def _device_part(
-        self, task: Task
-    ) -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
+    async def _draw_rest(self, task: Task) -> tuple[Task, _Finished]:
+        """The device's part; anew and alone if it failed on what an edge had handed over."""
+        try:
+            return task, await self._device_part(task)
+        except ExecutionFailed as error:
+            if self.part.state is None or self.wish.fallback is False:
+                raise
+            self.notes.append(f"what came from an edge was of no use here: {error}")
+        self.attempts[:] = [attempt.in_vain() for attempt in self.attempts]
+        self.part.state, self.part.executed = None, []
+        task = self._fall_back(task, None)
+        return task, await self._device_part(task)
+
+    async def _device_part(self, task: Task) -> _Finished:
         """Finish on the model thread; returns picture, steps and the seconds that they took.
 
         Standing in line for that thread counts for nothing. Raises DeadlineExceeded before it
@@ -284,7 +314,7 @@ class PictureSession:
             event = Stepped(record.step + 1, task.plan.steps, "device", record.member)
             loop.call_soon_threadsafe(self._emit, event)
 
-        def finish() -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
+        def finish() -> _Finished:
             begin_now()
             self._check_time(task.plan)
             return self._finish(task, on_step)
@@ -355,4 +385,4 @@ def _arm_that_ran(result: Result) -> str:
     """The decided arm, or the device's own if no edge took part after all."""
     if result.steps_at("edge"):
         return result.arm
-    return Arm("device", (result.executed[-1].member,), 0.0).name
+    return arm_that_ran(result.executed)

@@ -34,6 +34,8 @@ class DeviceSettings(ClientAccess):
     threads: int = Field(default=1, ge=0, le=512)
     #: Seconds that an edge may take for its part.
     edge_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    #: Seconds that an edge at work may take for each step; one that takes longer is given up.
+    stall_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     #: Seconds for an edge's first answer, and for that to a device whose connection broke; an edge
     #: that takes longer is passed over, and 0 seeks no request again.
     connect_timeout: float = Field(default=5.0, gt=0, allow_inf_nan=False)

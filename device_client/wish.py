@@ -27,7 +27,8 @@ class Wish:
     """What the caller asks for. None leaves it to the family, the coordinator or chance.
 
     timeout: seconds that the picture may take; None sets no limit. accel: how steps may be made
-    cheaper (none, propagate, masks, full).
+    cheaper (none, propagate, masks, full). fallback: whether the device may draw what no edge did;
+    left out, it may unless the caller named the arm and no edge has begun.
     """
 
     prompt: str = field(repr=False)
@@ -42,6 +43,7 @@ class Wish:
     edge: str | None = None
     timeout: float | None = None
     accel: Accel | None = None
+    fallback: bool | None = None
 
     def hide(self, text: str) -> str:
         """An error's text without the prompts, which a node might have put into it, as one line."""
@@ -67,7 +69,14 @@ def check_wish(wish: Wish) -> Wish:
         edge=None if wish.edge is None else text("an edge", wish.edge),
         timeout=None if wish.timeout is None else _check_timeout(wish.timeout),
         accel=None if wish.accel is None else check_accel(wish.accel),
+        fallback=_check_fallback(wish.fallback),
     )
+
+
+def _check_fallback(fallback: object) -> bool | None:
+    if isinstance(fallback, bool | None):
+        return fallback
+    raise InvalidRequest(f"fallback is true or false, got {type(fallback).__name__}")
 
 
 def _check_preference(name: object) -> Preference:

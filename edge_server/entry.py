@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.errors import BatonError
-from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Job, Outcome, Progressed, Work
+from edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    HandedOff,
+    Job,
+    Outcome,
+    Progressed,
+    Queued,
+    Work,
+)
 from edge_server.engine.pace import Demand
 from edge_server.lifecycle import State, check_transition
 
-News = Progressed | Checkpointed | Outcome
+News = Queued | Progressed | Checkpointed | Outcome
+_POSITION_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -22,10 +32,12 @@ class Entry:
     """Changed by the registry alone, on the event loop.
 
     Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
-    deadline: in the event loop's time; job: the engine's side of it.
+    position: how many wait before it, while it is queued itself; deadline: in the event loop's
+    time; job: the engine's side of it.
     """
 
     work: Work
+    position: Callable[[], int] = field(default=int, repr=False)
     deadline: float = math.inf
     state: State = State.QUEUED
     job: Job | None = None
@@ -78,7 +90,10 @@ class Entry:
         return size
 
     async def events(self) -> AsyncGenerator[News, None]:
-        """Whatever is new, until the outcome; a BatonError outcome is raised."""
+        """Whatever is new, until the outcome; a BatonError outcome is raised.
+
+        While it is queued its position is told every second, also if it is the same.
+        """
         progress: Progressed | None = None
         checkpoint: Checkpointed | None = None
         while True:
@@ -94,9 +109,22 @@ class Entry:
             if self.outcome is not None:
                 yield self.outcome
                 return
-            if changed is self._changed:
+            if changed is not self._changed:
+                continue
+            if self.state is not State.QUEUED:
                 await changed.wait()
+            elif not await _within(_POSITION_SECONDS, changed) and self.state is State.QUEUED:
+                yield Queued(self.position())
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether the event came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from common.errors import (
     BatonError,
@@ -138,7 +139,7 @@ class Registry:
             if not known.state.ended:
                 self._expire_at(known, max(deadline, known.deadline))
             return known, True
-        entry = Entry(work)
+        entry = Entry(work, lambda: self._position(entry))
         self._check_room(entry, deadline)
         self._accept(key, entry, deadline)
         return entry, False
@@ -208,6 +209,11 @@ class Registry:
         except TimeoutError:
             return False
         return True
+
+    def _position(self, entry: Entry) -> int:
+        """How many were queued before it and still are."""
+        queued = (other for other in self._open.values() if other.state is State.QUEUED)
+        return sum(1 for _ in takewhile(lambda other: other is not entry, queued))
 
     def _check_room(self, entry: Entry, deadline: float) -> None:
         if self._closed is not None:

@@ -20,6 +20,7 @@ from edge_server.engine.job import (
     Event,
     HandedOff,
     Progressed,
+    Queued,
     Times,
     Work,
 )
@@ -107,11 +108,13 @@ def _members(work: Work) -> list[str]:
     ]
 
 
-def event_to_proto(event: Event) -> edge_pb2.DenoiseEvent:
+def event_to_proto(event: Event | Queued) -> edge_pb2.DenoiseEvent:
     """Raises TypeError for an error: those become statuses."""
     if isinstance(event, Progressed):
         progress = edge_pb2.Progress(step=event.step, steps=event.steps, rows=event.rows)
         return edge_pb2.DenoiseEvent(progress=progress)
+    if isinstance(event, Queued):
+        return edge_pb2.DenoiseEvent(queued=edge_pb2.Queued(position=event.position))
     if isinstance(event, Checkpointed | HandedOff | Drawn):
         executed = executed_to_proto(event.executed)
         if isinstance(event, Checkpointed):

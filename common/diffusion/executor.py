@@ -111,7 +111,18 @@ def resume_run(
 ) -> Run:
     """A run that goes on from a state, history included; its first step runs in full.
 
-    Raises Incompatible if the state belongs to another sampler, number of steps or noise level.
+    Raises Incompatible as `resumed`.
+    """
+    x, past = resumed(state, schedule)
+    noise = prior_noise(seed, tuple(x.shape))
+    return Run(plan, schedule, conditioning, x, noise, state.step, past)
+
+
+def resumed(state: LatentState, schedule: Schedule) -> tuple[Tensor, Past | None]:
+    """The latent of a state at its schedule's own level, and the sampler's history.
+
+    Raises Incompatible if the state belongs to another sampler, number of steps or noise level, or
+    is not finite at that level.
     """
     if state.sampler != schedule.sampler or state.steps != schedule.steps:
         raise Incompatible(
@@ -122,8 +133,9 @@ def resume_run(
         raise Incompatible(f"the latent's noise level is not that of step {state.step}")
     level = schedule.levels[state.step]
     x = rescale(torch.from_numpy(state.x.copy()), state.level, level)
-    noise = prior_noise(seed, tuple(x.shape))
-    return Run(plan, schedule, conditioning, x, noise, state.step, _past_of(state, schedule))
+    if not torch.isfinite(x).all():
+        raise Incompatible(f"the latent is not finite at the noise level of step {state.step}")
+    return x, _past_of(state, schedule)
 
 
 def _past_of(state: LatentState, schedule: Schedule) -> Past | None:

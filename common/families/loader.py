@@ -27,7 +27,7 @@ from common.diffusion.executor import Conditioning
 from common.diffusion.graphs import graph_of
 from common.diffusion.profile import Profile, profile
 from common.diffusion.schedules import Schedule, make_schedule
-from common.errors import Incompatible, WeightsError
+from common.errors import ExecutionFailed, Incompatible, WeightsError
 from common.families.hearing import Heard, Hearing
 from common.families.manifest import Manifest, find_family, masks_folder, read_manifest
 from common.families.parts import open_parts
@@ -174,10 +174,19 @@ class Family:
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
-        """Latent [C, H, W] to a picture, uint8 [H, W, 3]."""
+        """Latent [C, H, W] to a picture, uint8 [H, W, 3].
+
+        Raises ExecutionFailed if what the decoder makes of it is not finite: as whole numbers it
+        would pass for a picture.
+        """
         config = self.vae.config
         latent = x[None] / config.scaling_factor + (config.shift_factor or 0.0)
         pixels = self.vae.decode(latent, return_dict=False)[0][0]
+        if not torch.isfinite(pixels).all():
+            raise ExecutionFailed(
+                f"the decoder of {self.name} yields NaN or infinite values; its weights may be"
+                " damaged"
+            )
         pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 

@@ -66,14 +66,14 @@ def open_channel(
     ``most_bytes``: of an answer, or of one message of it; more fails the call.
     Raises InvalidRequest for a bad address, or if a token would travel in the clear.
     """
-    check_address(address)
-    if access.token and access.tls is None and not access.insecure:
-        _check_stays_here(address)
+    check_peer(address, access)
     options = [
         *(keepalive or Keepalive()).client_options(),
         _receive_limit(most_bytes),
         # another channel's failure to reach the address says nothing about now
         ("grpc.use_local_subchannel_pool", 1),
+        # packed answers are refused: latents gain nothing by it, and a small one may swell
+        ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
     interceptors = bearer_interceptors(access.token) if access.token else None
     if access.tls is None:
@@ -154,8 +154,11 @@ async def channel_to(address: str, access: Access = OPEN) -> AsyncIterator[grpc.
         yield channel
 
 
-def _check_stays_here(address: str) -> None:
-    if not is_loopback(address.rpartition(":")[0]):
+def check_peer(address: str, access: Access) -> None:
+    """Raises InvalidRequest for a bad address, or if a token would travel in the clear."""
+    check_address(address)
+    clear = access.token and access.tls is None and not access.insecure
+    if clear and not is_loopback(address.rpartition(":")[0]):
         raise InvalidRequest(
             f"refusing to send a token to {address} in the clear; set tls_ca, or insecure on a"
             " network that you trust"

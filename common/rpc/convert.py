@@ -13,6 +13,7 @@ from common.plan import (
     MAX_ROWS,
     MAX_SEGMENTS,
     MAX_STEPS,
+    MAX_THREADS,
     ExecutedStep,
     Location,
     Plan,
@@ -27,6 +28,9 @@ from common.rpc import PROTOCOL_VERSION
 MAX_ATTEMPTS = 64
 MAX_FAMILY_MEMBERS = 64
 MAX_REASON_CHARS = 500
+
+_STEP_BYTES = 1024  # of a stretch without its neighbours: names and numbers
+_ROWS_BYTES = 16  # of a neighbour without its blocks
 
 _LOCATIONS: dict[Location, plan_pb2.Location.ValueType] = {
     "edge": plan_pb2.LOCATION_EDGE,
@@ -90,6 +94,21 @@ def executed_from_proto(stretches: Iterable[plan_pb2.ExecutedStretch]) -> list[E
         if len(steps) > MAX_STEPS:  # a few bytes each, and they would be millions
             raise InvalidRequest(f"more than the {MAX_STEPS} steps that a plan may have")
     return steps
+
+
+def largest_record(steps: int) -> int:
+    """Bytes of the largest record of so many executed steps, each with all its neighbours."""
+    return steps * (_STEP_BYTES + MAX_ROWS * (_ROWS_BYTES + MAX_BLOCKS // 8))
+
+
+def check_record(steps: Iterable[ExecutedStep]) -> None:
+    """Raises InvalidRequest for steps that nobody can have run, or run again."""
+    for step in steps:
+        if not (0 <= step.row <= step.rows <= MAX_ROWS and step.threads <= MAX_THREADS):
+            raise InvalidRequest(f"step {step.step} cannot have run in such a batch")
+        if step.neighbours and sum(rows for rows, _ in step.neighbours) != step.rows:
+            raise InvalidRequest(f"the neighbours of step {step.step} are not its batch")
+        _ = step.directive
 
 
 def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:

@@ -36,6 +36,7 @@ _REASON = "reason"
 _MAX_MESSAGE_CHARS = 500
 #: How a connection ends that is dropped rather than closed.
 _HUNG_UP = {"Socket closed", "Connection reset by peer", "Broken pipe"}
+_ANSWER_TOO_LARGE = ("CLIENT: Received message", "SERVER: Sent message")
 _TLS_CAUSE = re.compile(r"[A-Z]+(?:_[A-Z]+)+(?=:)|Hostname Verification Check failed")
 _CLASSES: dict[str, type[BatonError]] = {
     name: item
@@ -89,7 +90,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     cls = _CLASSES.get(reason) or _BY_STATUS.get(status, ExecutionFailed)
     message = error.details() or status
     if cls is Overloaded and not reason and "larger than max" in message:
-        cls = errors.InvalidRequest
+        return _too_large(message, peer)
     if cls is Unreachable and not reason:
         return _unanswered(message, peer)
     if issubclass(cls, Overloaded):
@@ -97,6 +98,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     if issubclass(cls, Unauthenticated | PermissionDenied):
         return cls(message, refusal)
     return cls(message)
+
+
+def _too_large(details: str, peer: str) -> BatonError:
+    """A request is the caller's own fault, an answer the other side's."""
+    if any(side in details for side in _ANSWER_TOO_LARGE):
+        return ExecutionFailed(f"{peer} answered more than can be right ({details})")
+    return errors.InvalidRequest(f"the request is too large for {peer} ({details})")
 
 
 def parsed(answer: M | None, peer: str) -> M:

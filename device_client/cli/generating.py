@@ -22,6 +22,7 @@ from device_client.events import (
     Event,
     Finished,
     HandedOver,
+    Queued,
     Reattached,
     Stepped,
 )
@@ -134,6 +135,7 @@ def describe(result: Result, path: Path) -> dict[str, object]:
         "request_id": result.request_id,
         "seed": result.task.seed,
         "arm": result.arm,
+        "arm_executed": result.arm_executed,
         "steps": {place: result.steps_at(place) for place in ("edge", "device")},
         "seconds": asdict(result.seconds),
         "bytes": asdict(result.traffic),
@@ -150,8 +152,10 @@ def summary(result: Result, path: Path) -> str:
         for place in ("edge", "device")
         if result.steps_at(place)
     )
+    asked, ran = result.arm, result.arm_executed
+    arm = asked if asked == ran else f"{ran} in place of {asked}"
     lines = [
-        f"{path}  {result.arm}  {steps} steps  {result.seconds.total:.2f} s"
+        f"{path}  {arm}  {steps} steps  {result.seconds.total:.2f} s"
         f"  {result.traffic.sent + result.traffic.received} bytes  seed {result.task.seed}"
         f"  {verdict(result)}  request {result.request_id[:SHORT_ID]}"
     ]
@@ -208,6 +212,9 @@ class Display:
             self._done[event.request_id] = event.step
             where = f"{event.location}: {event.member} step {event.step}"
             self._progress.update(self._bar, description=where, completed=self.done)
+        elif isinstance(event, Queued):
+            where = f"edge: {event.position} waiting before"
+            self._progress.update(self._bar, description=where)
         elif isinstance(event, HandedOver):
             self._say(f"handed over at step {event.step}: {event.size} bytes")
         elif isinstance(event, EdgeLost):

@@ -48,6 +48,13 @@ def generate(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds that a picture may take; left out: no limit.")
     ] = None,
+    fallback: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the device may draw what no edge did; left out: not in place of --arm.",
+            show_default=False,
+        ),
+    ] = None,
     edge: Edge = None,
     coordinator: Coordinator = None,
     family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
@@ -75,6 +82,7 @@ def generate(
             "arm": arm,
             "edge": edge,
             "timeout": timeout,
+            "fallback": fallback,
         },
         count=n,
         out=out,

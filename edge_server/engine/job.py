@@ -47,6 +47,13 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """The job waits behind so many others."""
+
+    position: int
+
+
+@dataclass(frozen=True)
 class Started:
     """The job has taken a place."""
 

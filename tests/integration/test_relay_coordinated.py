@@ -140,7 +140,7 @@ async def test_a_lost_edge_is_reported_with_the_arm_that_ran(
     brain: Node, joined: Edge, client: AsyncClient
 ) -> None:
     joined.cable.cut()
-    result = await client.generate(PROMPT, arm="edge", steps=5)
+    result = await client.generate(PROMPT, arm="edge", steps=5, fallback=True)
     assert result.steps_at("device") == 5
     record = await decision_of(brain, result)
     assert (record.arm, record.state) == ("edge:large", "rewarded")

@@ -247,7 +247,7 @@ async def test_a_prompt_that_an_edge_puts_into_its_error_goes_nowhere(
     async with serving(ActingEdge(echo, told=0)) as address:
         await register(brain, address, family.fingerprint)
         with device(family_folder, **fields) as client:
-            result = await client.generate(PROMPT, arm="edge:large", steps=3)
+            result = await client.generate(PROMPT, arm="edge:large", steps=3, fallback=True)
     record = await newest(brain)
     assert record.outcome is not None
     (attempt,) = record.outcome.attempts
@@ -267,7 +267,7 @@ async def test_an_edge_cannot_spoil_a_report_with_its_name(
     async with serving(Posing(PROMPT)) as address:
         await register(brain, address, family.fingerprint)
         with device(family_folder, **fields) as client:
-            await client.generate(PROMPT, arm="edge:large", steps=3)
+            await client.generate(PROMPT, arm="edge:large", steps=3, fallback=True)
     record = await newest(brain)
     assert record.state == "rewarded"
     assert record.outcome is not None

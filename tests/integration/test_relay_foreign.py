@@ -31,7 +31,9 @@ async def test_the_platform_refuses_a_foreign_relay_before_any_model_work(
     counter = Counter()
     async with edge(family, counter) as node:
         with device(foreign_folder, edges=node.address) as client:
-            result = await client.generate(PROMPTS[0], arm="relay:large>small@0.5", steps=4)
+            result = await client.generate(
+                PROMPTS[0], arm="relay:large>small@0.5", steps=4, fallback=True
+            )
     assert counter.calls == 0
     assert node.registry.counts.completed == 0
     assert any("latent space" in note for note in result.notes)

@@ -2,132 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import grpc.aio
-import msgpack
 import numpy as np
 import pytest
 
-from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
+from baton.v1 import edge_pb2, plan_pb2
 from common.build import Origin, this_build
 from common.errors import BatonError
 from common.families.loader import Family
-from common.latents import Codec, LatentState, encode_state
-from common.rpc import PROTOCOL_VERSION
-from tests.support.envelopes import fields_of, seal
 from tests.support.families import SIZE
+from tests.support.lying import (
+    CUT,
+    PROMPT,
+    STEPS,
+    Liar,
+    Scripted,
+    accepted,
+    built,
+    checkpoint,
+    handoff,
+    image,
+    progress,
+    stretch,
+    with_nan,
+)
 from tests.support.nodes import closed_port, device, drawn_here
 from tests.support.servers import serving
-from tests.support.tasks import PROMPTS, plan, run_alone, task
-
-PROMPT = PROMPTS[2]
-STEPS, CUT = 4, 2
-
-
-class Scripted(edge_pb2_grpc.EdgeServicer):
-    """Answers every Denoise with what ``script`` makes of it."""
-
-    def __init__(
-        self, script: Callable[[edge_pb2.DenoiseRequest], Sequence[edge_pb2.DenoiseEvent]]
-    ) -> None:
-        self._script = script
-
-    async def Denoise(
-        self, request: edge_pb2.DenoiseRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncGenerator[edge_pb2.DenoiseEvent, None]:
-        for event in self._script(request):
-            yield event
-
-    async def Cancel(
-        self, request: edge_pb2.CancelRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> edge_pb2.CancelResponse:
-        return edge_pb2.CancelResponse()
-
-
-#: What a good edge says of itself.
-TRUTH: dict[str, Any] = {
-    "protocol_version": PROTOCOL_VERSION,
-    "node_id": "liar",
-    "build": edge_pb2.Build(**asdict(this_build())),
-    "members": {"large": "a" * 32},
-}
-
-
-def accepted(**told: Any) -> edge_pb2.DenoiseEvent:
-    return edge_pb2.DenoiseEvent(accepted=edge_pb2.Accepted(**(TRUTH | told)))
-
-
-def built(**told: str) -> edge_pb2.DenoiseEvent:
-    return accepted(build=edge_pb2.Build(**(asdict(this_build()) | told)))
-
-
-def progress(step: int) -> edge_pb2.DenoiseEvent:
-    return edge_pb2.DenoiseEvent(progress=edge_pb2.Progress(step=step, steps=STEPS))
-
-
-def stretch(start: int = 0, stop: int = CUT, **fields: Any) -> plan_pb2.ExecutedStretch:
-    values = {"member": "large", "location": plan_pb2.LOCATION_EDGE, "node_id": "liar"} | fields
-    return plan_pb2.ExecutedStretch(start=start, stop=stop, **values)
-
-
-def checkpoint(
-    envelope: bytes, executed: Sequence[plan_pb2.ExecutedStretch]
-) -> edge_pb2.DenoiseEvent:
-    told = edge_pb2.Checkpoint(envelope=envelope, executed=executed)
-    return edge_pb2.DenoiseEvent(checkpoint=told)
-
-
-def handoff(
-    envelope: bytes, executed: Sequence[plan_pb2.ExecutedStretch] = ()
-) -> edge_pb2.DenoiseEvent:
-    told = edge_pb2.Handoff(envelope=envelope, executed=executed or [stretch()])
-    return edge_pb2.DenoiseEvent(handoff=told)
-
-
-def image(width: int = SIZE, height: int = SIZE, size: int | None = None) -> edge_pb2.DenoiseEvent:
-    rgb = b"\x80" * (3 * width * height if size is None else size)
-    told = edge_pb2.Image(rgb=rgb, width=width, height=height, executed=[stretch(stop=STEPS)])
-    return edge_pb2.DenoiseEvent(image=told)
-
-
-def with_nan(envelope: bytes) -> bytes:
-    fields = fields_of(envelope)
-    payload = np.frombuffer(fields["payload"], "<f4").copy()
-    payload[0] = np.nan
-    return seal(msgpack.packb(fields | {"payload": payload.tobytes()}))
-
-
-class Liar:
-    """A good handoff of the request, and its falsifications."""
-
-    def __init__(self, family: Family) -> None:
-        self._family = family
-        self._states: dict[int, LatentState] = {}
-
-    def state(self, step: int = CUT) -> LatentState:
-        if step not in self._states:
-            of = task(plan("edge:large", STEPS), PROMPT)
-            self._states[step] = run_alone(self._family, of, step).state()
-        return self._states[step]
-
-    def envelope(
-        self,
-        request: edge_pb2.DenoiseRequest,
-        state: LatentState | None = None,
-        request_id: str = "",
-        fingerprint: str = "",
-    ) -> bytes:
-        return encode_state(
-            state or self.state(),
-            request_id or request.request_id,
-            fingerprint or self._family.fingerprint,
-            Codec.FP32,
-        )
-
+from tests.support.tasks import plan, task
 
 Script = Callable[[Liar, edge_pb2.DenoiseRequest], list[edge_pb2.DenoiseEvent]]
 
@@ -249,7 +153,8 @@ async def _why_it_was_not_believed(script: Script, family: Family, folder: Path)
     liar = Liar(family)
     async with serving(Scripted(lambda request: script(liar, request))) as address:
         with device(folder, edges=address) as client:
-            result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
+            options = {"steps": STEPS, "fallback": True}
+            result = await client.generate(PROMPT, arm="relay:large>small@0.5", **options)
     alone = task(plan("device:small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
     assert [step.location for step in result.executed] == ["device"] * STEPS
