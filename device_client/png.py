@@ -27,6 +27,7 @@ from common.latents import Codec
 from common.outputs import check_suffix, check_writable
 from common.plan import (
     DEVICE_NODE,
+    MAX_BLOCKS,
     MAX_NAME_CHARS,
     MAX_ROWS,
     MAX_STEPS,
@@ -43,7 +44,10 @@ PLAN_CHUNK = "baton"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _SIGNATURE_BYTES, _CRC_BYTES = 8, 4
 _CHUNK_VERSION = 3
-_MAX_CHUNK_CHARS = 512 * 1024
+#: A record names, at each step, the rows of its batch and the blocks that they ran. Since what is
+#: parsed takes far more room than its text, its parts are counted before.
+_MAX_CHUNK_CHARS = 512 * 1024 + MAX_STEPS * MAX_ROWS * (len(str(1 << MAX_BLOCKS)) + 16)
+_MAX_CHUNK_PARTS = 64 * 1024 + MAX_STEPS * MAX_ROWS * 3
 _MAX_SIDE = 8192
 _SAMPLER_NAMES = {"ddim": "DDIM", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
 
@@ -247,8 +251,11 @@ def read_chunk(text: str) -> Provenance:
     Raises InvalidRequest for what is damaged or outside the limits, Incompatible for a chunk or a
     protocol of another version.
     """
-    if len(text) > _MAX_CHUNK_CHARS:
-        raise InvalidRequest(f"its plan is damaged: {len(text)} characters are too many")
+    parts = sum(map(text.count, "[{,"))
+    if len(text) > _MAX_CHUNK_CHARS or parts > _MAX_CHUNK_PARTS:
+        raise InvalidRequest(
+            f"its plan is damaged: {len(text)} characters in {parts} parts are too many"
+        )
     try:
         _check_version(_Versioned.model_validate_json(text, strict=True).version)
         chunk = _Chunk.model_validate_json(text, strict=True)

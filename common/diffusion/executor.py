@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -234,13 +236,20 @@ def _records(
 
 
 def _patterns(asks: Sequence[Ask], answers: Sequence[Answer]) -> tuple[tuple[int, int], ...]:
-    """(rows, blocks) in the order of the batch, where several runs do not all run the same."""
+    """(rows, blocks) in the order of the batch, where several runs do not all run the same.
+
+    Rows that run the same one after the other are told as one: each run's record holds all this,
+    at each of its steps.
+    """
     if len(asks) == 1 or all(answer.bits == [None] for answer in answers):
         return ()
-    return tuple(
-        (len(ask.contexts), -1 if bits is None else bits)
+    rows = (
+        (-1 if bits is None else bits, len(ask.contexts))
         for ask, answer in zip(asks, answers, strict=True)
         for bits in answer.bits
+    )
+    return tuple(
+        (sum(count for _, count in alike), bits) for bits, alike in groupby(rows, itemgetter(0))
     )
 
 

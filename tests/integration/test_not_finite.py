@@ -1,0 +1,139 @@
+"""Numbers that are none never pass for a picture or a latent, whoever computed them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.diffusion.executor import resume_run
+from common.errors import ExecutionFailed, Incompatible
+from common.families.loader import Family
+from common.latents import LatentState, NoiseLevel
+from device_client.cli import generating
+from device_client.replaying import replay
+from device_client.settings import DeviceSettings
+from edge_server.daemon import running
+from edge_server.settings import EdgeSettings
+from tests.support.families import copy_family
+from tests.support.lying import (
+    CUT,
+    PROMPT,
+    STEPS,
+    Liar,
+    Scripted,
+    accepted,
+    handoff,
+)
+from tests.support.nodes import check_executed, device, drawn_here, edge
+from tests.support.replays import drawn, saved
+from tests.support.servers import serving
+from tests.support.spoilt import Spoilt, spoil_decoder
+from tests.support.tasks import plan, run_alone, task
+
+EVERY = 2
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("value", [float("nan"), INFINITE, -INFINITE])
+def test_what_the_decoder_makes_must_be_finite(family: Family, value: float) -> None:
+    x = torch.zeros(family.latent_shape(16))
+    assert family.decode(x).shape == (16, 16, 3)
+    with pytest.raises(ExecutionFailed, match="decoder") as caught:
+        Spoilt(family, value=value).decode(x)
+    assert caught.value.exit_code == 5
+
+
+def test_a_prompt_that_is_encoded_as_no_numbers_draws_nothing(family: Family) -> None:
+    with pytest.raises(ExecutionFailed, match="finite"):
+        run_alone(Spoilt(family, "text_encoder"), task(), 1)
+
+
+async def test_the_next_edge_decodes_what_one_cannot(family: Family, family_folder: Path) -> None:
+    async with edge(Spoilt(family), node_id="blind") as blind, edge(family) as good:
+        edges = f"{blind.address},{good.address}"
+        wish = {"arm": "edge:large", "steps": 5, "fallback": False}
+        with device(family_folder, checkpoint_every=EVERY) as client:
+            result = await client.generate(PROMPT, edge=edges, **wish)
+            with pytest.raises(ExecutionFailed, match="decoder"):
+                await client.generate(PROMPT, edge=blind.address, **wish)
+            alone = await client.generate(PROMPT, edge=blind.address, arm="edge:small", steps=5)
+        assert blind.registry.counts.failed == 3
+    whole = task(plan("edge:large", 5), PROMPT)
+    np.testing.assert_array_equal(result.picture, drawn_here(family, whole))
+    assert [attempt.error for attempt in result.attempts] == ["INTERNAL", ""]
+    kept = result.attempts[0].stop
+    assert [step.node_id for step in result.executed] == ["blind"] * kept + ["edge-test"] * (
+        5 - kept
+    )
+    assert alone.executed[-1].location == "device"
+    small = task(plan("device:small", 5), PROMPT)
+    np.testing.assert_array_equal(alone.picture, drawn_here(family, small))
+
+
+@pytest.fixture
+def blind_folder(family_folder: Path, tmp_path: Path) -> Path:
+    folder = copy_family(family_folder, tmp_path / "blind", digests=False)
+    spoil_decoder(str(folder))
+    return folder
+
+
+def test_a_device_that_cannot_decode_writes_no_file(blind_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pictures" / "a.png"
+    options = {"prompt": PROMPT, "steps": 2, "arm": "device", "seed": 1}
+    settings = DeviceSettings(family=str(blind_folder), members="small")
+    request = generating.Request(options=options, count=1, out=out, metadata=True)
+    with pytest.raises(ExecutionFailed, match="decoder"):
+        generating.generate(settings, request, as_json=False)
+    assert not out.exists()
+
+
+def test_an_edge_that_cannot_decode_does_not_serve(blind_folder: Path) -> None:
+    async def start() -> None:
+        async with running(EdgeSettings(port=0, family=str(blind_folder))):
+            raise AssertionError("it serves")
+
+    with pytest.raises(ExecutionFailed, match="decoder"):
+        asyncio.run(start())
+
+
+def test_a_replay_that_cannot_decode_says_so(family: Family, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", *drawn(family))
+    with pytest.raises(ExecutionFailed, match="decoder"):
+        replay(path, Spoilt(family))
+
+
+async def test_a_latent_with_which_nothing_can_be_drawn_is_left_for_a_picture_of_its_own(
+    family: Family, family_folder: Path
+) -> None:
+    """Finite and of the right level, and still no number comes of it."""
+    liar = Liar(family)
+    vast = np.full(family.latent_shape(16), 3e38, np.float32)
+    state = liar.state()
+    poison = LatentState(vast, state.level, CUT, STEPS, state.sampler)
+    script = Scripted(lambda ask: [accepted(), handoff(liar.envelope(ask, poison))])
+    wish = {"arm": "relay:large>small@0.5", "steps": STEPS}
+    async with serving(script) as address:
+        with device(family_folder, edges=address) as client:
+            result = await client.generate(PROMPT, **wish)
+            with pytest.raises(ExecutionFailed, match="finite"):
+                await client.generate(PROMPT, fallback=False, **wish)
+    check_executed(result.executed, plan("device:small", STEPS))
+    alone = task(plan("device:small", STEPS), PROMPT)
+    np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
+    assert (result.arm_executed, result.provenance.transfers) == ("device:small", ())
+    assert [(a.start, a.stop, a.error) for a in result.attempts] == [(0, 0, "INTERNAL")]
+    assert "of no use" in result.notes[0]
+
+
+def test_a_latent_that_is_infinite_at_its_own_level_is_not_resumed(family: Family) -> None:
+    of = task(plan("device:small", STEPS))
+    state = run_alone(family, of, 1).state()
+    tiny = NoiseLevel(state.level.a * 1e-44, state.level.b * 1e-44)
+    poison = LatentState(state.x + 1e3, tiny, 1, STEPS, state.sampler)
+    schedule = family.schedule("ddim", STEPS)
+    with pytest.raises(Incompatible, match="finite"):
+        resume_run(of.plan, schedule, family.encode_text(PROMPT), poison, 0)

@@ -1,0 +1,34 @@
+"""Families some of whose weights are no numbers any more."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from common.families.loader import Family
+from common.families.manifest import find_family
+
+Part = Literal["vae", "text_encoder"]
+
+
+class Spoilt(Family):
+    """The same family to everybody else, but the last weights of one part are ``value``."""
+
+    def __init__(self, family: Family, part: Part = "vae", value: float = float("nan")) -> None:
+        self.__dict__.update(family.__dict__)
+        module = copy.deepcopy(getattr(family, part))
+        with torch.no_grad():
+            last = list(getattr(module, "decoder", module).parameters())[-1]
+            last.fill_(value)
+        setattr(self, part, module)
+
+
+def spoil_decoder(folder: str) -> None:
+    """Write NaN over the decoder's last weights in a family's folder without digests."""
+    path = find_family(folder) / "shared/vae/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["decoder.conv_out.bias"].fill_(float("nan"))
+    save_file(weights, path, metadata={"format": "pt"})
