@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import signal
 from collections.abc import AsyncGenerator, Sequence
@@ -15,6 +16,7 @@ from common.errors import InvalidRequest, UnknownName
 from common.rpc.access import UNGUARDED, Guard
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_TELLING_SECONDS = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -56,8 +58,14 @@ class Health:
         self._servicer.tell(health_pb2.HealthCheckResponse.SERVING)
 
     async def draining(self) -> None:
-        """NOT_SERVING from now on, whatever is set later."""
+        """NOT_SERVING from now on, whatever is set later; those who watch hear of it if they read.
+
+        The others are not waited for: their windows may be closed for ever.
+        """
         self._servicer.tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TELLING_SECONDS):
+                await self._servicer.all_told.wait()
 
 
 class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # untyped
@@ -71,6 +79,9 @@ class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # u
         self._names = {"", *services}
         self._status = health_pb2.HealthCheckResponse.UNKNOWN
         self._changed = asyncio.Event()
+        self._watching: set[object] = set()
+        self._behind: set[object] = set()
+        self.all_told = asyncio.Event()
 
     def tell(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         if self._status == health_pb2.HealthCheckResponse.NOT_SERVING:
@@ -78,6 +89,14 @@ class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # u
         self._status = status
         self._changed.set()
         self._changed = asyncio.Event()
+        self._behind = set(self._watching)
+        self.all_told.clear()
+        self._told(None)
+
+    def _told(self, watcher: object) -> None:
+        self._behind.discard(watcher)
+        if not self._behind:
+            self.all_told.set()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: _Context
@@ -89,13 +108,20 @@ class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # u
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
-        known = request.service in self._names
-        while True:
-            changed, status = self._changed, self._status
-            if not known:
-                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            yield health_pb2.HealthCheckResponse(status=status)
-            await changed.wait()
+        known, watcher = request.service in self._names, object()
+        self._watching.add(watcher)
+        try:
+            while True:
+                changed, status = self._changed, self._status
+                if not known:
+                    status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+                yield health_pb2.HealthCheckResponse(status=status)
+                if changed is self._changed:
+                    self._told(watcher)
+                await (changed if known else asyncio.Event()).wait()
+        finally:
+            self._watching.discard(watcher)
+            self._told(watcher)
 
 
 async def until_signal() -> None:

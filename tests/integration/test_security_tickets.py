@@ -250,7 +250,7 @@ async def test_without_a_ticket_the_device_draws_alone_and_says_so(
 ) -> None:
     async with edge(family, tickets="required") as node:
         with device(family_folder, edges=node.address) as client:
-            result = await client.generate(PROMPTS[0], arm=RELAY, steps=4)
+            result = await client.generate(PROMPTS[0], arm=RELAY, steps=4, fallback=True)
         assert node.registry.unfinished == 0
     assert result.steps_at("edge") == 0
     assert "ticket refused" in result.notes[0]
