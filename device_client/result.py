@@ -86,10 +86,11 @@ class Result:
     @property
     def arm_executed(self) -> str:
         """The arm that ran: not ``arm`` if an edge was lost and others went on."""
-        plan, arm = self.task.plan, Arm.parse(self.arm)
-        asked = arm.expand(plan.family, plan.sampler, plan.steps, plan.guidance_scale)
+        plan, steps = self.task.plan, len(self.executed)
+        arm = Arm.parse(self.arm)
+        asked = arm.expand(plan.family, plan.sampler, steps, plan.guidance_scale)
+        planned = [asked.segment_at(step) for step in range(steps)]
         ran = [(step.member, step.location) for step in self.executed]
-        planned = [asked.segment_at(step) for step in range(plan.steps)]
         if ran == [(segment.member, segment.location) for segment in planned]:
             return self.arm
         return arm_that_ran(self.executed)
