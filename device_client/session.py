@@ -329,9 +329,7 @@ class PictureSession:
         needed = self.device.times.needed(plan, self.part.resume_step)
         self._budget.check(needed or 0.0)
 
-    def _finish(
-        self, task: Task, on_step: Callable[[ExecutedStep], None]
-    ) -> tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]:
+    def _finish(self, task: Task, on_step: Callable[[ExecutedStep], None]) -> _Finished:
         """The device's part itself, measured."""
         family, begun = self.device.family, time.monotonic()
         with executing("the model"):

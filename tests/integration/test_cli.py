@@ -149,7 +149,9 @@ def baton(
     here = ["--edge", served.address, "--json", "--out", "out"]
     lines = {name: line for name, (line, _, _) in WRONG.items()} | {
         "nobody": [*_EDGE, "--members", "", "--edge", nobody],
-        "nobody, but a member": [*_EDGE, "--edge", nobody, "--json"],
+        "nobody, but a member": [*_EDGE, "--edge", nobody, "--json", "--fallback"],
+        "nobody, and an arm": [*_EDGE, "--edge", nobody, "--json"],
+        "nobody, and no fallback": ["generate", "x", "--edge", nobody, "--no-fallback"],
         "device": [*_DRAW, "--steps", "2", "--n", "2", "--seed", "7", "--json", "--out", "dev"],
         "told": [*_DRAW, "--seed", "7", "--out", "told.png", "--no-metadata"],
         "relay": ["generate", PROMPTS[1], "--arm", "relay@0.5", "--steps", "4", *here],
@@ -177,7 +179,13 @@ def test_nobody_at_the_edge_is_not_reachable(baton: dict[str, Told]) -> None:
 def test_a_member_stands_in_for_an_edge_that_is_not_there(baton: dict[str, Told]) -> None:
     (told,) = baton["nobody, but a member"].json()
     assert told["steps"] == {"edge": 0, "device": 1}
+    assert (told["arm"], told["arm_executed"]) == ("edge:large", "device:small")
     assert len(told["notes"]) == 2
+
+
+def test_no_member_stands_in_for_an_edge_where_that_is_not_wanted(baton: dict[str, Told]) -> None:
+    for asked in ("nobody, and an arm", "nobody, and no fallback"):
+        assert "--fallback" in baton[asked].refused(3)
 
 
 def test_pictures_for_programs_are_json_and_files(
