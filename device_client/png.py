@@ -46,7 +46,7 @@ _SIGNATURE_BYTES, _CRC_BYTES = 8, 4
 _CHUNK_VERSION = 3
 #: A record names, at each step, the rows of its batch and the blocks that they ran. Since what is
 #: parsed takes far more room than its text, its parts are counted before.
-_MAX_CHUNK_CHARS = 512 * 1024 + MAX_STEPS * MAX_ROWS * (len(str(1 << MAX_BLOCKS)) + 16)
+MAX_CHUNK_CHARS = 512 * 1024 + MAX_STEPS * MAX_ROWS * (len(str(1 << MAX_BLOCKS)) + 16)
 _MAX_CHUNK_PARTS = 64 * 1024 + MAX_STEPS * MAX_ROWS * 3
 _MAX_SIDE = 8192
 _SAMPLER_NAMES = {"ddim": "DDIM", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
@@ -252,7 +252,7 @@ def read_chunk(text: str) -> Provenance:
     protocol of another version.
     """
     parts = sum(map(text.count, "[{,"))
-    if len(text) > _MAX_CHUNK_CHARS or parts > _MAX_CHUNK_PARTS:
+    if len(text) > MAX_CHUNK_CHARS or parts > _MAX_CHUNK_PARTS:
         raise InvalidRequest(
             f"its plan is damaged: {len(text)} characters in {parts} parts are too many"
         )

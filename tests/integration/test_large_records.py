@@ -19,7 +19,7 @@ from common.plan import MAX_BLOCKS, MAX_ROWS, MAX_STEPS, ExecutedStep
 from common.rpc.channel import open_channel
 from common.rpc.convert import executed_from_proto, executed_to_proto, largest_record
 from common.rpc.status import from_rpc_error
-from device_client.png import Provenance, read_chunk, read_png, save_png
+from device_client.png import MAX_CHUNK_CHARS, Provenance, read_chunk, read_png, save_png
 from edge_server.engine.job import Drawn
 from tests.support.engines import run_together
 from tests.support.graphs import random_mask, with_mask
@@ -60,12 +60,13 @@ def test_the_largest_record_is_within_the_bound_of_its_message() -> None:
 
 
 def test_the_largest_record_is_read_from_its_picture(tmp_path: Path) -> None:
-    executed = largest(MAX_STEPS)
-    of = task(plan("edge:large", MAX_STEPS))
+    steps = MAX_STEPS // 4
+    executed, of = largest(steps), task(plan("edge:large", steps))
     origin = Origin(this_build(), {"m" * 64: FINGERPRINT})
     made = Provenance(of, executed, FINGERPRINT, "fp16", (), {"n" * 128: origin})
     found = read_png(save_png(IMAGE, tmp_path / "a.png", made)).provenance
     assert found.executed == executed
+    assert len(made.chunk()) * MAX_STEPS / steps < MAX_CHUNK_CHARS
 
 
 @pytest.mark.parametrize("text", ["[" * 900_000, "[1" + ",1" * 900_000, '{"a":' * 900_000])
