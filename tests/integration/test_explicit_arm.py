@@ -128,11 +128,11 @@ async def test_without_fallback_nothing_is_drawn_in_place_of_an_edge(
 
 
 async def test_what_ran_as_asked_is_told_as_asked(node: Edge, client: AsyncClient) -> None:
-    for arm in ("device:small", "relay:large>small@0.4", "relay:large>small@0.01", "edge:large"):
-        for fallback in (None, True, False):
-            result = await draw(client, arm=arm, edge=node.address, fallback=fallback)
-            assert (result.arm, result.arm_executed) == (arm, arm)
-            assert f"  {arm}  " in summary(result, Path("a.png"))
+    arms = ("device:small", "relay:large>small@0.4", "relay:large>small@0.01", "edge:large")
+    for arm, fallback in zip(arms, (None, True, False, None), strict=True):
+        result = await draw(client, arm=arm, edge=node.address, fallback=fallback)
+        assert (result.arm, result.arm_executed) == (arm, arm)
+        assert f"  {arm}  " in summary(result, Path("a.png"))
 
 
 async def test_the_coordinators_edges_are_held_to_it_too(

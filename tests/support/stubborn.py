@@ -25,7 +25,10 @@ class Call:
 
 @contextlib.asynccontextmanager
 async def unread(address: str, method: str, request: Message) -> AsyncIterator[Call]:
-    """Call ``/SERVICE/METHOD``; once the server has answered a ping after it, the block begins."""
+    """Call ``/SERVICE/METHOD``; the block begins once the server's answer waits to be let in.
+
+    Its headers, which go along with its first message, need no window.
+    """
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(_PREFACE + _frame(_SETTINGS, 0, struct.pack(">HI", _INITIAL_WINDOW_SIZE, 0)))
@@ -33,12 +36,11 @@ async def unread(address: str, method: str, request: Message) -> AsyncIterator[C
     writer.write(_frame(_HEADERS, _END_HEADERS, _headers(method, address), stream=1))
     message = b"\0" + struct.pack(">I", len(body)) + body
     writer.write(_frame(_DATA, _END_STREAM, message, stream=1))
-    writer.write(_frame(_PING, 0, b"attended"))
-    attended = asyncio.Event()
-    ended = asyncio.create_task(_acknowledge(reader, writer, attended))
+    answered = asyncio.Event()
+    ended = asyncio.create_task(_acknowledge(reader, writer, answered))
     try:
         async with asyncio.timeout(60):
-            await attended.wait()
+            await answered.wait()
         yield Call(ended)
     finally:
         writer.transport.abort()
@@ -46,7 +48,7 @@ async def unread(address: str, method: str, request: Message) -> AsyncIterator[C
 
 
 async def _acknowledge(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, attended: asyncio.Event
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answered: asyncio.Event
 ) -> None:
     """Until the connection ends."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -56,8 +58,8 @@ async def _acknowledge(
             content = await reader.readexactly(int.from_bytes(head[:3]))
             if kind in (_SETTINGS, _PING) and not flags & _ACK:
                 writer.write(_frame(kind, _ACK, content if kind == _PING else b""))
-            elif kind == _PING:
-                attended.set()
+            elif kind == _HEADERS:
+                answered.set()
 
 
 def _frame(kind: int, flags: int, content: bytes, stream: int = 0) -> bytes:
