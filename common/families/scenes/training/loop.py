@@ -230,8 +230,10 @@ class TrainState:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._file("jsonl").open("a") as log:
             log.write(json.dumps({**asdict(at), **row}) + "\n")
-        left = at.seconds / max(at.progress, 1e-9) * (1 - at.progress) / 60
-        print(f"{name} step {at.step} {at.progress:.0%} {row} {left:.0f} min left", flush=True)
+        left = allowance.seconds - at.seconds
+        if allowance.steps is not None:
+            left = at.seconds / at.step * (allowance.steps - at.step)
+        print(f"{name} step {at.step} {at.progress:.0%} {row} {left / 60:.0f} min left", flush=True)
 
     def _file(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")
