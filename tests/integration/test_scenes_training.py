@@ -26,12 +26,12 @@ def test_a_toy_family_is_trained_interrupted_packed_resumed_exported_and_draws(
     tmp_path: Path,
 ) -> None:
     first, second, pack, out = (str(tmp_path / name) for name in ("a", "b", "pack", "family"))
-    trained = run("train", "--run-dir", first, "--minutes", "0.5", *TOY, "--pack", pack)
+    trained = run("train", "--run-dir", first, "--minutes", "0.2", *TOY, "--pack", pack)
     assert trained.returncode == 0, trained.stderr
     for stage in STAGES:
         assert read_position(tmp_path / f"a/{stage}.safetensors").finished, stage
     resumed = run(
-        *["train", "--run-dir", second, "--minutes", "0.5", *TOY, "--start", pack],
+        *["train", "--run-dir", second, "--minutes", "0.2", *TOY, "--start", pack],
         *["--stage", "small", "--stage", "large"],
     )
     assert resumed.returncode == 0, resumed.stderr

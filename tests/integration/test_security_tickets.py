@@ -100,7 +100,7 @@ def ticket(family: Family, /, **fields: Any) -> str:
 NOW = int(time.time())
 BAD: dict[str, tuple[Refusal, dict[str, Any]]] = {
     "expired": (Refusal.EXPIRED, {"not_before": NOW - 900, "expires": NOW - 300}),
-    "not yet valid": (Refusal.NOT_YET_VALID, {"not_before": NOW + 900, "expires": NOW + 1800}),
+    "not yet valid": (Refusal.NOT_YET_VALID, {"not_before": NOW + 86_400, "expires": NOW + 87_000}),
     "for other edges": (Refusal.FOREIGN_AUDIENCE, {"audience": ("edge-0",)}),
     "for no edge": (Refusal.FOREIGN_AUDIENCE, {"audience": ()}),
     "for another request": (Refusal.FOREIGN_REQUEST, {"request_id": "other"}),

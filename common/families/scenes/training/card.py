@@ -39,7 +39,7 @@ from common.quality.scores import Score
 _REPEATS = 9
 _GRID_COLUMNS = 8
 _SCALED = 96  # side of a picture in a grid, pixels
-_RECONSTRUCTED = 100
+_RECONSTRUCTED = 100  # pictures at most, of each surface and size
 
 
 def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 50) -> None:
@@ -56,7 +56,7 @@ def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 5
         with saving(folder / f"{member}.png") as file:
             picture_grid(pictures).save(file, format="PNG")
         print(f"{member}: {measured.scores[member]['overall']}", flush=True)
-    measured.autoencoder = _autoencoder(family)
+    measured.autoencoder = _autoencoder(family, min(drawn[0], _RECONSTRUCTED))
     with saving(folder / "README.md") as file:
         file.write(_card(measured).encode())
     with saving(bench / "scenes.json") as file:
@@ -85,12 +85,12 @@ def _training(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _autoencoder(family: Family) -> dict[str, Any]:
+def _autoencoder(family: Family, count: int) -> dict[str, Any]:
     """PSNR in dB over ordinary scenes, and the share of reconstructions that is recognised."""
     world, rng = world_drawn_by(family), np.random.default_rng(7)
-    scenes = [compose(sample_spec(rng, world), world, rng) for _ in range(_RECONSTRUCTED)]
+    scenes = [compose(sample_spec(rng, world), world, rng) for _ in range(count)]
     pictures = to_model_range(np.stack([render(scene, world) for scene in scenes]))
-    shares = acceptance(family.vae, world, _RECONSTRUCTED)
+    shares = acceptance(family.vae, world, count)
     return {
         "psnr_db": psnr(family.vae, pictures),
         "accepted": {f"{size} {surface}": share for (surface, size), share in shares.items()},
