@@ -16,6 +16,7 @@ from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
 from common.rpc.access import Guard
 from common.rpc.channel import CONTROL_BYTES, bind, make_server
+from common.rpc.naming import is_loopback
 from common.rpc.serving import Health, check_exposure, until_signal
 from common.rpc.ticket_keys import kept_private_key, read_private_key
 from common.rpc.tickets import Signer
@@ -82,7 +83,7 @@ class Node:
         self._settings = settings
         self._secrets = secrets
         self._store = StoreThread(store)
-        self.fleet = Fleet(settings.lease_seconds, clocks.monotonic)
+        self.fleet = Fleet(settings.lease_seconds, clocks.monotonic, is_loopback(settings.host))
         self.decider = build_decider(settings, self.fleet, self._store, clocks)
         self._server = make_server(secrets.guard, most_bytes=CONTROL_BYTES)
         self._health = Health(self._server, _SERVICES)

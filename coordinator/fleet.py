@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from common.errors import Overloaded, PermissionDenied
 from common.plan import EdgeChoice
+from common.rpc.naming import check_advertised
 from coordinator.values import NodeLoad, NodeState, NodeView, Registration
 
 _log = logging.getLogger(__name__)
@@ -104,21 +105,26 @@ class _Node:
 class Fleet:
     """Registered edges, held by leases on a monotonic clock.
 
-    An edge that misses its lease is lost: it gets no work and must register again.
+    An edge that misses its lease is lost: it gets no work and must register again. local: devices
+    are on this machine, so that they reach edges at its loopback addresses.
     """
 
-    def __init__(self, lease_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, lease_seconds: float, clock: Callable[[], float], local: bool = True
+    ) -> None:
         self.lease_seconds = lease_seconds
         self._clock = clock
+        self._local = local
         self._nodes: dict[str, _Node] = {}
 
     def register(self, registration: Registration, owner: str = "") -> None:
         """Join, or join again under the same id.
 
-        Raises Overloaded past MAX_NODES edges, and PermissionDenied, as do `heartbeat` and
-        `deregister`, for an id under which another owner has joined, and for one whose lease
-        another edge holds.
+        Raises InvalidRequest for an address at which devices cannot reach it, Overloaded past
+        MAX_NODES edges, and PermissionDenied, as do `heartbeat` and `deregister`, for an id under
+        which another owner has joined, and for one whose lease another edge holds.
         """
+        check_advertised(registration.address, self._local)
         self._check_owner(registration.node_id, owner)
         known = self._nodes.get(registration.node_id)
         if known is None:

@@ -14,7 +14,7 @@ from common.errors import InvalidRequest, Unreachable
 from common.rpc.access import OPEN, UNGUARDED, Access, Guard
 from common.rpc.auth import AuthInterceptor
 from common.rpc.bearer import bearer_interceptors
-from common.rpc.serving import is_loopback
+from common.rpc.naming import check_address, is_loopback
 from common.rpc.status import StatusInterceptor
 from common.rpc.tls import ClientTls, ServerTls
 
@@ -137,14 +137,6 @@ def _no_port(host: str, port: int) -> Unreachable:
         f"cannot listen on {host}:{port}: the port is in use or not allowed;"
         " choose another with --port"
     )
-
-
-def check_address(address: str) -> str:
-    """Raises InvalidRequest unless the address reads ``host:port``."""
-    host, separator, port = address.rpartition(":")
-    if not (host and separator and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise InvalidRequest(f"{address!r} is not an address; expected HOST:PORT")
-    return address
 
 
 @contextlib.asynccontextmanager

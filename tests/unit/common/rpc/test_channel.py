@@ -12,10 +12,10 @@ from common.rpc.channel import (
     Keepalive,
     bind,
     channel_to,
-    check_address,
     make_server,
     open_channel,
 )
+from common.rpc.naming import check_address
 from common.rpc.serving import check_exposure
 from tests.support.nodes import closed_port
 from tests.support.servers import ActingEdge, serving
