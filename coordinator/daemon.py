@@ -16,7 +16,7 @@ from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
 from common.rpc.access import Guard
 from common.rpc.channel import CONTROL_BYTES, bind, make_server
-from common.rpc.naming import is_loopback
+from common.rpc.naming import is_loopback, joined
 from common.rpc.serving import Health, check_exposure, until_signal
 from common.rpc.ticket_keys import kept_private_key, read_private_key
 from common.rpc.tickets import Signer
@@ -92,10 +92,10 @@ class Node:
         self.address = ""
 
     async def start(self) -> None:
-        """Restore what was learned, then listen. Raises Unreachable if the port is taken."""
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        """Restore what was learned, then listen. Raises as `bind` does."""
+        host = self._settings.host
         port = bind(self._server, host, self._settings.port, self._secrets.guard.tls)
-        self.address = f"{host}:{port}"
+        self.address = joined(host, port)
         count = await self.decider.restore()
         _log.info("restored %d rewards from %s", count, self._settings.db)
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(

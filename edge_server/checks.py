@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from common.families.manifest import find_family, read_manifest
 from common.rpc.access import Access, Guard
-from common.rpc.channel import check_port
 from common.rpc.naming import check_advertised, is_loopback, joined
+from common.rpc.ports import claim
 from common.rpc.serving import check_exposure
 from common.rpc.ticket_keys import read_public_key
 from edge_server.settings import DEFAULT_PORT, EdgeSettings
@@ -54,10 +54,10 @@ def check_reachable(settings: EdgeSettings) -> None:
 def check_serving(settings: EdgeSettings) -> None:
     """`check_node`, and the family, its members, and the port.
 
-    Raises UnknownName or WeightsError for the family, Unreachable for a port that is taken.
+    Raises UnknownName or WeightsError for the family, and as `claim` does for host and port.
     """
     check_node(settings)
     manifest = read_manifest(find_family(settings.family))
     for member in settings.member_list or ():
         manifest.check_member(member)
-    check_port(settings.host, settings.port)
+    claim(settings.host, settings.port)

@@ -60,11 +60,10 @@ class Node:
         self.address = ""
 
     def bind(self) -> None:
-        """Take the port. Raises Unreachable if it is not to be had."""
+        """Take the port. Raises InvalidRequest or Unreachable if it is not to be had."""
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        port = bind(self._server, host, settings.port, self._secrets.guard.tls)
-        self.address = f"{host}:{port}"
+        port = bind(self._server, settings.host, settings.port, self._secrets.guard.tls)
+        self.address = joined(settings.host, port)
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
