@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
-from common.rpc.access import Guard
+from common.rpc.access import Guard, ending_soon
 from common.rpc.channel import CONTROL_BYTES, bind, make_server
 from common.rpc.naming import is_loopback, joined
 from common.rpc.serving import Health, check_exposure, until_signal
@@ -145,6 +145,8 @@ async def running(
     Raises InvalidRequest, Unreachable, Incompatible or ExecutionFailed, each saying what to do.
     """
     check_exposure(settings.host, settings.insecure, settings.guard())
+    for line in ending_soon(settings):
+        _log.warning("%s", line)
     keep = store is None
     store = store or SqliteStore(settings.db)
     try:

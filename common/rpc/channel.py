@@ -18,6 +18,8 @@ from common.rpc.ports import claim
 from common.rpc.status import StatusInterceptor
 from common.rpc.tls import ClientTls, ServerTls
 
+#: Between two tries of a channel that stays open to reach its peer, at most.
+RECONNECT_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Of a message without a latent or a picture. A message of nothing but empty parts takes thirty
 #: times its bytes in memory when it is parsed, before any check of ours can see it.
@@ -37,7 +39,12 @@ class Keepalive:
     min_ping_interval: float = 10.0
 
     def client_options(self) -> list[tuple[str, int]]:
-        return [*self._common(), ("grpc.http2.max_pings_without_data", 0)]
+        return [
+            *self._common(),
+            ("grpc.http2.max_pings_without_data", 0),
+            # gRPC's own two minutes would keep a node out long after its peer is back
+            ("grpc.max_reconnect_backoff_ms", int(RECONNECT_SECONDS * 1000)),
+        ]
 
     def server_options(self) -> list[tuple[str, int]]:
         interval = int(self.min_ping_interval * 1000)

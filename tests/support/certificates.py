@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -36,6 +37,13 @@ class Issuer:
     @property
     def pair(self) -> KeyPair:
         return KeyPair(self.pem, self.key_pem)
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """As the settings of a node."""
+        files = {"tls_cert": folder / "cert.pem", "tls_key": folder / "key.pem"}
+        files["tls_cert"].write_bytes(self.pem)
+        files["tls_key"].write_bytes(self.key_pem)
+        return files
 
     @classmethod
     def new(
