@@ -129,8 +129,6 @@ def ending_soon(settings: ClientAccess | ServerAccess) -> list[str]:
         end = first_end(path, setting)
         left = end - datetime.now(UTC)
         if left < NOTICE:
-            days = (
-                f"ends in {left.days} days, on" if left > timedelta() else "has one that ended on"
-            )
-            lines.append(f"{setting} {path} {days} {end.date()}; make a new one")
+            ends = f"ends in {left.days} days," if left > timedelta() else "has one that ended"
+            lines.append(f"{setting} {path} {ends} on {end.date()}; make a new one")
     return lines

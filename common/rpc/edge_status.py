@@ -29,7 +29,7 @@ async def edge_status(
         await stub.GetStatus(request, timeout=timeout)
         begun = time.monotonic()
         response = parsed(await stub.GetStatus(request, timeout=timeout), str(peer))
-    check_protocol(response.protocol_version, str(peer))
+    check_protocol(response.protocol_version, f"the edge at {address}")
     fields = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

@@ -30,7 +30,8 @@ class Peer:
     access: Access = OPEN
 
     def __str__(self) -> str:
-        return f"the {self.role.partition(' ')[2]} at {self.address}"
+        """An edge's address alone: lines about edges say of themselves what it is."""
+        return self.address if self.role == "an edge" else f"the coordinator at {self.address}"
 
     @asynccontextmanager
     async def channel(self, seconds: float | None = None) -> AsyncIterator[grpc.aio.Channel]:

@@ -113,7 +113,7 @@ async def test_a_node_that_hangs_is_not_reachable_and_named() -> None:
         async with listening(silent) as address:
             for where in (address, frozen):
                 error = await as_edge(where, 0.2)
-                assert str(error).startswith(f"no answer from the edge at {where} within 0.2 s")
+                assert str(error).startswith(f"no answer from {where} within 0.2 s")
                 assert error.exit_code == 3
                 error = await as_coordinator(where, 0.2)
                 assert str(error).startswith(f"no answer from the coordinator at {where} within")
