@@ -206,7 +206,10 @@ class PictureSession:
         def decide(edges: Sequence[str]) -> Decision:
             return static_decision(self.device.arm_names, wish.arm, wish.preference, edges)
 
-        return self.device.standby.apply(decide, edges, family.fingerprint)
+        try:
+            return self.device.standby.apply(decide, edges, family.fingerprint)
+        except Incompatible as error:
+            raise Incompatible("; ".join([str(error), *self.notes])) from error
 
     @property
     def _link(self) -> coordination.Link:

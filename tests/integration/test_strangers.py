@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from common.errors import BatonError, Unreachable
+from common.errors import BatonError, Incompatible, Unreachable
 from common.families.loader import Family
 from common.rpc.access import OPEN
 from common.rpc.edge_status import edge_status
@@ -181,3 +181,16 @@ async def test_an_edge_says_that_its_coordinator_is_none_and_tries_on(
         async with running(settings, family):
             text = f"{other.address} is not a coordinator; it looks like an edge; trying on"
             await until(lambda: text in caplog.text)
+
+
+async def test_why_nobody_could_be_asked_is_told_where_no_edge_is_known_either(
+    family_folder: Path,
+) -> None:
+    async with listening(web_server(404)) as web:
+        with (
+            device(family_folder, coordinator=web) as client,
+            pytest.raises(Incompatible) as caught,
+        ):
+            await client.generate(PROMPTS[0], steps=2, arm="relay@0.5")
+    assert "needs an edge" in one_line(caught.value)
+    assert f"{web} is not a coordinator; it looks like a web server" in str(caught.value)
