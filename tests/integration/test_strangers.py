@@ -154,7 +154,7 @@ async def test_a_picture_comes_also_if_the_coordinator_hangs(family_folder: Path
 async def test_a_picture_comes_also_if_an_edges_address_is_anothers(family_folder: Path) -> None:
     async with coordinator() as brain, listening(web_server(404)) as web:
         with device(family_folder, edges=f"{brain.address},{web}") as client:
-            result = await client.generate(PROMPTS[0], steps=2, arm="relay@0.5")
+            result = await client.generate(PROMPTS[0], steps=2, arm="relay@0.5", fallback=True)
     notes = " ".join(result.notes)
     assert f"{brain.address} is not an edge; it looks like a coordinator" in notes
     assert f"{web} is not an edge; it looks like a web server" in notes
