@@ -2,7 +2,8 @@
 
 The file is ``$BATON_CONFIG`` or ``baton/config.toml`` in the user's configuration folder (XDG),
 with one table per node, ``[device]``, ``[edge]``, ``[coordinator]``, and ``[admin]`` for the
-operator's commands. Unknown keys are errors.
+operator's commands. Unknown keys are errors. Files that it names lie beside it, unless their paths
+are absolute: a folder of settings, certificates and keys works wherever it is copied.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, get_args
 
 from platformdirs import user_config_path
 from pydantic import AfterValidator, BaseModel, ValidationError
@@ -51,7 +52,7 @@ def load_settings(
     values: dict[str, object] = {}
     origins = dict.fromkeys(model.model_fields, "default")
     for source, found in (
-        (str(config_file()), _from_file(section)),
+        (str(config_file()), _from_file(model, section)),
         ("environment", _from_environment(model, section)),
         ("flag", {key: value for key, value in overrides.items() if value is not None}),
     ):
@@ -71,7 +72,7 @@ def checked(model: type[M], values: Mapping[str, object], origins: Mapping[str, 
         raise InvalidRequest(f"setting {field!r} (from {origin}): {first['msg']}") from error
 
 
-def _from_file(section: str) -> dict[str, object]:
+def _from_file(model: type[BaseModel], section: str) -> dict[str, object]:
     path = config_file()
     if not path.exists():
         return {}
@@ -84,7 +85,19 @@ def _from_file(section: str) -> dict[str, object]:
     table = tables.get(section, {})
     if not isinstance(table, dict):
         raise InvalidRequest(f"{path}: [{section}] is not a table")
-    return table
+    return {key: _beside(path, model, key, value) for key, value in table.items()}
+
+
+def _beside(path: Path, model: type[BaseModel], key: str, value: object) -> object:
+    """The value of a settings file; a path is meant from the file's folder."""
+    field = model.model_fields.get(key)
+    if not (field and _takes_path(field.annotation) and isinstance(value, str)):
+        return value
+    return value if value.startswith("~") else path.absolute().parent / value
+
+
+def _takes_path(annotation: object) -> bool:
+    return annotation is Path or any(_takes_path(part) for part in get_args(annotation))
 
 
 def _from_environment(model: type[BaseModel], section: str) -> dict[str, object]:

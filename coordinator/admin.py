@@ -7,15 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TypeVar
 
-import grpc.aio
-
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import AdminStub
 from common.config import load_settings
-from common.errors import DeadlineExceeded, Unreachable
 from common.rpc.access import AdminSettings
-from common.rpc.channel import open_channel
-from common.rpc.status import from_rpc_error, parsed
+from common.rpc.peer import Peer
+from common.rpc.status import parsed
 from coordinator import wire
 from coordinator.explain import explain
 from coordinator.values import DecisionRecord, NodeView
@@ -62,20 +59,13 @@ def _ask(address: str, call: Callable[[AdminStub], Awaitable[T]]) -> T:
     """One call to the operator's service. Raises the error that the coordinator answered."""
     access = load_settings(AdminSettings, "admin", {})[0].access()
 
-    async def ask() -> T:
-        async with open_channel(address, access) as channel:
-            return parsed(await call(AdminStub(channel)), f"the coordinator at {address}")
+    peer = Peer("a coordinator", address, access)
 
-    try:
-        return asyncio.run(ask())
-    except grpc.aio.AioRpcError as error:
-        failure = from_rpc_error(error, f"the coordinator at {address}")
-        if isinstance(failure, DeadlineExceeded):
-            raise Unreachable(
-                f"no answer from the coordinator at {address} within {CALL_SECONDS:g} s;"
-                " is it running and is the address right?"
-            ) from error
-        raise failure from error
+    async def ask() -> T:
+        async with peer.channel(CALL_SECONDS) as channel:
+            return parsed(await call(AdminStub(channel)), str(peer))
+
+    return asyncio.run(ask())
 
 
 def _node_row(node: NodeView) -> Row:

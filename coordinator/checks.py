@@ -9,23 +9,14 @@ from collections.abc import Sequence
 from common.errors import InvalidRequest
 from common.plan import MAX_NAME_CHARS
 from common.rpc.convert import MAX_REASON_CHARS
+from common.rpc.naming import check_id
 
-MAX_ID_CHARS = 128
 MAX_MEMBERS = 8
 MAX_PROBES = 64
 MAX_SECONDS = 86_400.0
 MAX_BYTES = 1 << 40
 
 _STATUS_NAME = re.compile(r"[A-Z][A-Z_]{0,63}")
-
-
-def check_id(value: str, what: str, limit: int = MAX_ID_CHARS) -> str:
-    """Printable ASCII without spaces: an id cannot carry a prompt or break a log line."""
-    if not 0 < len(value) <= limit:
-        raise InvalidRequest(f"{what} must have 1 to {limit} characters, got {len(value)}")
-    if not all("!" <= character <= "~" for character in value):
-        raise InvalidRequest(f"{what} may hold only printable ASCII characters without spaces")
-    return value
 
 
 def check_optional_id(value: str, what: str) -> str:

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
-from common.rpc.access import Guard
+from common.rpc.access import Guard, ending_soon
 from common.rpc.channel import CONTROL_BYTES, bind, make_server
+from common.rpc.naming import is_loopback, joined
 from common.rpc.serving import Health, check_exposure, until_signal
 from common.rpc.ticket_keys import kept_private_key, read_private_key
 from common.rpc.tickets import Signer
@@ -82,7 +83,7 @@ class Node:
         self._settings = settings
         self._secrets = secrets
         self._store = StoreThread(store)
-        self.fleet = Fleet(settings.lease_seconds, clocks.monotonic)
+        self.fleet = Fleet(settings.lease_seconds, clocks.monotonic, is_loopback(settings.host))
         self.decider = build_decider(settings, self.fleet, self._store, clocks)
         self._server = make_server(secrets.guard, most_bytes=CONTROL_BYTES)
         self._health = Health(self._server, _SERVICES)
@@ -91,10 +92,10 @@ class Node:
         self.address = ""
 
     async def start(self) -> None:
-        """Restore what was learned, then listen. Raises Unreachable if the port is taken."""
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        """Restore what was learned, then listen. Raises as `bind` does."""
+        host = self._settings.host
         port = bind(self._server, host, self._settings.port, self._secrets.guard.tls)
-        self.address = f"{host}:{port}"
+        self.address = joined(host, port)
         count = await self.decider.restore()
         _log.info("restored %d rewards from %s", count, self._settings.db)
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(
@@ -144,6 +145,8 @@ async def running(
     Raises InvalidRequest, Unreachable, Incompatible or ExecutionFailed, each saying what to do.
     """
     check_exposure(settings.host, settings.insecure, settings.guard())
+    for line in ending_soon(settings):
+        _log.warning("%s", line)
     keep = store is None
     store = store or SqliteStore(settings.db)
     try:

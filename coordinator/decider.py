@@ -47,9 +47,6 @@ from coordinator.values import (
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-#: Edges that an answer, or a record's list of rejected ones, names at most.
-MAX_EDGES = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
@@ -292,8 +289,8 @@ class Decider:
             explored=drawn.explored,
             context=tuple(context.tolist()),
             scores=tuple(scores),
-            edges=() if arm.kind == "device" else ranking.choices[:MAX_EDGES],
-            rejected=ranking.rejected[:MAX_EDGES],
+            edges=() if arm.kind == "device" else ranking.choices,
+            rejected=ranking.rejected,
             reason=reason if kept else f"{reason}; not learned from: no edge names its members",
             owner=query.owner,
         )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import heapq
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from common.errors import Overloaded, PermissionDenied
 from common.plan import EdgeChoice
+from common.rpc.naming import check_advertised
+from coordinator.standings import Offer, Standing, Tally, best_first
 from coordinator.values import NodeLoad, NodeState, NodeView, Registration
 
 _log = logging.getLogger(__name__)
 
 MAX_NODES = 1_000
+#: Edges that a ranking names at most, of those that fit and of the others.
+MAX_EDGES = 16
 #: A lost edge stays visible to the operator for so many leases.
 FORGET_AFTER_LEASES = 20
 #: Requests that an edge is taken to hold if it does not say.
@@ -57,10 +64,14 @@ class RankedEdge:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Edges that fit, best first, and those that do not, each with the reason."""
+    """Edges that fit, best first, and those that do not, by id, each with the reason.
+
+    MAX_EDGES of each at most; unnamed: how many more do not fit.
+    """
 
     ranked: tuple[RankedEdge, ...]
     rejected: tuple[EdgeChoice, ...]
+    unnamed: int = 0
 
     @property
     def best(self) -> RankedEdge | None:
@@ -74,7 +85,8 @@ class Ranking:
     def complaint(self) -> str:
         """Why no edge fits, in one line."""
         reasons = [f"{edge.node_id}: {edge.reason}" for edge in self.rejected[:3]]
-        more = f" and {len(self.rejected) - 3} more" if len(self.rejected) > 3 else ""
+        others = len(self.rejected) - len(reasons) + self.unnamed
+        more = f" and {others} more" if others else ""
         return "; ".join(reasons) + more if reasons else "no edge is registered"
 
 
@@ -88,6 +100,11 @@ class _Node:
     draining: bool = False
     #: Decisions sent here that the edge's last heartbeat cannot know about yet.
     assigned: set[str] = field(default_factory=set)
+    offer: Offer = field(init=False)
+
+    def __post_init__(self) -> None:
+        about = self.registration
+        self.offer = Offer(about.family, about.members, about.fingerprint)
 
     @property
     def occupancy(self) -> float:
@@ -100,33 +117,47 @@ class _Node:
         held = self.load.active + self.load.queued
         return 0 < self.load.capacity <= held
 
+    @property
+    def cost(self) -> float:
+        """What speaks against the edge, wherever the device is."""
+        return self.occupancy + CPU_WEIGHT * self.load.cpu
+
 
 class Fleet:
     """Registered edges, held by leases on a monotonic clock.
 
-    An edge that misses its lease is lost: it gets no work and must register again.
+    An edge that misses its lease is lost: it gets no work and must register again. local: devices
+    are on this machine, so that they reach edges at its loopback addresses.
     """
 
-    def __init__(self, lease_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, lease_seconds: float, clock: Callable[[], float], local: bool = True
+    ) -> None:
         self.lease_seconds = lease_seconds
         self._clock = clock
+        self._local = local
         self._nodes: dict[str, _Node] = {}
+        #: Nodes by their last heartbeat, oldest first; without those that are known to be lost.
+        self._heard: OrderedDict[str, None] = OrderedDict()
+        self._standings: dict[Offer, Standing] = {}
+        self._loaded, self._named = Tally(), Tally()
 
     def register(self, registration: Registration, owner: str = "") -> None:
         """Join, or join again under the same id.
 
-        Raises Overloaded past MAX_NODES edges, and PermissionDenied, as do `heartbeat` and
-        `deregister`, for an id under which another owner has joined, and for one whose lease
-        another edge holds.
+        Raises InvalidRequest for an address at which devices cannot reach it, Overloaded past
+        MAX_NODES edges, and PermissionDenied, as do `heartbeat` and `deregister`, for an id under
+        which another owner has joined, and for one whose lease another edge holds.
         """
+        check_advertised(registration.address, self._local)
         self._check_owner(registration.node_id, owner)
         known = self._nodes.get(registration.node_id)
         if known is None:
             self._make_room()
         else:
             self._check_takeover(known, registration)
-        node = _Node(registration, registration.load, self._clock(), owner)
-        self._nodes[registration.node_id] = node
+            self._remove(registration.node_id)
+        self._add(_Node(registration, registration.load, self._clock(), owner))
 
     def heartbeat(
         self,
@@ -148,6 +179,8 @@ class Fleet:
             return False
         node.load, node.draining, node.last_seen = load, draining, self._clock()
         node.assigned.clear()
+        self._heard.move_to_end(node_id)
+        self._place(node)
         return True
 
     def deregister(self, node_id: str, owner: str = "", incarnation: str = "") -> None:
@@ -155,23 +188,25 @@ class Fleet:
         self._check_owner(node_id, owner)
         node = self._nodes.get(node_id)
         if node is not None and node.registration.incarnation == incarnation:
-            del self._nodes[node_id]
+            self._remove(node_id)
 
     def assign(self, node_id: str, decision_id: str) -> None:
         """Count a decision against an edge until its next heartbeat or `release`."""
-        if node_id in self._nodes:
-            self._nodes[node_id].assigned.add(decision_id)
+        if node := self._nodes.get(node_id):
+            node.assigned.add(decision_id)
+            self._place(node)
 
     def release(self, node_id: str, decision_id: str) -> None:
         """The request of that decision has ended."""
-        if node_id in self._nodes:
-            self._nodes[node_id].assigned.discard(decision_id)
+        if node := self._nodes.get(node_id):
+            node.assigned.discard(decision_id)
+            self._place(node)
 
     def sweep(self) -> None:
         """Forget edges that were lost long ago."""
         oldest = self._clock() - FORGET_AFTER_LEASES * self.lease_seconds
         for node_id in [key for key, node in self._nodes.items() if node.last_seen < oldest]:
-            del self._nodes[node_id]
+            self._remove(node_id)
 
     def nodes(self) -> list[NodeView]:
         """Every known edge, by id."""
@@ -183,37 +218,78 @@ class Fleet:
 
     def members(self, family: str) -> tuple[str, ...]:
         """Members that any known edge of the family holds, whatever its state, sorted."""
-        return tuple(
-            sorted(
-                {
-                    member
-                    for node in self._nodes.values()
-                    if node.registration.family == family
-                    for member in node.registration.members
-                }
-            )
-        )
+        return tuple(sorted(self._loaded.members(family)))
 
-    def families(self) -> dict[str, set[str]]:
-        """Members by family, as far as known edges name them, loaded or not."""
-        told = [node.registration for node in self._nodes.values()]
-        found: dict[str, set[str]] = {}
-        for family, *lists in {(item.family, item.members, item.family_members) for item in told}:
-            found.setdefault(family, set()).update(*lists)
-        return found
+    def named(self, family: str) -> frozenset[str]:
+        """Members of the family as far as known edges name them, loaded or not."""
+        return self._loaded.members(family) | self._named.members(family)
+
+    def families(self) -> dict[str, frozenset[str]]:
+        """All that `named` knows, by family."""
+        return {family: self.named(family) for family in self._loaded.families()}
 
     def rank(self, need: Need) -> Ranking:
-        """Edges that meet the need by load and round trip, ties by id, and why others do not."""
-        ranked: list[RankedEdge] = []
-        rejected: list[EdgeChoice] = []
-        for node_id, node in sorted(self._nodes.items()):
-            reason = self._rejection(node, need)
-            if reason:
-                rejected.append(EdgeChoice(node_id, node.registration.address, reason))
-            else:
-                ranked.append(_appraise(node, need))
-        ranked.sort(key=lambda edge: edge.cost)
-        return Ranking(tuple(ranked), tuple(rejected))
+        """Edges that meet the need by load and round trip, ties by id, and why others do not.
+
+        Takes the time of the few that are named, and of the offers that differ, however many edges
+        there are.
+        """
+        self._lapse()
+        fitting = [item for offer, item in self._standings.items() if not _misfit(offer, need)]
+        others = [item for offer, item in self._standings.items() if _misfit(offer, need)]
+        unmeasured = (key for key in best_first(fitting) if key not in need.rtts)
+        chosen = [*islice(unmeasured, MAX_EDGES), *self._measured(need)]
+        ranked = [_appraise(self._nodes[node_id], need) for node_id in chosen]
+        ranked.sort(key=lambda edge: (edge.cost, edge.node_id))
+        unfit = [*(item.away for item in fitting), *(item.ids for item in others)]
+        rejected = tuple(
+            EdgeChoice(key, self._nodes[key].registration.address, self._rejection(key, need))
+            for key in islice(heapq.merge(*unfit), MAX_EDGES)
+        )
+        unnamed = sum(map(len, unfit)) - len(rejected)
+        return Ranking(tuple(ranked[:MAX_EDGES]), rejected, unnamed)
+
+    def _measured(self, need: Need) -> Iterator[str]:
+        """Edges to which the device knows the round trip, and that meet the need."""
+        for node_id in need.rtts:
+            node = self._nodes.get(node_id)
+            fits = node is not None and not _misfit(node.offer, need)
+            if node and fits and self._standings[node.offer].is_ready(node_id):
+                yield node_id
+
+    def _add(self, node: _Node) -> None:
+        about = node.registration
+        self._nodes[about.node_id] = node
+        self._heard[about.node_id] = None
+        self._loaded.add(about.family, about.members)
+        self._named.add(about.family, about.family_members)
+        self._place(node)
+
+    def _remove(self, node_id: str) -> None:
+        node = self._nodes.pop(node_id)
+        about = node.registration
+        self._heard.pop(node_id, None)
+        self._loaded.remove(about.family, about.members)
+        self._named.remove(about.family, about.family_members)
+        standing = self._standings[node.offer]
+        standing.remove(node_id)
+        if not standing.ids:
+            del self._standings[node.offer]
+
+    def _place(self, node: _Node) -> None:
+        """After every change of what it costs or whether it takes work."""
+        standing = self._standings.setdefault(node.offer, Standing())
+        cost = None if self._unavailable(node) else node.cost
+        standing.place(node.registration.node_id, cost)
+
+    def _lapse(self) -> None:
+        """Note which edges were lost since somebody looked; each is found once."""
+        while self._heard:
+            node = self._nodes[next(iter(self._heard))]
+            if self._state(node) != "lost":
+                return
+            self._heard.popitem(last=False)
+            self._place(node)
 
     def _make_room(self) -> None:
         """For one more edge; one that is lost gives way to one that lives."""
@@ -222,7 +298,7 @@ class Fleet:
         oldest = min(self._nodes, key=lambda node_id: self._nodes[node_id].last_seen)
         if self._state(self._nodes[oldest]) != "lost":
             raise Overloaded(f"{MAX_NODES} edges are registered; no more are taken", 60.0)
-        del self._nodes[oldest]
+        self._remove(oldest)
 
     def _check_owner(self, node_id: str, owner: str) -> None:
         node = self._nodes.get(node_id)
@@ -248,9 +324,10 @@ class Fleet:
             return "lost"
         return "draining" if node.draining else "alive"
 
-    def _rejection(self, node: _Node, need: Need) -> str:
+    def _rejection(self, node_id: str, need: Need) -> str:
         """Why the edge does not meet the need; empty if it does."""
-        return _misfit(node.registration, need) or self._unavailable(node)
+        node = self._nodes[node_id]
+        return _misfit(node.offer, need) or self._unavailable(node)
 
     def _unavailable(self, node: _Node) -> str:
         load = node.load
@@ -272,7 +349,7 @@ def _is_same_edge(node: _Node, newcomer: Registration) -> bool:
     return bool(node.owner) or (not about.secret and about.address == newcomer.address)
 
 
-def _misfit(about: Registration, need: Need) -> str:
+def _misfit(about: Offer, need: Need) -> str:
     if about.family != need.family:
         return f"serves family {about.family}"
     if need.member and need.member not in about.members:
@@ -290,7 +367,7 @@ def _appraise(node: _Node, need: Need) -> RankedEdge:
         node_id=about.node_id,
         address=about.address,
         reason=_describe(node, rtt, measured),
-        cost=node.occupancy + CPU_WEIGHT * load.cpu + rtt / RTT_SCALE,
+        cost=node.cost + rtt / RTT_SCALE,
         rtt=rtt,
         busy=max(load.cpu, load.active / (load.capacity or ASSUMED_CAPACITY)),
         waiting=load.queued + len(node.assigned),

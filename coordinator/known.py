@@ -48,7 +48,7 @@ class Known:
 
     def part_of(self, query: DecideQuery) -> DecideQuery:
         """The question without the members that the device alone names."""
-        known = self.families().get(query.family, frozenset())
+        known = self.fleet.named(query.family).union(self.specs.get(query.family, ()))
         return replace(query, members=tuple(name for name in query.members if name in known))
 
     def families(self) -> dict[str, frozenset[str]]:

@@ -10,9 +10,9 @@ from common.errors import InvalidRequest
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.auth import caller
 from common.rpc.convert import check_protocol
+from common.rpc.naming import check_id
 from coordinator import wire
 from coordinator.bandit.context import FEATURES
-from coordinator.checks import check_id
 from coordinator.decider import Decider
 from coordinator.fleet import Fleet
 from coordinator.tickets import Issuer

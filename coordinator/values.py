@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 from common.errors import Cancelled, InvalidRequest
 from common.plan import MAX_STEPS, Arm, EdgeChoice, check_steps
-from common.rpc.channel import check_address
 from common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
+from common.rpc.naming import MAX_ADDRESS_CHARS, check_advertised, check_id, check_node_id
 from common.rpc.tickets import MAX_SIZE
 from coordinator import checks
 
@@ -62,11 +62,11 @@ class Registration:
     secret: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        checks.check_id(self.node_id, "node_id")
-        checks.check_id(self.address, "address", 255)
-        check_address(self.address)
-        checks.check_id(self.family, "family")
-        checks.check_id(self.fingerprint, "fingerprint")
+        check_node_id(self.node_id)
+        check_id(self.address, "address", MAX_ADDRESS_CHARS)
+        check_advertised(self.address, local=True)
+        check_id(self.family, "family")
+        check_id(self.fingerprint, "fingerprint")
         if not checks.check_members(self.members, "members"):
             raise InvalidRequest("an edge must hold at least one member")
         checks.check_members(self.family_members, "family_members", MAX_FAMILY_MEMBERS)
@@ -116,8 +116,8 @@ class DecideQuery:
     size: int = 0
 
     def __post_init__(self) -> None:
-        checks.check_id(self.request_id, "request_id")
-        checks.check_id(self.family, "family")
+        check_id(self.request_id, "request_id")
+        check_id(self.family, "family")
         check_steps(self.steps)
         checks.check_optional_id(self.fingerprint, "fingerprint")
         checks.check_optional_id(self.owner, "owner")
@@ -128,7 +128,7 @@ class DecideQuery:
         if len(self.probes) > checks.MAX_PROBES:
             raise InvalidRequest(f"{len(self.probes)} probes; at most {checks.MAX_PROBES}")
         for node_id, seconds in self.probes:
-            checks.check_id(node_id, "probes.node_id")
+            check_id(node_id, "probes.node_id")
             checks.check_seconds(seconds, "probes.rtt_seconds")
 
 
@@ -149,7 +149,7 @@ class EdgeAttempt:
 
     def __post_init__(self) -> None:
         checks.check_optional_id(self.node_id, "attempts.node_id")
-        checks.check_id(self.address, "attempts.address", 255)
+        check_id(self.address, "attempts.address", MAX_ADDRESS_CHARS)
         if not 0 <= self.start <= self.stop <= MAX_STEPS:
             raise InvalidRequest(f"attempts: {self.start}..{self.stop} is not a stretch of steps")
         checks.check_status_name(self.error)
@@ -176,7 +176,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.arm:
-            Arm.parse(checks.check_id(self.arm, "arm", 255))
+            Arm.parse(check_id(self.arm, "arm", 255))
         for name in ("total_seconds", "edge_seconds", "device_seconds"):
             checks.check_seconds(getattr(self, name), name)
         for name in ("bytes_sent", "bytes_received"):

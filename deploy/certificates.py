@@ -1,11 +1,16 @@
-"""Writes what the nodes of one Baton need to know one another: certificates, tokens, ticket keys.
+r"""Writes what the nodes of one Baton need to know one another: certificates, tokens, ticket keys.
 
-    python deploy/certificates.py OUT --host edge.example.org --host 10.0.0.5
+    python deploy/certificates.py OUT --coordinator coordinator.example.org \
+        --edge edge=edge.example.org --device anna
 
-Makes an authority and, in a folder each, ``coordinator``, ``edge``, ``device`` and ``admin`` with a
-certificate (name and role in its subject), a key, a random token and a ``config.toml`` to start
-from. What is there already is kept: delete a folder and run again to renew it, name more edges and
-devices to add them. Keep ``ca.key`` off the nodes. It needs the package ``cryptography`` alone.
+Makes an authority and, in a folder each, ``coordinator``, the edges, the devices and ``admin`` with
+a certificate (name and role in its subject), a key, a random token and a ``config.toml`` that a
+node or a person starts with, on this machine or on another one that the folder is copied to. What
+is there already is kept: delete a folder and run again to renew it, name more edges and devices to
+add them. Keep ``ca.key`` off the nodes. It needs the package ``cryptography`` alone.
+
+HOST is a name or an IP address, with a port if it is not the usual one: ``[2001:db8::5]:7801``.
+A server's certificate is for its own HOST, for each ``--host``, and for this machine.
 """
 
 from __future__ import annotations
@@ -30,47 +35,90 @@ DAYS = 825
 CA_DAYS = 3650
 HERE = ("localhost", "127.0.0.1", "::1")
 SERVERS = ("coordinator", "edge")
+COORDINATOR_PORT, EDGE_PORT = 7700, 7701
+
+_PLACE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
 
 _CONFIGS = {
     "coordinator": """\
 [coordinator]
-host = "0.0.0.0"
-tls_cert = "{here}/cert.pem"
-tls_key = "{here}/key.pem"
-tls_client_ca = "{out}/ca.pem"
-ticket_key = "{here}/ticket.key"
-# tokens = "{here}/tokens.toml"  # callers prove themselves by token instead of certificate
+host = "{listen}"
+{port}tls_cert = "cert.pem"
+tls_key = "key.pem"
+tls_client_ca = "ca.pem"
+ticket_key = "ticket.key"
+# tokens = "tokens.toml"  # callers prove themselves by token instead of certificate
 """,
     "edge": """\
 [edge]
 node_id = "{name}"
-host = "0.0.0.0"
-# advertise = "HOST:7701"    # where devices reach this edge
-# coordinator = "HOST:7700"
-tls_cert = "{here}/cert.pem"
-tls_key = "{here}/key.pem"
-tls_ca = "{out}/ca.pem"
-tls_client_ca = "{out}/ca.pem"
+host = "{listen}"
+{port}{advertise}{coordinator}tls_cert = "cert.pem"
+tls_key = "key.pem"
+tls_ca = "ca.pem"
+tls_client_ca = "ca.pem"
 tickets = "required"
-# tokens = "{here}/tokens.toml"  # callers prove themselves by token instead of certificate
-# token_file = "{here}/token"    # for a coordinator with tokens
+# tokens = "tokens.toml"  # callers prove themselves by token instead of certificate
+# token_file = "token"    # for a coordinator with tokens
 """,
     "device": """\
 [device]
-# coordinator = "HOST:7700"
-tls_ca = "{out}/ca.pem"
-tls_cert = "{here}/cert.pem"
-tls_key = "{here}/key.pem"
-# token_file = "{here}/token"    # for nodes with tokens
+{coordinator}tls_ca = "ca.pem"
+tls_cert = "cert.pem"
+tls_key = "key.pem"
+# token_file = "token"    # for nodes with tokens
 """,
     "admin": """\
 [admin]
-tls_ca = "{out}/ca.pem"
-tls_cert = "{here}/cert.pem"
-tls_key = "{here}/key.pem"
-# token_file = "{here}/token"    # for nodes with tokens
+tls_ca = "ca.pem"
+tls_cert = "cert.pem"
+tls_key = "key.pem"
+# token_file = "token"    # for nodes with tokens
 """,
 }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server is reached: a name or an IP address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str, default_port: int) -> Place:
+        """Of ``HOST`` or ``HOST:PORT``. Raises ValueError."""
+        found = _PLACE.fullmatch(text)
+        alone = _is_ip(text)
+        if found is None and not alone:
+            raise ValueError(f"{text!r} is not HOST or HOST:PORT")
+        host, port = (text, None) if alone or found is None else (found[1] or found[2], found[3])
+        place = cls(host, int(port or default_port))
+        if not (_is_ip(host) or _HOST.fullmatch(host)) or not 0 < place.port < 65536:
+            raise ValueError(f"{text!r} is not HOST or HOST:PORT")
+        return place
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A node or a person. place: of a server, where it is known."""
+
+    name: str
+    kind: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the holders share. hosts: names of every server; coordinator: where it is, if known."""
+
+    out: Path
+    hosts: list[str]
+    coordinator: Place | None
 
 
 @dataclass(frozen=True)
@@ -94,28 +142,59 @@ class Authority:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--host", action="append", default=[], help="name or IP of a server")
-    parser.add_argument("--edge", action="append", default=[], help="name of an edge")
-    parser.add_argument("--device", action="append", default=[], help="name of a device")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     out: Path = options.out.resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
         authority = _authority(out)
-        hosts = list(dict.fromkeys([*options.host, *HERE]))
-        holders = {"coordinator": "coordinator", "admin": "admin"}
-        holders |= dict.fromkeys(options.edge or ["edge"], "edge")
-        holders |= dict.fromkeys(options.device or ["device"], "device")
-        for name, kind in holders.items():
-            _holder(out, name, kind, authority, hosts)
+        place = _coordinator_place(out, options.coordinator)
+        site = Site(out, [*options.host, *HERE], place)
+        holders = [Holder("coordinator", "coordinator", place), Holder("admin", "admin")]
+        holders += [_edge(text) for text in options.edge or _first(out, "edge")]
+        holders += [Holder(name, "device") for name in options.device or _first(out, "device")]
+        for holder in holders:
+            _write_holder(holder, site, authority)
         _write_tokens(out)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {out}; keep {out}/ca.key off the nodes")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("out", type=Path, help="folder to write to")
+    add("--coordinator", metavar="HOST", help="where edges and devices find the coordinator")
+    add("--edge", action="append", default=[], metavar="NAME[=HOST]",
+        help="name of an edge, and where devices find it")  # fmt: skip
+    add("--device", action="append", default=[], metavar="NAME", help="name of a device")
+    add("--host", action="append", default=[], help="one more name or IP address of every server")
+    return parser
+
+
+def _first(out: Path, kind: str) -> list[str]:
+    """The name of one that nobody has named, unless there are some already."""
+    there = any(path.read_text() == kind for path in out.glob("*/role"))
+    return [] if there else [kind]
+
+
+def _edge(text: str) -> Holder:
+    name, separator, host = text.partition("=")
+    return Holder(name, "edge", Place.parse(host, EDGE_PORT) if separator else None)
+
+
+def _coordinator_place(out: Path, text: str | None) -> Place | None:
+    """As it is said, or was when the script ran before."""
+    kept = out / "coordinator.address"
+    if text is None and kept.exists():
+        text = kept.read_text().strip()
+    if text is None:
+        return None
+    place = Place.parse(text, COORDINATOR_PORT)
+    _write(kept, f"{place}\n".encode())
+    return place
 
 
 def _authority(out: Path) -> Authority:
@@ -143,23 +222,44 @@ def _authority(out: Path) -> Authority:
     return Authority(certificate, key)
 
 
-def _holder(out: Path, name: str, kind: str, authority: Authority, hosts: list[str]) -> None:
-    """The folder of one node or person."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", name):
-        raise ValueError(f"{name!r}: a name is letters, digits, '.', '_' and '-'")
-    here = out / name
+def _write_holder(holder: Holder, site: Site, authority: Authority) -> None:
+    """The folder of one node or person: all that it needs, wherever it is copied to."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", holder.name):
+        raise ValueError(f"{holder.name!r}: a name is letters, digits, '.', '_' and '-'")
+    here = site.out / holder.name
     if (here / "config.toml").exists():
         return
+    if holder.kind == "edge" and site.coordinator and not holder.place:
+        raise ValueError(f"say where devices find {holder.name}: --edge {holder.name}=HOST")
     here.mkdir(exist_ok=True)
-    certificate, key = authority.issue(name, kind, hosts if kind in SERVERS else [])
+    own = [holder.place.host] if holder.place else []
+    hosts = list(dict.fromkeys([*own, *site.hosts])) if holder.kind in SERVERS else []
+    certificate, key = authority.issue(holder.name, holder.kind, hosts)
+    _write(here / "ca.pem", _pem(authority.certificate))
     _write(here / "cert.pem", certificate)
     _write(here / "key.pem", key, secret=True)
-    if kind == "coordinator":
+    if holder.kind == "coordinator":
         _ticket_key(here)
     else:
         _write(here / "token", secrets.token_hex(32).encode() + b"\n", secret=True)
-    _write(here / "role", kind.encode())
-    _write(here / "config.toml", _CONFIGS[kind].format(here=here, out=out, name=name).encode())
+    _write(here / "role", holder.kind.encode())
+    _write(here / "config.toml", _config(holder, site).encode())
+
+
+def _config(holder: Holder, site: Site) -> str:
+    """Settings to start with. What nobody has said stands there as a comment."""
+    place, coordinator = holder.place, site.coordinator
+    ports = {"coordinator": COORDINATOR_PORT, "edge": EDGE_PORT}
+    own_port = place is not None and place.port != ports[holder.kind]
+    where = f'advertise = "{place}"' if place else '# advertise = "HOST:7701"'
+    joins = f'coordinator = "{coordinator}"' if coordinator else '# coordinator = "HOST:7700"'
+    return _CONFIGS[holder.kind].format(
+        name=holder.name,
+        listen="::" if place and ":" in place.host else "0.0.0.0",
+        port=f"port = {place.port}\n" if place and own_port else "",
+        advertise=f"{where}  # where devices reach this edge\n",
+        coordinator=f"{joins}\n",
+    )
 
 
 def _ticket_key(here: Path) -> None:
@@ -208,10 +308,15 @@ def _builder(
 
 
 def _general_name(host: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(host)) if _is_ip(host) else x509.DNSName(host)
+
+
+def _is_ip(host: str) -> bool:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        ipaddress.ip_address(host)
     except ValueError:
-        return x509.DNSName(host)
+        return False
+    return True
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.errors import Incompatible, WeightsError
 from common.families.manifest import BUILT_IN, Manifest, find_family, read_manifest
-from common.rpc.channel import check_address
+from common.rpc.naming import check_address
 from device_client.decide import ArmNames
 from device_client.png import Provenance
 from device_client.settings import DeviceSettings, split_list

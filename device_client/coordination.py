@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 import grpc.aio
@@ -14,13 +15,13 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
-from common.errors import DeadlineExceeded, UnknownName
+from common.errors import BatonError, UnknownName
 from common.plan import Arm, Decision, EdgeChoice
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import Access
-from common.rpc.channel import channel_to
 from common.rpc.convert import MAX_ATTEMPTS, check_protocol
-from common.rpc.status import from_rpc_error, parsed
+from common.rpc.peer import Peer
+from common.rpc.status import parsed
 from device_client.decide import Preference
 from device_client.features import PromptFeatures
 from device_client.result import EdgeAttempt
@@ -44,6 +45,10 @@ class Link:
     access: Access
     timeout: float
 
+    @property
+    def peer(self) -> Peer:
+        return Peer("a coordinator", self.address, self.access)
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -64,16 +69,14 @@ async def ask(link: Link, situation: Situation, standby: StandbyTickets | None =
     """The coordinator's decision, within the link's timeout from end to end.
 
     ``standby`` takes the ticket for a later time without a coordinator. Raises the coordinator's
-    BatonError, Unreachable, or DeadlineExceeded.
+    BatonError, or Unreachable.
     """
     try:
         async with asyncio.timeout(link.timeout):
             response = await _decide(link, situation)
     except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"no answer from the coordinator at {link.address} within {link.timeout:g} s"
-        ) from error
-    check_protocol(response.protocol_version, f"the coordinator at {link.address}")
+        raise link.peer.silent(link.timeout) from error
+    check_protocol(response.protocol_version, str(link.peer))
     edges = tuple(EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in response.edges)
     if standby is not None:
         standby.keep(response.standby_ticket, [edge.address for edge in edges])
@@ -82,37 +85,31 @@ async def ask(link: Link, situation: Situation, standby: StandbyTickets | None =
 
 
 async def _decide(link: Link, situation: Situation) -> coordinator_pb2.DecideResponse:
-    async with channel_to(link.address, link.access) as channel:
-        try:
-            rtt = await _round_trip(channel, link.timeout)
-            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-            request = _request(situation, rtt)
-            return parsed(await stub.Decide(request, timeout=link.timeout), link.address)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, link.address) from error
+    async with link.peer.channel(link.timeout) as channel:
+        rtt = await _round_trip(channel, link.timeout)
+        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        request = _request(situation, rtt)
+        return parsed(await stub.Decide(request, timeout=link.timeout), str(link.peer))
 
 
 async def report(link: Link, message: coordinator_pb2.ReportRequest) -> bool:
     """Tell how it went; False if the coordinator could not be told."""
-    async with channel_to(link.address, link.access) as channel:
-        try:
+    try:
+        async with link.peer.channel(link.timeout) as channel:
             stub = coordinator_pb2_grpc.CoordinatorStub(channel)
             await stub.Report(message, timeout=link.timeout)
-        except grpc.aio.AioRpcError as error:
-            _log.warning("the coordinator was not told: %s", from_rpc_error(error, link.address))
-            return False
+    except BatonError as error:
+        _log.warning("the coordinator was not told: %s", error)
+        return False
     return True
 
 
 async def explain(link: Link, decision_id: str) -> coordinator_pb2.ExplainResponse:
     """All that the coordinator knows of a decision. Raises its BatonError, or Unreachable."""
-    async with channel_to(link.address, link.access) as channel:
-        try:
-            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-            request = coordinator_pb2.ExplainRequest(id=decision_id)
-            return parsed(await stub.Explain(request, timeout=link.timeout), link.address)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, link.address) from error
+    async with link.peer.channel(link.timeout) as channel:
+        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        request = coordinator_pb2.ExplainRequest(id=decision_id)
+        return parsed(await stub.Explain(request, timeout=link.timeout), str(link.peer))
 
 
 def attempts_to_proto(attempts: Sequence[EdgeAttempt]) -> list[coordinator_pb2.EdgeAttempt]:
@@ -134,15 +131,11 @@ async def check_health(link: Link) -> float:
     Raises Unreachable, Unauthenticated or PermissionDenied.
     """
     rtt = 0.0
-    async with channel_to(link.address, link.access) as channel:
-        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-        try:
+    with suppress(UnknownName):  # which only those hear who may ask
+        async with link.peer.channel(link.timeout) as channel:
             rtt = await _round_trip(channel, link.timeout)
+            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
             await stub.Explain(coordinator_pb2.ExplainRequest(id="-"), timeout=link.timeout)
-        except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error, link.address)
-            if not isinstance(failure, UnknownName):  # which only those hear who may ask
-                raise failure from error
     return rtt
 
 

@@ -35,7 +35,8 @@ from common.rpc.convert import (
     largest_record,
     plan_to_proto,
 )
-from common.rpc.status import from_rpc_error, parsed
+from common.rpc.peer import Peer
+from common.rpc.status import parsed
 
 _CANCEL_TIMEOUT = 1.0
 _MAX_NOTES = 16
@@ -217,7 +218,8 @@ class EdgeSession:
             try:
                 await self._read(call, patience, broken)
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error, self._address) from error
+                peer = Peer("an edge", self._address, request.access)
+                raise await peer.failure(error, channel) from error
             except TimeoutError as error:
                 raise Unreachable(
                     f"no answer from {self._address} within {patience:g} s; is it overloaded or"

@@ -181,6 +181,7 @@ class PictureSession:
         wish, settings, family = self.wish, self.device.settings, self.device.family
         edges = split_list(wish.edge or "") or settings.edge_list
         arm = self.device.arm_names.resolve(wish.arm) if wish.arm else None
+        alone: list[str] = []
         if settings.coordinator and not wish.edge:
             situation = coordination.Situation(
                 request_id=self.request_id,
@@ -201,12 +202,16 @@ class PictureSession:
             except BatonError as error:
                 if error.status in _FINAL:
                     raise
-                self.notes.append(wish.hide(f"decided alone: {error}"))
+                alone = [wish.hide(f"decided alone: {error}")]
+                self.notes += alone
 
         def decide(edges: Sequence[str]) -> Decision:
             return static_decision(self.device.arm_names, wish.arm, wish.preference, edges)
 
-        return self.device.standby.apply(decide, edges, family.fingerprint)
+        try:
+            return self.device.standby.apply(decide, edges, family.fingerprint)
+        except Incompatible as error:
+            raise Incompatible("; ".join([str(error), *alone])) from error
 
     @property
     def _link(self) -> coordination.Link:

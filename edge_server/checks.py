@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from common.families.manifest import find_family, read_manifest
 from common.rpc.access import Access, Guard
-from common.rpc.channel import check_address, check_port
+from common.rpc.naming import check_advertised, is_loopback, joined
+from common.rpc.ports import claim
 from common.rpc.serving import check_exposure
 from common.rpc.ticket_keys import read_public_key
-from edge_server.settings import EdgeSettings
+from edge_server.settings import DEFAULT_PORT, EdgeSettings
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,24 @@ def check_node(settings: EdgeSettings) -> Secrets:
     """
     secrets = Secrets.read(settings)
     check_exposure(settings.host, settings.insecure, secrets.guard)
-    for address in filter(None, (settings.coordinator, settings.advertise)):
-        check_address(address)
+    if settings.coordinator:
+        check_reachable(settings)
     return secrets
+
+
+def check_reachable(settings: EdgeSettings) -> None:
+    """Raises InvalidRequest for an address that the coordinator would refuse."""
+    address = settings.advertise or joined(settings.host, settings.port or DEFAULT_PORT)
+    check_advertised(address, local=is_loopback(settings.coordinator.rpartition(":")[0]))
 
 
 def check_serving(settings: EdgeSettings) -> None:
     """`check_node`, and the family, its members, and the port.
 
-    Raises UnknownName or WeightsError for the family, Unreachable for a port that is taken.
+    Raises UnknownName or WeightsError for the family, and as `claim` does for host and port.
     """
     check_node(settings)
     manifest = read_manifest(find_family(settings.family))
     for member in settings.member_list or ():
         manifest.check_member(member)
-    check_port(settings.host, settings.port)
+    claim(settings.host, settings.port)

@@ -16,7 +16,9 @@ from common.build import this_build
 from common.errors import BatonError, Draining
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
+from common.rpc.access import ending_soon
 from common.rpc.channel import Keepalive, bind, make_server
+from common.rpc.naming import joined
 from common.rpc.serving import Health, until_signal
 from edge_server.checks import Secrets, check_node
 from edge_server.engine.engine import Engine, Limits
@@ -60,11 +62,10 @@ class Node:
         self.address = ""
 
     def bind(self) -> None:
-        """Take the port. Raises Unreachable if it is not to be had."""
+        """Take the port. Raises InvalidRequest or Unreachable if it is not to be had."""
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        port = bind(self._server, host, settings.port, self._secrets.guard.tls)
-        self.address = f"{host}:{port}"
+        port = bind(self._server, settings.host, settings.port, self._secrets.guard.tls)
+        self.address = joined(settings.host, port)
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
@@ -150,6 +151,8 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     a port in use.
     """
     secrets = check_node(settings)
+    for line in ending_soon(settings):
+        _log.warning("%s", line)
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(own_name(settings.state_folder / "edges", settings.wanted_name))
         settings = settings.model_copy(update={"node_id": name.node_id})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -17,13 +18,29 @@ from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import Access
 from common.rpc.channel import channel_to
 from common.rpc.convert import MAX_FAMILY_MEMBERS
-from common.rpc.status import from_rpc_error, parsed
+from common.rpc.peer import Peer
+from common.rpc.status import parsed
 from edge_server.registry import Occupancy
 
 _log = logging.getLogger(__name__)
+_RNG = random.SystemRandom()
 _CALL_TIMEOUT = 5.0
 _FAREWELL_TIMEOUT = 0.5  # an edge that is told to go must not wait for its coordinator
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0
+_RETRY_JITTER, _HEARTBEAT_JITTER = 0.5, 0.2
+
+
+def jittered(seconds: float, share: float, rng: random.Random = _RNG) -> float:
+    """A time up to that share shorter, so that edges of one moment do not stay in step."""
+    return seconds * rng.uniform(1 - share, 1)
+
+
+def back_off(rng: random.Random = _RNG) -> Iterator[float]:
+    """Seconds between tries, without end: each time twice as many up to a bound, jittered."""
+    seconds = _FIRST_RETRY
+    while True:
+        yield jittered(seconds, _RETRY_JITTER, rng)
+        seconds = min(2 * seconds, _LAST_RETRY)
 
 
 @dataclass(frozen=True)
@@ -64,45 +81,46 @@ class Membership:
 
     def __init__(self, link: Link, identity: Identity, occupancy: Callable[[], Occupancy]) -> None:
         self._link = link
-        self._coordinator = link.coordinator
+        self._coordinator = Peer("a coordinator", link.coordinator, link.access)
         self._identity = identity
         self._occupancy = occupancy
         self._incarnation = secrets.token_hex(16)
 
     async def run(self) -> None:
-        retry, complaints = _FIRST_RETRY, set[str]()
-        async with channel_to(self._coordinator, self._link.access) as channel:
+        waits, complaints = back_off(), set[str]()
+        async with channel_to(self._link.coordinator, self._link.access) as channel:
             stub = coordinator_pb2_grpc.CoordinatorStub(channel)
             while True:
                 try:
                     lease = await self._register(stub)
-                    _log.info("registered with the coordinator at %s", self._coordinator)
-                    retry, complaints = _FIRST_RETRY, set()
+                    _log.info("registered with %s", self._coordinator)
+                    waits, complaints = back_off(), set()
                     await self._renew(stub, lease)
                 except (grpc.aio.AioRpcError, ExecutionFailed) as error:
-                    complaint = self._complaint(error)
+                    complaint = await self._complaint(error, channel)
                     if complaint.status not in complaints:
                         _log.warning("%s; trying on", complaint)
                         complaints.add(complaint.status)
-                await asyncio.sleep(retry)
-                retry = min(2 * retry, _LAST_RETRY)
+                await asyncio.sleep(next(waits))
 
-    def _complaint(self, error: grpc.aio.AioRpcError | ExecutionFailed) -> BatonError:
+    async def _complaint(
+        self, error: grpc.aio.AioRpcError | ExecutionFailed, channel: grpc.aio.Channel
+    ) -> BatonError:
         if isinstance(error, ExecutionFailed):
             return error
-        return from_rpc_error(error, self._coordinator)
+        return await self._coordinator.failure(error, channel, _CALL_TIMEOUT)
 
     async def leave(self) -> None:
         """Tell the coordinator; if it does not answer, the lease runs out by itself."""
         try:
-            async with channel_to(self._coordinator, self._link.access) as channel:
+            async with self._coordinator.channel(_FAREWELL_TIMEOUT) as channel:
                 stub = coordinator_pb2_grpc.CoordinatorStub(channel)
                 request = coordinator_pb2.DeregisterRequest(
                     node_id=self._identity.node_id, incarnation=self._incarnation
                 )
                 await stub.Deregister(request, timeout=_FAREWELL_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            _log.info("could not deregister: %s", from_rpc_error(error, self._coordinator))
+        except BatonError as error:
+            _log.info("could not deregister: %s", error)
 
     async def _register(self, stub: coordinator_pb2_grpc.CoordinatorStub) -> float:
         identity = self._identity
@@ -119,22 +137,22 @@ class Membership:
             secret=identity.secret,
         )
         answer = await stub.Register(request, timeout=_CALL_TIMEOUT)
-        response = parsed(answer, self._coordinator)
+        response = parsed(answer, str(self._coordinator))
         self._link.on_ticket_keys(response.ticket_keys)
         return response.lease_seconds
 
     async def _renew(self, stub: coordinator_pb2_grpc.CoordinatorStub, lease: float) -> None:
-        """Heartbeat three times a lease; returns when the coordinator no longer knows the node."""
+        """Heartbeat at least thrice a lease; returns when the coordinator knows no such node."""
         known = True
         while known:
-            await asyncio.sleep(lease / 3)
+            await asyncio.sleep(jittered(lease / 3, _HEARTBEAT_JITTER))
             request = coordinator_pb2.HeartbeatRequest(
                 node_id=self._identity.node_id,
                 load=self._load(),
                 incarnation=self._incarnation,
             )
             answer = await stub.Heartbeat(request, timeout=_CALL_TIMEOUT)
-            known = parsed(answer, self._coordinator).known
+            known = parsed(answer, str(self._coordinator)).known
 
     def _load(self) -> coordinator_pb2.NodeLoad:
         occupancy = self._occupancy()

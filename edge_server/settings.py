@@ -11,8 +11,8 @@ from typing import Literal
 from platformdirs import user_state_path
 from pydantic import ConfigDict, Field, field_validator
 
-from common.plan import DEVICE_NODE
 from common.rpc.access import ClientAccess, ServerAccess
+from common.rpc.naming import check_address, check_node_id
 from edge_server.name import Wanted
 
 DEFAULT_PORT = 7701
@@ -82,9 +82,12 @@ class EdgeSettings(ServerAccess, ClientAccess):
     @field_validator("node_id")
     @classmethod
     def _check_node_id(cls, name: str) -> str:
-        if not (0 < len(name) <= 128 and name.isprintable()) or name == DEVICE_NODE:
-            raise ValueError(f"1 to 128 printable characters, and not {DEVICE_NODE!r}")
-        return name
+        return check_node_id(name)
+
+    @field_validator("advertise", "coordinator")
+    @classmethod
+    def _check_address(cls, address: str) -> str:
+        return check_address(address) if address else address
 
     @property
     def wanted_name(self) -> Wanted:

@@ -6,12 +6,14 @@ Reads and checks files; gRPC is not imported, so that a command line answers wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from common.config import UserPath
 from common.errors import InvalidRequest
-from common.rpc.tls import ClientTls, ServerTls, client_tls, server_tls
+from common.rpc.tls import ClientTls, ServerTls, client_tls, first_end, server_tls
 from common.rpc.tokens import TokenTable, check_token, read_text, read_tokens
 
 
@@ -48,6 +50,8 @@ class Guard:
         return self.tokens is not None or (self.tls is not None and self.tls.client_ca is not None)
 
 
+#: Before a certificate ends, people are told of it for so long.
+NOTICE = timedelta(days=30)
 #: Lets everybody in, for nodes on one machine.
 UNGUARDED = Guard()
 
@@ -110,3 +114,21 @@ class ServerAccess(BaseModel):
             server_tls(self.tls_cert, self.tls_key, self.tls_client_ca),
             None if self.tokens is None else read_tokens(self.tokens),
         )
+
+
+def ending_soon(settings: ClientAccess | ServerAccess) -> list[str]:
+    """A line for each file of certificates of which one ends within `NOTICE`.
+
+    Raises InvalidRequest for a file that cannot be used.
+    """
+    lines = []
+    for setting in ("tls_cert", "tls_ca", "tls_client_ca"):
+        path: Path | None = getattr(settings, setting, None)
+        if path is None:
+            continue
+        end = first_end(path, setting)
+        left = end - datetime.now(UTC)
+        if left < NOTICE:
+            ends = f"ends in {left.days} days," if left > timedelta() else "has one that ended"
+            lines.append(f"{setting} {path} {ends} on {end.date()}; make a new one")
+    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -14,10 +13,13 @@ from common.errors import InvalidRequest, Unreachable
 from common.rpc.access import OPEN, UNGUARDED, Access, Guard
 from common.rpc.auth import AuthInterceptor
 from common.rpc.bearer import bearer_interceptors
-from common.rpc.serving import is_loopback
+from common.rpc.naming import check_address, is_loopback, joined
+from common.rpc.ports import claim
 from common.rpc.status import StatusInterceptor
 from common.rpc.tls import ClientTls, ServerTls
 
+#: Between two tries of a channel that stays open to reach its peer, at most.
+RECONNECT_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Of a message without a latent or a picture. A message of nothing but empty parts takes thirty
 #: times its bytes in memory when it is parsed, before any check of ours can see it.
@@ -37,7 +39,12 @@ class Keepalive:
     min_ping_interval: float = 10.0
 
     def client_options(self) -> list[tuple[str, int]]:
-        return [*self._common(), ("grpc.http2.max_pings_without_data", 0)]
+        return [
+            *self._common(),
+            ("grpc.http2.max_pings_without_data", 0),
+            # gRPC's own two minutes would keep a node out long after its peer is back
+            ("grpc.max_reconnect_backoff_ms", int(RECONNECT_SECONDS * 1000)),
+        ]
 
     def server_options(self) -> list[tuple[str, int]]:
         interval = int(self.min_ping_interval * 1000)
@@ -107,44 +114,30 @@ def _receive_limit(most_bytes: int) -> tuple[str, int]:
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None = None) -> int:
-    """Bind and return the port (0 picks a free one). Raises Unreachable if it is taken."""
-    try:
-        if tls is None:
-            bound = server.add_insecure_port(f"{host}:{port}")
-        else:
-            bound = server.add_secure_port(f"{host}:{port}", _server_credentials(tls))
-    except RuntimeError as error:
-        raise _no_port(host, port) from error
-    return int(bound)
+    """Bind every address of the host and return the port (0 picks a free one).
 
-
-def check_port(host: str, port: int) -> None:
-    """Raises Unreachable if `bind` would find the port taken now, for whoever binds much later.
-
-    ``host``: as in the settings, an IPv6 address without brackets.
+    Raises as `claim` does, and InvalidRequest for a certificate that TLS does not take.
     """
-    if port == 0:
-        return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    addresses, port = claim(host, port)
     try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise _no_port(f"[{host}]" if ":" in host else host, port) from error
+        for address in addresses:
+            port = _add_port(server, joined(address, port), tls)
+    except RuntimeError as error:
+        where = joined(host, port)
+        claim(host, port)  # unless somebody else has been faster, it is not for the port
+        if tls is None:
+            raise Unreachable(f"cannot listen on {where}: gRPC does not say why") from error
+        raise InvalidRequest(
+            f"cannot listen on {where}: TLS does not take tls_cert and tls_key; make a pair of a"
+            " common kind, for instance by deploy/certificates.py"
+        ) from error
+    return port
 
 
-def _no_port(host: str, port: int) -> Unreachable:
-    return Unreachable(
-        f"cannot listen on {host}:{port}: the port is in use or not allowed;"
-        " choose another with --port"
-    )
-
-
-def check_address(address: str) -> str:
-    """Raises InvalidRequest unless the address reads ``host:port``."""
-    host, separator, port = address.rpartition(":")
-    if not (host and separator and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise InvalidRequest(f"{address!r} is not an address; expected HOST:PORT")
-    return address
+def _add_port(server: grpc.aio.Server, address: str, tls: ServerTls | None) -> int:
+    if tls is None:
+        return int(server.add_insecure_port(address))
+    return int(server.add_secure_port(address, _server_credentials(tls)))
 
 
 @contextlib.asynccontextmanager

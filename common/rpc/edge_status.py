@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 
-import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
 from baton.v1 import edge_pb2, edge_pb2_grpc
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import OPEN, Access
-from common.rpc.channel import channel_to
 from common.rpc.convert import check_protocol
-from common.rpc.status import from_rpc_error, parsed
+from common.rpc.peer import Peer
+from common.rpc.status import parsed
 
 
 async def edge_status(
@@ -20,17 +19,16 @@ async def edge_status(
 ) -> dict[str, object]:
     """The fields of GetStatusResponse and ``rtt_seconds`` of a call on the open connection.
 
-    Raises Unreachable, or Incompatible for an edge of another protocol version.
+    Raises Unreachable, also for a node that is no edge, or Incompatible for an edge of another
+    protocol version.
     """
     request = edge_pb2.GetStatusRequest(protocol_version=PROTOCOL_VERSION)
-    async with channel_to(address, access) as channel:
+    peer = Peer("an edge", address, access)
+    async with peer.channel(timeout) as channel:
         stub = edge_pb2_grpc.EdgeStub(channel)
-        try:
-            await stub.GetStatus(request, timeout=timeout)
-            begun = time.monotonic()
-            response = parsed(await stub.GetStatus(request, timeout=timeout), address)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, address) from error
+        await stub.GetStatus(request, timeout=timeout)
+        begun = time.monotonic()
+        response = parsed(await stub.GetStatus(request, timeout=timeout), str(peer))
     check_protocol(response.protocol_version, f"the edge at {address}")
     fields = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.errors import InvalidRequest, UnknownName
 from common.rpc.access import UNGUARDED, Guard
+from common.rpc.naming import is_loopback
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _TELLING_SECONDS = 0.2
@@ -34,16 +34,6 @@ def check_exposure(host: str, insecure: bool, guard: Guard = UNGUARDED) -> None:
             f"refusing to listen on {host} with tokens in the clear; set tls_cert and tls_key, use"
             " a loopback address, or say --insecure on a network that you trust"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host; other names than localhost count as open."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Health:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -20,7 +19,6 @@ from grpc_status import rpc_status
 from common import errors
 from common.errors import (
     BatonError,
-    ConnectionBroken,
     ExecutionFailed,
     Overloaded,
     PermissionDenied,
@@ -28,16 +26,14 @@ from common.errors import (
     Unreachable,
     origin,
 )
+from common.rpc.unanswered import unanswered
 
 M = TypeVar("M")
 _log = logging.getLogger(__name__)
 _DOMAIN = "baton"
 _REASON = "reason"
 _MAX_MESSAGE_CHARS = 500
-#: How a connection ends that is dropped rather than closed.
-_HUNG_UP = {"Socket closed", "Connection reset by peer", "Broken pipe"}
 _ANSWER_TOO_LARGE = ("CLIENT: Received message", "SERVER: Sent message")
-_TLS_CAUSE = re.compile(r"[A-Z]+(?:_[A-Z]+)+(?=:)|Hostname Verification Check failed")
 _CLASSES: dict[str, type[BatonError]] = {
     name: item
     for name, item in vars(errors).items()
@@ -78,8 +74,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     retry_after, reason, refusal = 1.0, "", ""
     for detail in _details(error):
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo()
-            detail.Unpack(info)
+            info = _info(detail)
             reason = info.reason if info.domain == _DOMAIN else ""
             refusal = info.metadata.get(_REASON, "")
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
@@ -92,7 +87,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     if cls is Overloaded and not reason and "larger than max" in message:
         return _too_large(message, peer)
     if cls is Unreachable and not reason:
-        return _unanswered(message, peer)
+        return unanswered(message, peer)
     if issubclass(cls, Overloaded):
         return cls(message, retry_after)
     if issubclass(cls, Unauthenticated | PermissionDenied):
@@ -107,6 +102,14 @@ def _too_large(details: str, peer: str) -> BatonError:
     return errors.InvalidRequest(f"the request is too large for {peer} ({details})")
 
 
+def is_own(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a node of Baton raised it, and nobody else on the way."""
+    return any(
+        detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR) and _info(detail).domain == _DOMAIN
+        for detail in _details(error)
+    )
+
+
 def parsed(answer: M | None, peer: str) -> M:
     """The answer, for which gRPC has None if its bytes are no such message.
 
@@ -117,30 +120,18 @@ def parsed(answer: M | None, peer: str) -> M:
     return answer
 
 
-def _unanswered(details: str, peer: str) -> Unreachable:
-    """Why nobody answered; where the two sides got as far as a handshake, TLS may be the reason."""
-    cause = details.rpartition(": ")[2].rstrip("]")
-    hung_up = any(end in cause for end in _HUNG_UP)
-    connecting = details.startswith("failed to connect")
-    if hung_up and not connecting:
-        return ConnectionBroken(f"the connection to {peer} broke ({cause})")
-    if "handshake" in details.lower() or hung_up:
-        matches = _TLS_CAUSE.findall(details)
-        cause = matches[0] if matches else cause
-        return Unreachable(
-            f"no secure connection to {peer} ({cause}): one side may use TLS and the other not, or"
-            " not trust its certificate; check tls_ca here and, if the node asks for certificates,"
-            " tls_cert and tls_key"
-        )
-    return Unreachable(f"no answer from {peer} ({cause}); is it running and is the address right?")
-
-
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
             with contextlib.suppress(DecodeError):  # written by someone else
                 return list(status_pb2.Status.FromString(value).details)
     return []
+
+
+def _info(detail: any_pb2.Any) -> error_details_pb2.ErrorInfo:
+    info = error_details_pb2.ErrorInfo()
+    detail.Unpack(info)
+    return info
 
 
 def _packed(message: Any) -> any_pb2.Any:

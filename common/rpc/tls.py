@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import user_path
 from common.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -93,30 +97,50 @@ def _pair(certificate: Path | None, key: Path | None) -> KeyPair | None:
 
 
 def _check_pair(pair: KeyPair, certificate: Path, key: Path) -> None:
-    from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        own = x509.load_pem_x509_certificates(pair.certificate)[0]
-    except ValueError as error:
-        raise InvalidRequest(f"tls_cert {certificate} is not a PEM certificate") from error
+    chain = _certificates(pair.certificate, certificate, "tls_cert")
     try:
         public = load_pem_private_key(pair.key, None).public_key()
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"tls_key {key} is not a PEM key without a passphrase") from error
-    if own.public_key() != public:
+    if chain[0].public_key() != public:
         raise InvalidRequest(f"tls_key {key} is not the key of tls_cert {certificate}")
-    if own.not_valid_after_utc < datetime.now(UTC):
-        day = own.not_valid_after_utc.date()
-        raise InvalidRequest(f"tls_cert {certificate} expired on {day}; make a new one")
+    for link in chain:
+        if fault := _date_fault(link):
+            raise InvalidRequest(f"tls_cert {certificate} {fault}")
 
 
 def _authority(path: Path, setting: str) -> bytes:
+    """Of several authorities, as while one takes over from another, one must be good today."""
+    data = read_bytes(path, setting)
+    faults = [_date_fault(item) for item in _certificates(data, path, setting)]
+    if all(faults):
+        raise InvalidRequest(f"{setting} {path} {faults[0]}")
+    return data
+
+
+def first_end(path: Path, setting: str) -> datetime:
+    """When the first of a file's certificates expires. Raises InvalidRequest."""
+    found = _certificates(read_bytes(path, setting), path, setting)
+    return min(item.not_valid_after_utc for item in found)
+
+
+def _certificates(data: bytes, path: Path, setting: str) -> list[x509.Certificate]:
     from cryptography import x509
 
-    data = read_bytes(path, setting)
     try:
-        x509.load_pem_x509_certificates(data)
+        return x509.load_pem_x509_certificates(data)
     except ValueError as error:
         raise InvalidRequest(f"{setting} {path} holds no PEM certificate") from error
-    return data
+
+
+def _date_fault(certificate: x509.Certificate) -> str:
+    """Why the certificate is not good today; empty if it is."""
+    now = datetime.now(UTC)
+    if certificate.not_valid_after_utc < now:
+        return f"expired on {certificate.not_valid_after_utc.date()}; make a new one"
+    if now < certificate.not_valid_before_utc:
+        begin = certificate.not_valid_before_utc
+        return f"is not valid before {begin:%Y-%m-%d %H:%M} UTC; look at this machine's clock"
+    return ""

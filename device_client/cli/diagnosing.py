@@ -11,6 +11,7 @@ from importlib.metadata import version
 from common.cli import print_json
 from common.errors import BatonError, Incompatible
 from common.families.manifest import find_family, read_manifest
+from common.rpc.access import NOTICE, ending_soon
 from device_client.settings import DeviceSettings, split_list
 
 _NOT_REACHABLE = 3
@@ -19,16 +20,24 @@ _FAILED = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """ok: True, False, or None for something that is merely absent."""
+    """ok: True, False, or None for something that is merely absent.
+
+    warning: all is well, but will not stay so.
+    """
 
     check: str
     ok: bool | None
     detail: str
+    warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        return "warn" if self.warning else {True: "ok  ", False: "FAIL", None: "-   "}[self.ok]
 
 
 def doctor(settings: DeviceSettings, edge: str | None, as_json: bool) -> int:
     """Print the findings; returns the exit code: 0, 3 if a node is out of reach, else 5."""
-    findings = [_software(), _weights(settings)]
+    own = [_software(), _weights(settings), *_certificates(settings)]
     edges = split_list(edge or "") or settings.edge_list
     nodes = [_edge(address, settings) for address in edges]
     if settings.coordinator:
@@ -39,14 +48,13 @@ def doctor(settings: DeviceSettings, edge: str | None, as_json: bool) -> int:
         )
     if not edges and not settings.coordinator:
         nodes.append(Finding("edges", None, "none configured; name one with --edge HOST:PORT"))
-    findings += nodes
+    findings = own + nodes
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            mark = {True: "ok  ", False: "FAIL", None: "-   "}[finding.ok]
-            print(f"{mark} {finding.check}: {finding.detail}")
-    if any(finding.ok is False for finding in findings[:2]):
+            print(f"{finding.mark} {finding.check}: {finding.detail}")
+    if any(finding.ok is False for finding in own):
         return _FAILED
     return _NOT_REACHABLE if any(finding.ok is False for finding in nodes) else 0
 
@@ -79,6 +87,21 @@ def _weights(settings: DeviceSettings) -> Finding:
         return f"{family.name}: {members}; latent space {family.fingerprint[:12]}"
 
     return _finding("weights", look)
+
+
+def _certificates(settings: DeviceSettings) -> list[Finding]:
+    """Of this device; nothing if it has none."""
+    if settings.tls_ca is None and settings.tls_cert is None:
+        return []
+
+    def look() -> str:
+        settings.access()
+        return f"good for more than {NOTICE.days} days"
+
+    found = _finding("certificates", look)
+    if not found.ok:
+        return [found]
+    return [Finding("certificates", True, line, True) for line in ending_soon(settings)] or [found]
 
 
 def _edge(address: str, settings: DeviceSettings) -> Finding:

@@ -24,6 +24,8 @@ from pathlib import Path
 
 #: Where `ip` keeps the names.
 SPACES = Path("/run/netns")
+#: What `ip netns exec` puts in the place of files in /etc.
+_HOSTS = Path("/etc/netns")
 _SECONDS = 20
 _counter = itertools.count()
 
@@ -148,6 +150,14 @@ class Network(dict[str, Host]):
             routes.append(f"{self[other].subnet} dev {self[other].port} table {self[one].number}")
         _ip(*(f"route replace {route}" for route in routes), space=self._router)
 
+    def name(self, names: Mapping[str, str]) -> None:
+        """Let every host know others by these names, too: name to host, as in ``/etc/hosts``."""
+        lines = [f"{self[host].address} {name}\n" for name, host in names.items()]
+        for host in self.values():
+            folder = _HOSTS / host.space
+            folder.mkdir(parents=True)
+            (folder / "hosts").write_text("".join(["127.0.0.1 localhost\n", *lines]))
+
     def cut(self, host: Host) -> None:
         """Pull a host's plug at the router: no connection is closed, nothing arrives any more."""
         _ip(f"link set {host.port} down", space=self._router)
@@ -158,6 +168,7 @@ class Network(dict[str, Host]):
         for space in (self._router, *(host.space for host in self.values())):
             with contextlib.suppress(RuntimeError):
                 _ip(f"netns delete {space}")
+            shutil.rmtree(_HOSTS / space, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -181,6 +192,7 @@ def remove_abandoned() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             _ip(f"netns delete {path.name}")
+            shutil.rmtree(_HOSTS / path.name, ignore_errors=True)
 
 
 def _prefix() -> str:

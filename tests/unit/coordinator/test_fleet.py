@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import InvalidRequest, Overloaded
 from coordinator import fleet as fleet_module
-from coordinator.fleet import FORGET_AFTER_LEASES, Fleet, Need
+from coordinator.fleet import FORGET_AFTER_LEASES, MAX_EDGES, Fleet, Need
 from coordinator.values import NodeLoad, NodeState, Registration
 
 LEASE = 10.0
@@ -168,6 +168,31 @@ def test_an_assignment_counts_until_it_ends_or_the_edge_reports(fleet: Fleet) ->
     assert [item.waiting for item in fleet.rank(NEED).ranked] == [1]
     fleet.heartbeat("e1", IDLE, draining=False)
     assert [item.waiting for item in fleet.rank(NEED).ranked] == [0]
+
+
+def test_the_best_are_named_alone_and_what_has_ended_makes_an_edge_one_of_them_again(
+    fleet: Fleet,
+) -> None:
+    names = [f"e{number:02}" for number in range(MAX_EDGES + 1)]
+    for name in names:
+        fleet.register(edge(name))
+    assert order(fleet, NEED) == names[:-1]
+    fleet.assign("e00", "d1")
+    assert order(fleet, NEED) == names[1:]
+    fleet.release("e00", "d1")
+    assert order(fleet, NEED) == names[:-1]
+    fleet.heartbeat("e16", NodeLoad(cpu=0.5), draining=False)
+    assert order(fleet, NEED) == names[:-1]
+    near = Need("scenes", "f", "large", rtts={"e16": 0.0}, default_rtt=1.0)
+    assert order(fleet, near) == ["e16", *names[: MAX_EDGES - 1]]
+
+
+def test_of_many_that_do_not_fit_some_are_named_and_the_rest_are_counted(fleet: Fleet) -> None:
+    for number in range(MAX_EDGES + 4):
+        fleet.register(edge(f"e{number:02}", family="sd15"))
+    ranking = fleet.rank(NEED)
+    assert (len(ranking.rejected), ranking.unnamed) == (MAX_EDGES, 4)
+    assert ranking.complaint.endswith(f"serves family sd15 and {MAX_EDGES + 1} more")
 
 
 def test_members_are_those_of_the_family_whatever_the_state(fleet: Fleet, clock: Clock) -> None:

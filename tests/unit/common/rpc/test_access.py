@@ -9,11 +9,20 @@ from pathlib import Path
 import pytest
 
 from common.errors import InvalidRequest
-from common.rpc.access import OPEN, UNGUARDED, Access, AdminSettings, Guard, ServerAccess
+from common.rpc.access import (
+    OPEN,
+    UNGUARDED,
+    Access,
+    AdminSettings,
+    Guard,
+    ServerAccess,
+    ending_soon,
+)
 from common.rpc.channel import open_channel
 from common.rpc.serving import check_exposure
 from common.rpc.tls import holder
 from common.rpc.tokens import Identity, read_tokens
+from tests.support.certificates import Issuer
 from tests.support.security import Credentials
 
 TOKEN = "t0ken-" + "x" * 40
@@ -171,3 +180,64 @@ def test_beyond_this_machine_a_server_asks_who_calls_and_encrypts(
     assert "in the clear" in refusal(lambda: check_exposure("0.0.0.0", False, tokens))
     check_exposure("127.0.0.1", False, tokens)
     check_exposure("0.0.0.0", True, tokens)
+
+
+DATES = {"expired on": (-9.0, -1.0), "is not valid before": (1.0, 9.0)}
+
+
+@pytest.mark.parametrize("words", DATES)
+def test_an_own_certificate_that_is_not_good_today_is_refused(tmp_path: Path, words: str) -> None:
+    pair = Issuer.new(days=DATES[words]).write(tmp_path)
+    ca = {"tls_ca": tmp_path / "ca.pem"}
+    ca["tls_ca"].write_bytes(Issuer.new("root", hosts=()).pem)
+    for make in (ServerAccess.model_validate(pair).guard, lambda: client(**pair, **ca)):
+        told = refusal(make)
+        assert f"tls_cert {pair['tls_cert']} {words}" in told
+
+
+@pytest.mark.parametrize("words", DATES)
+@pytest.mark.parametrize("setting", ["tls_ca", "tls_client_ca"])
+def test_an_authority_that_is_not_good_today_is_refused_unless_another_is(
+    tmp_path: Path, words: str, setting: str
+) -> None:
+    bad, good = (Issuer.new("root", days=days, hosts=()) for days in (DATES[words], (-1, 99)))
+    path, own = tmp_path / "ca.pem", Issuer.new().write(tmp_path)
+
+    def read() -> object:
+        if setting == "tls_ca":
+            return client(tls_ca=path)
+        return ServerAccess.model_validate(own | {setting: path}).guard()
+
+    path.write_bytes(bad.pem)
+    assert f"{setting} {path} {words}" in refusal(read)
+    path.write_bytes(bad.pem + good.pem)
+    read()
+
+
+@pytest.mark.parametrize("words", DATES)
+def test_a_chain_with_an_intermediate_that_is_not_good_today_is_refused(
+    tmp_path: Path, words: str
+) -> None:
+    middle = Issuer.new("middle", days=DATES[words], hosts=())
+    files = Issuer.new(signer=middle).write(tmp_path)
+    with files["tls_cert"].open("ab") as chain:
+        chain.write(middle.pem)
+    assert words in refusal(ServerAccess.model_validate(files).guard)
+
+
+def test_thirty_days_before_an_end_it_is_told(tmp_path: Path) -> None:
+    def told(days: float) -> list[str]:
+        files = Issuer.new(days=(-1, days)).write(tmp_path)
+        return ending_soon(ServerAccess.model_validate(files))
+
+    assert told(30.5) == []
+    (line,) = told(29.5)
+    assert line.startswith(f"tls_cert {tmp_path}/cert.pem ends in 29 days, on ")
+
+
+def test_an_authority_that_has_handed_over_is_told(tmp_path: Path) -> None:
+    old, new = (Issuer.new("root", days=(-9, days), hosts=()) for days in (-1, 99))
+    path = tmp_path / "ca.pem"
+    path.write_bytes(old.pem + new.pem)
+    (line,) = ending_soon(AdminSettings(tls_ca=path))
+    assert line.startswith(f"tls_ca {path} has one that ended on ")
