@@ -14,11 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
+from common.interrupts import stop_signals
 from common.rpc.access import Guard
 from common.rpc.channel import CONTROL_BYTES, bind, make_server
-from common.rpc.serving import Health, check_exposure, until_signal
+from common.rpc.serving import Health, check_exposure
 from common.rpc.ticket_keys import kept_private_key, read_private_key
 from common.rpc.tickets import Signer
+from common.streams import announce
 from coordinator.bandit.context import DIMENSION
 from coordinator.bandit.linucb import LinUCB
 from coordinator.bandit.prior import static_prior
@@ -162,6 +164,7 @@ async def running(
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; one line on stdout says when and where it listens."""
     async with running(settings) as node:
-        print(f"baton-coordinator listening on {node.address}", flush=True)
-        await until_signal()
+        with stop_signals() as stopped:
+            announce(f"baton-coordinator listening on {node.address}")
+            await stopped.wait()
         _log.info("draining")

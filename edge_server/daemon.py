@@ -16,8 +16,10 @@ from common.build import this_build
 from common.errors import BatonError, Draining
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
+from common.interrupts import stop_signals
 from common.rpc.channel import Keepalive, bind, make_server
-from common.rpc.serving import Health, until_signal
+from common.rpc.serving import Health
+from common.streams import announce
 from edge_server.checks import Secrets, check_node
 from edge_server.engine.engine import Engine, Limits
 from edge_server.kept import Keeping
@@ -188,7 +190,8 @@ def _spared() -> Iterator[int]:
 async def serve(settings: EdgeSettings) -> None:
     """Run until SIGTERM or SIGINT; one line on stdout says when and where it listens."""
     async with running(settings) as node:
-        print(f"baton-edge listening on {node.address}", flush=True)
-        await until_signal()
+        with stop_signals() as stopped:
+            announce(f"baton-edge listening on {node.address}")
+            await stopped.wait()
         _log.info("draining")
         await node.drain()
