@@ -59,6 +59,8 @@ def exit_code(command: Callable[[], object]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
+        if Ending.asked:
+            return 128 + Ending.asked
         # Usage errors: their class is not public, and moved between versions of typer.
         if not hasattr(error, "format_message"):
             raise

@@ -12,18 +12,23 @@ import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.05
 
 
 class Ending(SystemExit):
-    """A signal asks the program to end. The exit code is 128 and the signal's number."""
+    """A signal asks the program to end. The exit code is 128 and the signal's number.
+
+    asked: the last such signal of this process, also if libraries made another error of it; or 0.
+    """
+
+    asked: ClassVar[int] = 0
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
-        self.number = number
+        self.number = Ending.asked = number
 
 
 def heed_signals() -> None:
@@ -64,7 +69,8 @@ def _ending_again(lost: sys.UnraisableHookArgs) -> None:
     """Where an exception cannot travel, as in the callbacks of an import, one is only told of."""
     if isinstance(lost.exc_value, Ending | KeyboardInterrupt):
         number = getattr(lost.exc_value, "number", signal.SIGINT)
-        again = threading.Timer(_AGAIN_SECONDS, signal.raise_signal, [number])
+        main = threading.main_thread().ident
+        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, [main, number])
         again.daemon = True
         again.start()
     else:

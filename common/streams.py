@@ -58,7 +58,8 @@ def keep_writable() -> None:
     for name, mode in _MODES.items():
         stream: TextIO | None = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, mode, errors="replace"))  # takes the free number
+            number = os.open(os.devnull, os.O_RDWR)  # the free one, as long as nothing took it
+            setattr(sys, name, os.fdopen(number, mode, errors="replace"))
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, _outlasting(stream))
 

@@ -159,7 +159,7 @@ def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
     try:
         return thread, thread.submit(load).result()
     except BaseException:
-        thread.shutdown()
+        thread.shutdown(wait=False)  # who is interrupted does not wait for the weights
         raise
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -136,31 +137,32 @@ def test_the_first_lines_are_whole_for_a_reader_of_few(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("[\n  {\n0 0\n", "")
 
 
-async def _served(serving: asyncio.Task[None], caplog: pytest.LogCaptureFixture) -> None:
-    while "nobody hears" not in caplog.text:
-        assert not serving.done(), serving
-        await asyncio.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await serving
+@pytest.fixture
+def full() -> Iterator[TextIO]:
+    with open("/dev/full", "w") as file:
+        yield file
 
 
 @pytest.mark.parametrize("node", ["edge", "coordinator"])
 async def test_a_banner_that_cannot_be_written_ends_no_daemon(
     node: str,
+    full: TextIO,
     family_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.FileIO(full.fileno(), "w", False)))
-        monkeypatch.setattr(sys, "stderr", io.StringIO())
-        keep_writable()
-        if node == "edge":
-            settings = EdgeSettings(port=0, family=str(family_folder), members="small")
-            serving = asyncio.create_task(edge_daemon.serve(settings))
-        else:
-            serving = asyncio.create_task(
-                coordinator_daemon.serve(Settings(port=0, db=tmp_path / "c.db"))
-            )
-        await _served(serving, caplog)
+    monkeypatch.setattr(sys, "stdout", full)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    keep_writable()
+    if node == "edge":
+        settings = EdgeSettings(port=0, family=str(family_folder), members="small")
+        serving = asyncio.create_task(edge_daemon.serve(settings))
+    else:
+        own = Settings(port=0, db=tmp_path / "c.db")
+        serving = asyncio.create_task(coordinator_daemon.serve(own))
+    while "nobody hears" not in caplog.text:
+        assert not serving.done(), serving
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
