@@ -21,7 +21,7 @@ from common.quality.verifier import find_scorer
 from device_client.account import run_and_tell
 from device_client.checks import check_device
 from device_client.events import Event, Finished
-from device_client.journal import JOURNAL_FILE, Journal
+from device_client.journal import Journal
 from device_client.result import Result
 from device_client.session import Device, PictureSession
 from device_client.settings import DeviceSettings
@@ -48,7 +48,7 @@ class AsyncClient:
         standby = StandbyTickets(settings.state_folder)
         scorer = find_scorer(family.name)
         self._device = Device(family, settings, scorer, thread, access, standby)
-        self._journal = Journal(settings.state_folder / JOURNAL_FILE, settings.journal_requests)
+        self._journal = Journal.within(settings.state_folder, settings.journal_requests)
 
     @property
     def settings(self) -> DeviceSettings:

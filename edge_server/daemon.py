@@ -153,7 +153,7 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     """
     secrets = check_node(settings)
     with contextlib.ExitStack() as stack:
-        name = stack.enter_context(own_name(settings.state_folder / "edges", settings.wanted_name))
+        name = stack.enter_context(own_name(settings.names_folder, settings.wanted_name))
         settings = settings.model_copy(update={"node_id": name.node_id})
         secrets = replace(secrets, own=name.secret)
         if family is None:
