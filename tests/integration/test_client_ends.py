@@ -3,113 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
-import subprocess
-import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from common.errors import DeadlineExceeded, InvalidRequest
 from common.families.loader import Family
+from common.rpc.channel import make_server, open_channel
 from device_client import AsyncClient, Client
-from tests.support.commands import clean_environment
+from tests.support.forks import forked
 
-_FORKING = """
-import asyncio, json, os, sys
-from common.errors import BatonError
-from device_client import AsyncClient, Client
-
-fields = {"family": sys.argv[1], "members": "small", "threads": 2}
-client = Client(**fields, coordinator="127.0.0.1:1")
-client.generate("a red cat", steps=1)  # both torch and gRPC have threads now
-sole = AsyncClient(**fields)
-
-def forked(work):
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            told = [work() or "nothing", ""]
-        except BaseException as error:
-            told = [type(error).__name__, str(error)]
-        os.write(writer, json.dumps(told).encode())
-        os._exit(0)
-    os.close(writer)
-    with open(reader) as file:
-        told = json.loads(file.read())
-    os.waitpid(child, 0)
-    return told
-
-def anew(**more):
-    with Client(**fields | more) as own:
-        drawn = own.generate("a red cat", steps=1, timeout=30)
-        return drawn.arm + " " + " ".join(drawn.notes)
-
-def ended():
-    with client:
-        pass
-    client.close()
-
-async def several():
-    await asyncio.gather(*(sole.generate("a red cat", steps=1) for _ in range(2)))
-
-ways = {
-    "draws": lambda: client.generate("a red cat", steps=1),
-    "draws in time": lambda: client.generate("a red cat", steps=1, timeout=1),
-    "draws many": lambda: client.generate_many("a red cat", 3, steps=1),
-    "draws none": lambda: client.generate_many("a red cat", 0),
-    "draws on a loop": lambda: asyncio.run(several()),
-    "ends": ended,
-    "begins anew": lambda: anew(threads=1),
-    "begins anew with a coordinator": lambda: anew(threads=1, coordinator="127.0.0.1:1"),
-    "begins anew with an edge": lambda: anew(threads=1, edges="127.0.0.1:1"),
-}
-print(json.dumps({name: forked(work) for name, work in ways.items()}))
-client.generate("a red cat", steps=1)
-"""
-#: What a child may do, and what it is told.
-SAID = {
-    "draws": ["InvalidRequest", "forked: make the client in the child"],
-    "draws in time": ["InvalidRequest", "forked: make the client in the child"],
-    "draws many": ["InvalidRequest", "forked: make the client in the child"],
-    "draws none": ["InvalidRequest", "forked: make the client in the child"],
-    "draws on a loop": ["InvalidRequest", "forked: make the client in the child"],
-    "ends": ["nothing", ""],
-    "begins anew": ["device:small", ""],
-    "begins anew with a coordinator": ["InvalidRequest", "which has used gRPC"],
-    "begins anew with an edge": ["used gRPC", ""],  # lost, as its note says, and drawn here
-}
-
-
-@pytest.fixture(scope="module")
-def told(family_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _FORKING, str(family_folder)],
-        env=clean_environment(tmp_path_factory.mktemp("forking")),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
-
-
-@pytest.mark.parametrize("way", SAID)
-def test_a_forked_child_is_told_what_it_cannot_do(way: str, told: dict[str, list[str]]) -> None:
-    name, words = SAID[way]
-    assert name in told[way][0]
-    assert words in told[way][1]
+MADE_BEFORE = "forked: make the client in the child"
+USED_BEFORE = "which has used gRPC"
 
 
 @pytest.fixture
 def fields(family_folder: Path, tmp_path: Path) -> dict[str, Any]:
     return {"family": str(family_folder), "members": "small", "state_folder": tmp_path}
+
+
+def test_a_client_says_in_a_forked_child_that_it_cannot_draw_there(fields: dict[str, Any]) -> None:
+    one = {"prompt": "a red cat", "steps": 1}
+    with Client(**fields) as client, closing(AsyncClient(**fields)) as on_loop:
+        client.generate(**one)
+        for draw in (
+            lambda: client.generate(**one),
+            lambda: client.generate(**one, timeout=1),
+            lambda: client.generate_many(count=3, **one),
+            lambda: client.generate_many(count=0, **one),
+            lambda: asyncio.run(on_loop.generate(**one, timeout=1)),
+        ):
+            name, message = forked(draw)
+            assert (name, MADE_BEFORE in message) == ("InvalidRequest", True), message
+        assert forked(lambda: (client.close(), on_loop.close())) == ("(None, None)", "")
+        assert client.generate(**one).arm == "device:small"
+
+
+def test_a_client_made_in_a_forked_child_draws_there_alone(fields: dict[str, Any]) -> None:
+    def draw(**more: str) -> str:
+        with Client(**fields, **more) as own:
+            return own.generate("a red cat", steps=1, timeout=30).arm
+
+    asyncio.run(_call())  # so that gRPC has threads here
+    assert forked(draw) == ("device:small", "")
+    for use in (
+        lambda: draw(coordinator="127.0.0.1:1"),
+        lambda: open_channel("127.0.0.1:1"),
+        make_server,
+    ):
+        name, message = forked(use)
+        assert (name, USED_BEFORE in message) == ("InvalidRequest", True), message
+
+
+async def _call() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/none")(b"", timeout=1)
 
 
 def test_a_closed_client_says_so(fields: dict[str, Any]) -> None:
