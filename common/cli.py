@@ -1,15 +1,15 @@
 """What the three command lines share: errors as one line and an exit code, rows as a table or JSON.
 
 Exit codes: 0 done, 2 wrong usage or input, 3 not reachable, 4 refused or overloaded, 5 failed while
-running, 130 interrupted.
+running, 130 interrupted, 128 + n ended by signal n.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -20,8 +20,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from common.errors import BatonError
+from common.interrupts import Ending, heed_signals
+from common.streams import keep_writable, take_failure
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
 PIPE_WIDTH = 1_000
 
 
@@ -31,11 +33,19 @@ def run(app: typer.Typer) -> NoReturn:
     Import gRPC only inside the commands: its core reads its log level when it is imported, and adds
     lines of its own to a failed bind or connection unless it is told not to here.
     """
+    heed_signals()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is told as an escape
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(exit_code(lambda: app(standalone_mode=False)))
+    keep_writable()
+    if logging.lastResort is not None:  # what is told before, or without, `log_to_stderr`
+        logging.lastResort.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    code = exit_code(lambda: app(standalone_mode=False))
+    failure = take_failure(sys.stdout)
+    if failure is not None and code == 0:
+        code = _complain(f"cannot write to stdout: {failure.strerror}", 5)
+    sys.stderr.flush()
+    if code >= INTERRUPTED:
+        os._exit(code)  # all is unwound, and nobody waits for a thread that loads a model
+    sys.exit(code)
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -44,13 +54,13 @@ def exit_code(command: Callable[[], object]) -> int:
         result = command()
     except BatonError as error:
         return _complain(str(error), error.exit_code)
+    except Ending as end:
+        return 128 + end.number
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone; without this the interpreter complains once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if Ending.asked:
+            return 128 + Ending.asked
         # Usage errors: their class is not public, and moved between versions of typer.
         if not hasattr(error, "format_message"):
             raise

@@ -39,6 +39,8 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
             yield file
             if mode is None and target.exists():
                 os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave the new name with nothing in it
         aside.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -6,7 +6,6 @@ its log level, which `common.cli.run` sets, when it is imported.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 from common.cli import log_to_stderr, print_json, print_rows, run
 from common.config import load_settings
+from common.interrupts import run_daemon
 from coordinator.settings import DEFAULT_PORT, Settings
 
 DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
@@ -60,7 +60,7 @@ def serve(
     from coordinator import daemon
 
     log_to_stderr()
-    asyncio.run(daemon.serve(settings))
+    run_daemon(daemon.serve(settings))
 
 
 @app.command()

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 from common.errors import BatonError
+from common.interrupts import stop_signals
 from common.rpc.access import Guard, ending_soon
 from common.rpc.channel import CONTROL_BYTES, bind, make_server
 from common.rpc.naming import is_loopback, joined
-from common.rpc.serving import Health, check_exposure, until_signal
+from common.rpc.serving import Health, check_exposure
 from common.rpc.ticket_keys import kept_private_key, read_private_key
 from common.rpc.tickets import Signer
+from common.streams import announce
 from coordinator.bandit.context import DIMENSION
 from coordinator.bandit.linucb import LinUCB
 from coordinator.bandit.prior import static_prior
@@ -28,7 +32,7 @@ from coordinator.decider import Clocks, Decider, Policy
 from coordinator.fleet import Fleet
 from coordinator.known import built_in_families
 from coordinator.servicer import AdminServicer, CoordinatorServicer
-from coordinator.settings import Settings
+from coordinator.settings import IN_MEMORY, Settings
 from coordinator.store.base import Store
 from coordinator.store.sqlite import SqliteStore
 from coordinator.store.thread import StoreThread
@@ -65,15 +69,30 @@ class Secrets:
     ticket_key: Ed25519PrivateKey
 
     @classmethod
-    def read(cls, settings: Settings, keep: bool) -> Secrets:
-        """``keep``: a key that is made lasts. Raises InvalidRequest for a file of no use."""
+    def read(cls, settings: Settings, kept: Path | None) -> Secrets:
+        """``kept``: the file of a key that is made. Raises InvalidRequest for one of no use."""
         if settings.ticket_key is not None:
             key = read_private_key(settings.ticket_key)
-        elif keep:
-            key = kept_private_key(settings.db.with_suffix(".ticket-key"))
+        elif kept is not None:
+            key = kept_private_key(kept)
         else:
             key = Ed25519PrivateKey.generate()
         return cls(settings.guard(), key)
+
+
+def _key_file(store: SqliteStore, db: Path) -> Path | None:
+    """Beside the database, under its whole name; None for one that ends with the process.
+
+    A database that is older may have a key that was named after its stem.
+    """
+    if db == IN_MEMORY:
+        return None
+    own = Path(os.path.realpath(db))
+    path, older = own.with_name(f"{own.name}.ticket-key"), db.with_suffix(".ticket-key")
+    if store.unmarked and older.exists() and not path.exists():
+        with contextlib.suppress(OSError):
+            older.rename(path)
+    return path
 
 
 class Node:
@@ -147,10 +166,12 @@ async def running(
     check_exposure(settings.host, settings.insecure, settings.guard())
     for line in ending_soon(settings):
         _log.warning("%s", line)
-    keep = store is None
-    store = store or SqliteStore(settings.db)
+    kept = None
+    if store is None:
+        store = own = SqliteStore(settings.db)
+        kept = _key_file(own, settings.db)
     try:
-        secrets = Secrets.read(settings, keep)
+        secrets = Secrets.read(settings, kept)
     except BatonError:
         store.close()
         raise
@@ -165,6 +186,7 @@ async def running(
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; one line on stdout says when and where it listens."""
     async with running(settings) as node:
-        print(f"baton-coordinator listening on {node.address}", flush=True)
-        await until_signal()
+        with stop_signals() as stopped:
+            announce(f"baton-coordinator listening on {node.address}")
+            await stopped.wait()
         _log.info("draining")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from platformdirs import user_state_path
+from pathlib import Path
+
 from pydantic import ConfigDict, Field
 
-from common.config import UserPath
+from common.config import UserPath, default_state_folder
 from common.rpc.access import ServerAccess
 
 DEFAULT_PORT = 7700
+
+
+#: A database that ends with its process, as SQLite names it.
+IN_MEMORY = Path(":memory:")
+
+
+def _default_database() -> Path:
+    folder = default_state_folder("--db")
+    return IN_MEMORY if folder is None else folder / "coordinator.db"
 
 
 class Settings(ServerAccess):
@@ -28,7 +38,7 @@ class Settings(ServerAccess):
 
     host: str = "127.0.0.1"
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
-    db: UserPath = Field(default_factory=lambda: user_state_path("baton") / "coordinator.db")
+    db: UserPath = Field(default_factory=_default_database)
     lease_seconds: float = Field(default=15.0, gt=0.0, le=3600.0, allow_inf_nan=False)
     decision_expiry_seconds: float = Field(default=900.0, gt=0.0, le=86_400.0, allow_inf_nan=False)
     sweep_seconds: float = Field(default=1.0, gt=0.0, le=60.0, allow_inf_nan=False)

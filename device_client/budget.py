@@ -46,11 +46,14 @@ class Budget:
         """The limit of a call that must not outlast the budget; never zero."""
         return max(min(limit, self.left), _LEAST_SECONDS)
 
+    def exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the picture was not done within {self.seconds:.3g} s")
+
     def check(self, needed: float = 0.0) -> None:
         """Raises DeadlineExceeded unless so many seconds are left."""
         left = self.left
         if left <= 0:
-            raise DeadlineExceeded(f"the picture was not done within {self.seconds:.3g} s")
+            raise self.exceeded()
         if left < needed:
             raise DeadlineExceeded(
                 f"{left:.3g} of {self.seconds:.3g} s are left and what remains takes this device"

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from common.databases import Kind
 from common.errors import ExecutionFailed, InvalidRequest, UnknownName
 from common.plan import EdgeChoice, Location
 from device_client.result import EdgeAttempt, Seconds, Traffic
@@ -28,6 +29,7 @@ JOURNAL_FILE = "journal.db"
 LAST = "last"
 _BUSY_SECONDS = 1.0
 _MAX_NAMED = 5
+_KIND = Kind(int.from_bytes(b"Btnj"), {"requests": frozenset({"seq", "request_id", "entry"})})
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS requests (
         seq INTEGER PRIMARY KEY,
@@ -98,11 +100,17 @@ _ENTRY = TypeAdapter(Entry)
 
 
 class Journal:
-    """The newest ``keep`` requests in the file ``path``; with 0, none, and no file."""
+    """The newest ``keep`` requests in the file ``path``; with 0, or without a path, none."""
 
-    def __init__(self, path: Path, keep: int) -> None:
-        self._path = path
-        self._keep = keep
+    def __init__(self, path: Path | None, keep: int) -> None:
+        self._path = path or Path(JOURNAL_FILE)
+        self._keep = keep if path else 0
+        self._nowhere = path is None
+
+    @classmethod
+    def within(cls, folder: Path | None, keep: int) -> Journal:
+        """In a file of that folder, if there is one."""
+        return cls(None if folder is None else folder / JOURNAL_FILE, keep)
 
     async def write(self, entry: Entry) -> None:
         """Add an entry. A journal that cannot be written costs a warning, never a picture."""
@@ -126,6 +134,9 @@ class Journal:
             # beats the 20 ms that every picture would wait for a disk.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("BEGIN IMMEDIATE")
+            if reason := _KIND.why_foreign(connection):
+                raise sqlite3.DatabaseError(f"it is another program's: {reason}")
+            _KIND.mark(connection)
             connection.execute(_SCHEMA)
             cursor = connection.execute(
                 "INSERT INTO requests (request_id, entry) VALUES (?, ?)",
@@ -140,6 +151,8 @@ class Journal:
         Raises UnknownName, InvalidRequest if several begin so, ExecutionFailed for a file that
         cannot be read.
         """
+        if self._nowhere:
+            raise UnknownName("no request is known: there is no state_folder to keep a journal in")
         known = self._read("SELECT request_id, seq FROM requests ORDER BY seq DESC")
         if not known:
             raise UnknownName(
@@ -165,6 +178,11 @@ class Journal:
         if not self._path.exists() or not self._path.stat().st_size:  # nothing was written yet
             return []
         with self._legible(), closing(self._open_existing()) as connection:
+            if reason := _KIND.why_foreign(connection):
+                raise InvalidRequest(
+                    f"{self._path} is a database of another program ({reason}); name another"
+                    " state_folder"
+                )
             return connection.execute(query, values).fetchall()
 
     def _open_existing(self) -> sqlite3.Connection:

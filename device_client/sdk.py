@@ -21,7 +21,8 @@ from common.quality.verifier import find_scorer
 from device_client.account import run_and_tell
 from device_client.checks import check_device
 from device_client.events import Event, Finished
-from device_client.journal import JOURNAL_FILE, Journal
+from device_client.journal import Journal
+from device_client.model_thread import ModelThread
 from device_client.result import Result
 from device_client.session import Device, PictureSession
 from device_client.settings import DeviceSettings
@@ -48,7 +49,7 @@ class AsyncClient:
         standby = StandbyTickets(settings.state_folder)
         scorer = find_scorer(family.name)
         self._device = Device(family, settings, scorer, thread, access, standby)
-        self._journal = Journal(settings.state_folder / JOURNAL_FILE, settings.journal_requests)
+        self._journal = Journal.within(settings.state_folder, settings.journal_requests)
 
     @property
     def settings(self) -> DeviceSettings:
@@ -67,6 +68,7 @@ class AsyncClient:
 
         Closing the stream early cancels the request. Raises BatonError.
         """
+        self.check_usable()
         wish = check_wish(Wish(prompt, **options))
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         session = PictureSession(self._device, wish, uuid.uuid4().hex, queue.put_nowait)
@@ -80,9 +82,13 @@ class AsyncClient:
             task.cancel()
             await asyncio.wait([task])
 
+    def check_usable(self) -> None:
+        """Raises InvalidRequest for a client that is closed, or was made before a fork."""
+        self._device.model_thread.check()
+
     def close(self) -> None:
         """End the model thread."""
-        self._device.model_thread.shutdown()
+        self._device.model_thread.close()
 
 
 class Client:
@@ -117,6 +123,7 @@ class Client:
         done. Whatever is raised, an interrupt included, has them in ``finished``, in the order of
         their seeds. Raises BatonError.
         """
+        self._async.check_usable()
         wishes = _successive(Wish(prompt, **options), count)
         finished: dict[int, Result] = {}
 
@@ -144,7 +151,7 @@ class Client:
         self.close()
 
 
-def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
+def _model(settings: DeviceSettings) -> tuple[ModelThread, Family]:
     """The thread on which the model runs, and the family, loaded there.
 
     OpenMP keeps a team for every thread that has used it, and two that together outnumber the cores
@@ -155,11 +162,11 @@ def _model(settings: DeviceSettings) -> tuple[ThreadPoolExecutor, Family]:
         use_threads(settings.threads)
         return load_family(settings.family, settings.member_list)
 
-    thread = ThreadPoolExecutor(1, thread_name_prefix="baton-model")
+    thread = ModelThread()
     try:
         return thread, thread.submit(load).result()
     except BaseException:
-        thread.shutdown()
+        thread.close(wait=False)  # who is interrupted does not wait for the weights
         raise
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,6 +34,7 @@ from device_client.decide import ArmNames, is_static, static_decision
 from device_client.edge_session import EdgePart, EdgeRequest
 from device_client.events import Decided, Event, Stepped
 from device_client.features import prompt_features
+from device_client.model_thread import ModelThread
 from device_client.png import Provenance
 from device_client.relay import EdgeRelay, Telling, without_edge
 from device_client.result import EdgeAttempt, Result, Seconds, Traffic
@@ -42,6 +43,7 @@ from device_client.standby import StandbyTickets
 from device_client.wish import Wish
 
 _FAREWELL_SECONDS = 1.0
+_GRACE_SECONDS = 1.0  # for the end of a step, and decoding, before a hung model is given up
 _NO_MEMBER = "this device holds no member to draw with"
 #: What a coordinator says of the request itself; any other failure is its own.
 _FINAL = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
@@ -58,7 +60,7 @@ class Device:
     family: Family
     settings: DeviceSettings
     scorer: Scorer | None
-    model_thread: ThreadPoolExecutor
+    model_thread: ModelThread
     access: Access
     standby: StandbyTickets
     times: StepTimes = field(default_factory=StepTimes)
@@ -319,13 +321,21 @@ class PictureSession:
             event = Stepped(record.step + 1, task.plan.steps, "device", record.member)
             loop.call_soon_threadsafe(self._emit, event)
 
+        def watch() -> None:
+            with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                limit.reschedule(loop.time() + self._budget.left + _GRACE_SECONDS)
+
         def finish() -> _Finished:
             begin_now()
+            loop.call_soon_threadsafe(watch)
             self._check_time(task.plan)
             return self._finish(task, on_step)
 
         try:
-            return await loop.run_in_executor(self.device.model_thread, finish)
+            async with asyncio.timeout(None) as limit:
+                return await asyncio.wrap_future(self.device.model_thread.submit(finish))
+        except TimeoutError as error:
+            raise self._budget.exceeded() from error
         finally:
             withdrawn.set()
             begin_now()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from platformdirs import user_state_path
 from pydantic import ConfigDict, Field
 
-from common.config import UserPath
+from common.config import UserPath, default_state_folder
 from common.latents import Codec
 from common.plan import Accel
 from common.rpc.access import ClientAccess
@@ -49,8 +48,10 @@ class DeviceSettings(ClientAccess):
     #: Newest requests that the journal keeps, without their prompts, for `baton explain`; 0: none.
     journal_requests: int = Field(default=500, ge=0, le=100_000)
 
-    #: Where the journal, and tickets for a time without a coordinator, are kept.
-    state_folder: UserPath = Field(default_factory=lambda: user_state_path("baton"))
+    #: Where the journal, and tickets for a time without a coordinator, are kept; None: in memory.
+    state_folder: UserPath | None = Field(
+        default_factory=lambda: default_state_folder("state_folder")
+    )
 
     @property
     def member_list(self) -> list[str]:

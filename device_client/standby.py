@@ -38,11 +38,11 @@ _LIST = TypeAdapter(list[Standby])
 class StandbyTickets:
     """In memory and, for the next process, in a file that only its owner reads.
 
-    ``folder``: where the file lies; the memory alone serves if it cannot be written.
+    ``folder``: where the file lies; the memory alone serves without one that can be written.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path = folder / _FILE
+    def __init__(self, folder: Path | None, clock: Callable[[], float] = time.time) -> None:
+        self._path = None if folder is None else folder / _FILE
         self._clock = clock
         self._kept = self._load()
 
@@ -78,6 +78,8 @@ class StandbyTickets:
         return not edges or not set(edges).isdisjoint(item.addresses)
 
     def _load(self) -> list[Standby]:
+        if self._path is None:
+            return []
         try:
             with self._path.open("rb") as file:
                 text = file.read(2 * MAX_KEPT * MAX_TICKET_CHARS)
@@ -89,6 +91,8 @@ class StandbyTickets:
             return []
 
     def _save(self) -> None:
+        if self._path is None:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path, mode=0o600) as file:

@@ -9,6 +9,7 @@ import typer
 
 from common.cli import log_to_stderr, print_json, print_rows, run
 from common.config import load_settings
+from common.interrupts import run_daemon
 from common.rpc.access import AdminSettings
 from edge_server.settings import DEFAULT_PORT, EdgeSettings
 
@@ -59,7 +60,7 @@ def serve(
     quiet_libraries()
     from edge_server import daemon
 
-    asyncio.run(daemon.serve(settings))
+    run_daemon(daemon.serve(settings))
 
 
 @app.command()

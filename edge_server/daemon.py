@@ -16,10 +16,12 @@ from common.build import this_build
 from common.errors import BatonError, Draining
 from common.families.loader import Family, load_family
 from common.families.local import warm_up
+from common.interrupts import stop_signals
 from common.rpc.access import ending_soon
 from common.rpc.channel import Keepalive, bind, make_server
 from common.rpc.naming import joined
-from common.rpc.serving import Health, until_signal
+from common.rpc.serving import Health
+from common.streams import announce
 from edge_server.checks import Secrets, check_node
 from edge_server.engine.engine import Engine, Limits
 from edge_server.kept import Keeping
@@ -154,7 +156,7 @@ async def running(settings: EdgeSettings, family: Family | None = None) -> Async
     for line in ending_soon(settings):
         _log.warning("%s", line)
     with contextlib.ExitStack() as stack:
-        name = stack.enter_context(own_name(settings.state_folder / "edges", settings.wanted_name))
+        name = stack.enter_context(own_name(settings.names_folder, settings.wanted_name))
         settings = settings.model_copy(update={"node_id": name.node_id})
         secrets = replace(secrets, own=name.secret)
         if family is None:
@@ -191,7 +193,8 @@ def _spared() -> Iterator[int]:
 async def serve(settings: EdgeSettings) -> None:
     """Run until SIGTERM or SIGINT; one line on stdout says when and where it listens."""
     async with running(settings) as node:
-        print(f"baton-edge listening on {node.address}", flush=True)
-        await until_signal()
+        with stop_signals() as stopped:
+            announce(f"baton-edge listening on {node.address}")
+            await stopped.wait()
         _log.info("draining")
         await node.drain()

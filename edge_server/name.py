@@ -56,11 +56,15 @@ class _Kept(BaseModel):
 
 
 @contextlib.contextmanager
-def own_name(folder: Path, wanted: Wanted) -> Iterator[Name]:
+def own_name(folder: Path | None, wanted: Wanted) -> Iterator[Name]:
     """The name of this process, its alone within the block.
 
-    Where the folder cannot be used, it lasts as long as the process does, and a warning says so.
+    Without a folder it lasts as long as the process does; where one cannot be used, too, and a
+    warning says so.
     """
+    if folder is None:
+        yield _new(wanted)
+        return
     try:
         file, kept = _take(folder, wanted)
     except OSError as error:
@@ -70,10 +74,14 @@ def own_name(folder: Path, wanted: Wanted) -> Iterator[Name]:
             folder,
             error.strerror,
         )
-        yield Name(wanted.node_id, secrets.token_hex(_SECRET_BYTES))
+        yield _new(wanted)
         return
     with file:  # closed, it is free
         yield Name(kept.node_id, kept.secret)
+
+
+def _new(wanted: Wanted) -> Name:
+    return Name(wanted.node_id, secrets.token_hex(_SECRET_BYTES))
 
 
 def _take(folder: Path, wanted: Wanted) -> tuple[IO[bytes], _Kept]:

@@ -8,9 +8,9 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from platformdirs import user_state_path
 from pydantic import ConfigDict, Field, field_validator
 
+from common.config import UserPath, default_state_folder
 from common.rpc.access import ClientAccess, ServerAccess
 from common.rpc.naming import check_address, check_node_id
 from edge_server.name import Wanted
@@ -36,8 +36,11 @@ class EdgeSettings(ServerAccess, ClientAccess):
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
     #: If nobody says, the id that lies in the state folder, or this one, for later runs, too.
     node_id: str = Field(default_factory=_new_node_id)
-    #: Where each running edge keeps its id, and the secret that proves it to the coordinator.
-    state_folder: Path = Field(default_factory=lambda: user_state_path("baton"))
+    #: Where each running edge keeps its id, and the secret that proves it to the coordinator; None:
+    #: in memory, so that an edge that starts again is another one.
+    state_folder: UserPath | None = Field(
+        default_factory=lambda: default_state_folder("state_folder")
+    )
     #: Where devices reach this node; the bound address if empty.
     advertise: str = ""
     #: The coordinator to join, ``host:port``; empty stands alone.
@@ -88,6 +91,10 @@ class EdgeSettings(ServerAccess, ClientAccess):
     @classmethod
     def _check_address(cls, address: str) -> str:
         return check_address(address) if address else address
+
+    @property
+    def names_folder(self) -> Path | None:
+        return None if self.state_folder is None else self.state_folder / "edges"
 
     @property
     def wanted_name(self) -> Wanted:

@@ -13,6 +13,7 @@ from common.errors import InvalidRequest, Unreachable
 from common.rpc.access import OPEN, UNGUARDED, Access, Guard
 from common.rpc.auth import AuthInterceptor
 from common.rpc.bearer import bearer_interceptors
+from common.rpc.forks import check_not_forked
 from common.rpc.naming import check_address, is_loopback, joined
 from common.rpc.ports import claim
 from common.rpc.status import StatusInterceptor
@@ -71,8 +72,10 @@ def open_channel(
     """A channel to ``host:port``; nothing is sent before the first call.
 
     ``most_bytes``: of an answer, or of one message of it; more fails the call.
-    Raises InvalidRequest for a bad address, or if a token would travel in the clear.
+    Raises InvalidRequest for a bad address, if a token would travel in the clear, or in a forked
+    child.
     """
+    check_not_forked()
     check_peer(address, access)
     options = [
         *(keepalive or Keepalive()).client_options(),
@@ -98,8 +101,9 @@ def make_server(
     """A server that lets in whom the guard knows, and requests of at most so many bytes.
 
     It turns `BatonError` into a status and anything else into INTERNAL. Whoever takes nothing of a
-    stream for ``patience`` seconds is left.
+    stream for ``patience`` seconds is left. Raises InvalidRequest in a forked child.
     """
+    check_not_forked()
     options = [
         *(keepalive or Keepalive()).server_options(),
         _receive_limit(most_bytes),

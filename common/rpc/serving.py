@@ -1,10 +1,9 @@
-"""The life of a serving process: where it may listen, its health, and when to stop."""
+"""The life of a serving process: where it may listen, and its health."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from common.rpc.naming import is_loopback
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _TELLING_SECONDS = 0.2
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def check_exposure(host: str, insecure: bool, guard: Guard = UNGUARDED) -> None:
@@ -112,16 +110,3 @@ class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # u
         finally:
             self._watching.discard(watcher)
             self._told(watcher)
-
-
-async def until_signal() -> None:
-    """Wait for SIGTERM or SIGINT; a second one acts as if nobody had waited, so it ends a drain."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        await stopped.wait()
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -25,7 +26,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def kept_private_key(path: Path) -> Ed25519PrivateKey:
-    """The key in the file, which is made, readable by its owner only, if it is not there."""
+    """The key in the file, which is made, readable by its owner only, if none is there yet."""
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(
         serialization.Encoding.PEM,
@@ -33,6 +34,8 @@ def kept_private_key(path: Path) -> Ed25519PrivateKey:
         serialization.NoEncryption(),
     )
     try:
+        if os.path.exists(path) and not os.path.getsize(path):
+            path.unlink()  # left by a disk that was full
         create(path, pem, mode=0o600)
     except FileExistsError:
         return read_private_key(path)

@@ -7,6 +7,7 @@ instead of learning beside it. The file never holds a prompt: no column could ta
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
+from common.databases import Kind
 from common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest, Unreachable
 from common.plan import EdgeChoice
 from coordinator.store.base import NewDecision, Resolution, RewardRow, Write
@@ -64,6 +66,14 @@ _MIGRATIONS: tuple[str, ...] = (
     DROP TABLE old_rewards;
     """,
 )
+_KIND = Kind(
+    int.from_bytes(b"Btnc"),
+    {
+        "decisions": frozenset({"seq", "decision_id", "request_id", "arm", "propensity"}),
+        "details": frozenset({"seq", "detail"}),
+        "rewards": frozenset({"seq", "decision_id", "state", "reward"}),
+    },
+)
 #: Decisions whose scores and edges are kept; older ones keep what learning needs, a tenth in size.
 KEEP_DETAILS = 10_000
 _CONTEXT_TYPE = np.dtype("<f8")
@@ -94,15 +104,18 @@ class SqliteStore:
 
     Only the newest ``keep_details`` decisions keep their scores, edges and reason.
 
-    Raises InvalidRequest (no such place), Unreachable (another coordinator holds it), Incompatible
-    (written by a newer version) or ExecutionFailed (damaged).
+    ``unmarked``: it was made before such files had an application id; now it has one.
+
+    Raises InvalidRequest (no such place, or another program's), Unreachable (another coordinator
+    holds it), Incompatible (written by a newer version) or ExecutionFailed (damaged).
     """
 
     def __init__(self, path: Path, keep_details: int = KEEP_DETAILS) -> None:
         self._path = path
         self._keep_details = keep_details
+        _make_folder(path)
         with _translated(path):
-            _make_folder(path)
+            self.unmarked = _check_kind(path)
             # Opened on one thread and used on another, but never on two at once.
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -169,6 +182,8 @@ class SqliteStore:
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
             )
+        if not _KIND.is_marked(self._connection):
+            _KIND.mark(self._connection)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -248,6 +263,21 @@ def _record(row: sqlite3.Row) -> DecisionRecord:
         outcome=None if row["outcome"] is None else _OUTCOME.validate_json(row["outcome"]),
         owner=row["owner"],
     )
+
+
+def _check_kind(path: Path) -> bool:
+    """Whether the file has content and no mark yet. Raises InvalidRequest for another program's.
+
+    By a connection of its own, since this one is to have its locks from the beginning.
+    """
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return False
+    with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+        if reason := _KIND.why_foreign(connection):
+            raise InvalidRequest(
+                f"{path} is a database of another program ({reason}); choose another with --db"
+            )
+        return not _KIND.is_marked(connection)
 
 
 def _make_folder(path: Path) -> None:

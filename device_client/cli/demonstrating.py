@@ -19,7 +19,7 @@ from common.outputs import check_writable
 from common.quiet import quiet_libraries
 from device_client.cli import generating
 from device_client.cli.contact_sheet import contact_sheet
-from device_client.cli.node_process import announced_process, ended_by_signals
+from device_client.cli.node_process import announced_process
 from device_client.png import save_png
 from device_client.result import Result
 from device_client.settings import DeviceSettings
@@ -56,7 +56,6 @@ def demo(request: DemoRequest, as_json: bool) -> None:
 
     console = Console(stderr=True, quiet=as_json)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ended_by_signals())
         with console.status("starting a coordinator and an edge"):
             coordinator = stack.enter_context(coordinator_process())
             stack.enter_context(edge_process(coordinator))

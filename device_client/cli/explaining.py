@@ -12,7 +12,7 @@ from common.cli import print_json
 from common.errors import BatonError
 from common.plan import EdgeChoice
 from device_client import coordination
-from device_client.journal import JOURNAL_FILE, Entry, Journal, Stretch
+from device_client.journal import Entry, Journal, Stretch
 from device_client.result import EdgeAttempt
 from device_client.settings import DeviceSettings
 
@@ -27,7 +27,7 @@ class Hindsight:
 
 def explain(settings: DeviceSettings, key: str, as_json: bool) -> None:
     """Print what is known of the request. Raises UnknownName."""
-    journal = Journal(settings.state_folder / JOURNAL_FILE, settings.journal_requests)
+    journal = Journal.within(settings.state_folder, settings.journal_requests)
     entry = journal.find(key)
     hindsight = _ask(settings, entry)
     if as_json:

@@ -224,6 +224,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Start a coordinator and an edge here and draw device-only, relayed and edge-only."""
+    load_settings(DeviceSettings, "device", {})  # its nodes read them, and would not start
     from device_client.cli import demonstrating
 
     demonstrating.demo(demonstrating.DemoRequest(prompt, steps, seed, out), as_json)
@@ -248,7 +249,9 @@ def config_show(as_json: Json = False) -> None:
     ]
     print_rows(rows, ["setting", "value", "origin"], as_json)
     if not as_json:
-        typer.echo(f"\nfile: {config_file()}{'' if config_file().exists() else ' (not there)'}")
+        file = config_file()
+        there = file is not None and file.exists()
+        print(f"\nfile: {file or 'none without a home folder'}{'' if there else ' (not there)'}")
 
 
 def main() -> None:

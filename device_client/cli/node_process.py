@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import IO
 
 from common.errors import ExecutionFailed
@@ -33,28 +32,6 @@ def announced_process(command: Sequence[str], log: IO[str], seconds: float) -> I
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
             stack.callback(_stop, process)
         yield _announced(process, log, time.monotonic() + seconds)
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an interrupt does, so that it can clean up.
-
-    Raises SystemExit with 128 and the signal's number.
-    """
-    numbers = [number for number in _ENDING[1:] if signal.getsignal(number) == signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    try:
-        for number in numbers:
-            signal.signal(number, _end)
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager

@@ -116,4 +116,4 @@ def test_it_is_refused_before_torch_is_imported(
 def test_nothing_is_left_behind(told: tuple[dict[str, Told], str, Path]) -> None:
     _, _, folder = told
     left = {path.name for path in folder.iterdir()}
-    assert left - {"c.db", "c.ticket-key", "state"} == {"a.png", "file", "none"}
+    assert left - {"c.db", "c.db.ticket-key", "state"} == {"a.png", "file", "none"}

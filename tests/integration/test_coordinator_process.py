@@ -26,7 +26,7 @@ SECONDS = 30
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root / 'proto' / 'gen'}")
-    monkeypatch.setenv("BATON_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("BATON_CONFIG", os.devnull)
     monkeypatch.delenv("BATON_COORDINATOR", raising=False)
 
 

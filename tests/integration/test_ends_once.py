@@ -237,7 +237,7 @@ async def test_ctrl_c_tells_the_edge(family: Family, family_folder: Path, tmp_pa
     gate = Gate()
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
-        "BATON_CONFIG": str(tmp_path / "none.toml"),
+        "BATON_CONFIG": os.devnull,
         "BATON_DEVICE_STATE_FOLDER": str(tmp_path),
     }
     async with edge(family, gate, linger=3600) as node:

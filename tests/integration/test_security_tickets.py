@@ -312,7 +312,7 @@ async def test_the_coordinators_key_outlives_it_beside_its_database(
 
     settings = Settings(port=0, db=tmp_path / "c.db", grace_seconds=0.0)
     async with coordinator_running(settings):
-        key = tmp_path / "c.ticket-key"
+        key = tmp_path / "c.db.ticket-key"
         first = key.read_bytes()
         assert key.stat().st_mode & 0o777 == 0o600
     async with coordinator_running(settings):

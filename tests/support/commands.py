@@ -27,7 +27,7 @@ def clean_environment(folder: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     own = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
-        "BATON_CONFIG": str(folder / "none.toml"),
+        "BATON_CONFIG": os.devnull,
         "XDG_STATE_HOME": str(folder / "state"),
         "OMP_NUM_THREADS": "1",
     }

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from common.families.loader import Family, load_family
-from common.rpc.serving import until_signal
+from common.interrupts import stop_signals
 from edge_server.daemon import running
 from edge_server.settings import EdgeSettings
 from tests.support.engines import WatchedFamily
@@ -50,7 +50,8 @@ def _serve(family: Family, settings: dict[str, Any], permits: str, arrivals: str
     async def until_told() -> None:
         async with running(EdgeSettings.model_validate(settings), watched) as node:
             _say([os.getpid(), node.address])
-            await until_signal()
+            with stop_signals() as stopped:
+                await stopped.wait()
             await node.drain()
 
     watched = WatchedFamily(family, _Turnstile(permits, arrivals)) if permits else family

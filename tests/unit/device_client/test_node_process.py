@@ -132,8 +132,10 @@ def test_a_signal_that_ends_the_program_ends_its_nodes(
 
 _PROGRAM = f"""
 import sys, tempfile, time, psutil
-from device_client.cli.node_process import announced_process, ended_by_signals
-with ended_by_signals(), tempfile.TemporaryFile("w+") as log:
+from common.interrupts import heed_signals
+from device_client.cli.node_process import announced_process
+heed_signals()
+with tempfile.TemporaryFile("w+") as log:
     with announced_process({NODE!r}, log, 60):
         print(psutil.Process().children()[0].pid, flush=True)
         time.sleep(600)

@@ -21,8 +21,9 @@ from edge_server.settings import EdgeSettings
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The settings file, not written yet."""
+    """The settings file, still empty."""
     path = tmp_path / "config.toml"
+    path.touch()
     monkeypatch.setenv("BATON_CONFIG", str(path))
     for field in DeviceSettings.model_fields:
         monkeypatch.delenv(f"BATON_DEVICE_{field.upper()}", raising=False)
@@ -51,7 +52,7 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(
     assert set(origins) == set(DeviceSettings.model_fields)
 
 
-def test_without_a_file_everything_has_its_default(file: Path) -> None:
+def test_an_empty_file_leaves_everything_to_its_default(file: Path) -> None:
     settings, origins = load()
     assert settings == DeviceSettings()
     assert set(origins.values()) == {"default"}
@@ -81,6 +82,7 @@ def test_a_file_that_cannot_be_used_is_named(file: Path, text: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(file: Path) -> None:
+    file.unlink()
     file.mkdir()
     with pytest.raises(InvalidRequest, match=str(file)):
         load()
