@@ -15,14 +15,15 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
-from common.errors import BatonError, UnknownName
+from common.errors import BatonError, ExecutionFailed, UnknownName
 from common.plan import Arm, Decision, EdgeChoice
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import Access
 from common.rpc.convert import MAX_ATTEMPTS, check_protocol
 from common.rpc.peer import Peer
 from common.rpc.status import parsed
-from device_client.decide import Preference
+from common.rpc.tickets import MAX_TICKET_CHARS
+from device_client.decide import Preference, is_static
 from device_client.features import PromptFeatures
 from device_client.result import EdgeAttempt
 from device_client.standby import StandbyTickets
@@ -77,11 +78,20 @@ async def ask(link: Link, situation: Situation, standby: StandbyTickets | None =
     except TimeoutError as error:
         raise link.peer.silent(link.timeout) from error
     check_protocol(response.protocol_version, str(link.peer))
+    _check_decision(response)
     edges = tuple(EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in response.edges)
     if standby is not None:
         standby.keep(response.standby_ticket, [edge.address for edge in edges])
     arm = Arm.parse(response.arm)
     return Decision(response.decision_id, arm, edges, response.reason, response.ticket)
+
+
+def _check_decision(response: coordinator_pb2.DecideResponse) -> None:
+    """Raises ExecutionFailed for an id or a ticket that no coordinator gives."""
+    if not _ID.fullmatch(response.decision_id) or is_static(response.decision_id):
+        raise ExecutionFailed("the coordinator's decision has no id")
+    if max(len(response.ticket), len(response.standby_ticket)) > MAX_TICKET_CHARS:
+        raise ExecutionFailed("the coordinator's ticket is too long for one")
 
 
 async def _decide(link: Link, situation: Situation) -> coordinator_pb2.DecideResponse:

@@ -25,12 +25,12 @@ from common.errors import (
 )
 from common.latents import Codec, LatentState, decode_state, largest_envelope
 from common.plan import DEVICE_NODE, ExecutedStep, Task
+from common.record import check_record
 from common.rpc import PROTOCOL_VERSION
 from common.rpc.access import OPEN, Access
 from common.rpc.channel import CONTROL_BYTES, Keepalive, open_channel
 from common.rpc.convert import (
     check_protocol,
-    check_record,
     executed_from_proto,
     largest_record,
     plan_to_proto,
@@ -237,7 +237,7 @@ class EdgeSession:
         patience: float,
         broken: Unreachable | None,
     ) -> None:
-        """Raises TimeoutError if there is no answer at all."""
+        """Until the part is done. Raises TimeoutError if there is no answer at all."""
         loop, stall, answered = asyncio.get_running_loop(), self._request.stall_timeout, False
         try:
             async with asyncio.timeout(patience) as waiting:
@@ -250,13 +250,14 @@ class EdgeSession:
                         raise InvalidRequest("it has not said who it is")
                     if self._take(event) or not answered:
                         waiting.reschedule(loop.time() + stall)
+                    if self._part.done:
+                        return  # nothing that is told after it counts
                     answered = True
         except TimeoutError as error:
             if not answered:
                 raise
             raise _Stalled(f"{self._address} has reported no step for {stall:g} s") from error
-        if not self._part.done:
-            raise ExecutionFailed(f"the edge at {self._address} ended without a result")
+        raise ExecutionFailed(f"the edge at {self._address} ended without a result")
 
     def _accepted(self, accepted: edge_pb2.Accepted, broken: Unreachable | None) -> None:
         check_protocol(accepted.protocol_version, self._address)
@@ -359,9 +360,10 @@ class EdgeSession:
         """All steps until ``stop``; the edge must have run those since it began, as planned."""
         here, plan = executed_from_proto(message.executed), self._request.task.plan
         told = [(step.step, step.member, step.location, step.node_id) for step in here]
+        planned = {step: plan.segment_at(step) for step in range(self._first_step, stop)}
         if told != [
-            (step, plan.segment_at(step).member, "edge", self.node_id)
-            for step in range(self._first_step, stop)
+            (step, segment.member, segment.location, self.node_id)
+            for step, segment in planned.items()
         ]:
             raise CorruptEnvelope("the edge's steps are not those of its latent")
         check_record(here)

@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Annotated
@@ -26,18 +26,17 @@ from common.files import saving
 from common.latents import Codec
 from common.outputs import check_suffix, check_writable
 from common.plan import (
-    DEVICE_NODE,
     MAX_BLOCKS,
     MAX_NAME_CHARS,
     MAX_ROWS,
     MAX_STEPS,
-    MAX_THREADS,
     ExecutedStep,
     Plan,
     SamplerName,
     Segment,
     Task,
 )
+from common.record import check_record
 from common.rpc import PROTOCOL_VERSION
 
 PLAN_CHUNK = "baton"
@@ -306,38 +305,12 @@ def _check_executed(chunk: _Chunk) -> None:
     count = len(chunk.executed)
     if chunk.steps != count or [step.step for step in chunk.executed] != list(range(count)):
         raise InvalidRequest("its plan is damaged: its steps are not all there, in order")
-    for step in chunk.executed:
-        own = (2 if step.guided else 1) * (1 + step.ahead)
-        rows_before, rows_after = step.row, step.rows - step.row - own
-        if min(rows_before, rows_after) < 0 or step.rows > MAX_ROWS:
-            raise InvalidRequest(f"its plan is damaged: step {step.step} cannot have such rows")
-        counts = [rows for rows, _ in step.neighbours]
-        if counts and (min(counts) < 1 or sum(counts) != step.rows):
-            raise InvalidRequest(f"its plan is damaged: step {step.step} has other neighbours")
-        if not 1 <= step.threads <= MAX_THREADS:
-            raise InvalidRequest(f"its plan is damaged: step {step.step}: {step.threads} threads")
-        if (step.location == "device") != (step.node_id == DEVICE_NODE):
-            raise InvalidRequest(f"its plan is damaged: step {step.step} ran nowhere")
+    try:
+        check_record(chunk.executed, chunk.transfers)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"its plan is damaged: {error}") from error
     if any(one >= next_one for one, next_one in pairwise([0, *chunk.transfers, chunk.steps + 1])):
         raise InvalidRequest("its plan is damaged: the transfers are not steps in order")
-    _check_groups(chunk)
-
-
-def _check_groups(chunk: _Chunk) -> None:
-    """Steps that one call evaluated are rows of one batch, and nothing changed hands in between."""
-    for key in chunk.executed:
-        branches = 2 if key.guided else 1
-        followers = chunk.executed[key.step + 1 : key.step + 1 + key.ahead]
-        whole = len(followers) == key.ahead >= 0
-        for index, step in enumerate(followers, start=1):
-            own = replace(step, blocks=key.blocks, prior_noise=key.prior_noise)
-            row = key.row + index * branches
-            together = own == replace(key, step=key.step + index, row=row, ahead=0)
-            whole = whole and together and step.step not in chunk.transfers
-        if not whole:
-            raise InvalidRequest(
-                f"its plan is damaged: step {key.step} cannot have run with {key.ahead} others"
-            )
 
 
 def _check_nodes(chunk: _Chunk) -> None:

@@ -28,6 +28,7 @@ _CALL_TIMEOUT = 5.0
 _FAREWELL_TIMEOUT = 0.5  # an edge that is told to go must not wait for its coordinator
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0
 _RETRY_JITTER, _HEARTBEAT_JITTER = 0.5, 0.2
+_SHORTEST_LEASE, _LONGEST_LEASE = 0.05, 3600.0  # seconds
 
 
 def jittered(seconds: float, share: float, rng: random.Random = _RNG) -> float:
@@ -138,8 +139,11 @@ class Membership:
         )
         answer = await stub.Register(request, timeout=_CALL_TIMEOUT)
         response = parsed(answer, str(self._coordinator))
+        lease = response.lease_seconds
+        if not 0 < lease <= _LONGEST_LEASE:
+            raise ExecutionFailed(f"{self._coordinator} named a lease of {lease:g} s")
         self._link.on_ticket_keys(response.ticket_keys)
-        return response.lease_seconds
+        return max(lease, _SHORTEST_LEASE)
 
     async def _renew(self, stub: coordinator_pb2_grpc.CoordinatorStub, lease: float) -> None:
         """Heartbeat at least thrice a lease; returns when the coordinator knows no such node."""

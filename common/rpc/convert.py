@@ -13,7 +13,6 @@ from common.plan import (
     MAX_ROWS,
     MAX_SEGMENTS,
     MAX_STEPS,
-    MAX_THREADS,
     ExecutedStep,
     Location,
     Plan,
@@ -99,16 +98,6 @@ def executed_from_proto(stretches: Iterable[plan_pb2.ExecutedStretch]) -> list[E
 def largest_record(steps: int) -> int:
     """Bytes of the largest record of so many executed steps, each with all its neighbours."""
     return steps * (_STEP_BYTES + MAX_ROWS * (_ROWS_BYTES + MAX_BLOCKS // 8))
-
-
-def check_record(steps: Iterable[ExecutedStep]) -> None:
-    """Raises InvalidRequest for steps that nobody can have run, or run again."""
-    for step in steps:
-        if not (0 <= step.row <= step.rows <= MAX_ROWS and step.threads <= MAX_THREADS):
-            raise InvalidRequest(f"step {step.step} cannot have run in such a batch")
-        if step.neighbours and sum(rows for rows, _ in step.neighbours) != step.rows:
-            raise InvalidRequest(f"the neighbours of step {step.step} are not its batch")
-        _ = step.directive
 
 
 def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:

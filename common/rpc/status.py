@@ -72,15 +72,13 @@ def to_status(error: BatonError) -> Any:
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
     """The error that the peer raised, or what the broken call amounts to."""
     retry_after, reason, refusal = 1.0, "", ""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(error):
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = _info(detail)
+        if _unpacked(detail, info):
             reason = info.reason if info.domain == _DOMAIN else ""
             refusal = info.metadata.get(_REASON, "")
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            retry = error_details_pb2.RetryInfo()
-            detail.Unpack(retry)
-            retry_after = retry.retry_delay.ToMilliseconds() / 1000
+        elif _unpacked(detail, retry):
+            retry_after = max(0.0, retry.retry_delay.ToMilliseconds() / 1000)
     status = error.code().name
     cls = _CLASSES.get(reason) or _BY_STATUS.get(status, ExecutionFailed)
     message = error.details() or status
@@ -104,10 +102,8 @@ def _too_large(details: str, peer: str) -> BatonError:
 
 def is_own(error: grpc.aio.AioRpcError) -> bool:
     """Whether a node of Baton raised it, and nobody else on the way."""
-    return any(
-        detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR) and _info(detail).domain == _DOMAIN
-        for detail in _details(error)
-    )
+    info = error_details_pb2.ErrorInfo()
+    return any(_unpacked(detail, info) and info.domain == _DOMAIN for detail in _details(error))
 
 
 def parsed(answer: M | None, peer: str) -> M:
@@ -128,10 +124,11 @@ def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
     return []
 
 
-def _info(detail: any_pb2.Any) -> error_details_pb2.ErrorInfo:
-    info = error_details_pb2.ErrorInfo()
-    detail.Unpack(info)
-    return info
+def _unpacked(detail: any_pb2.Any, into: Any) -> bool:
+    """Whether it is such a message; what cannot be read was written by someone else."""
+    with contextlib.suppress(DecodeError):
+        return bool(detail.Unpack(into))
+    return False
 
 
 def _packed(message: Any) -> any_pb2.Any:

@@ -258,7 +258,8 @@ async def test_silent_decisions_expire_in_the_background(settings: Settings) -> 
 
 
 async def test_health_says_serving_and_then_drains(settings: Settings) -> None:
-    async with running(settings) as node, open_channel(node.address) as channel:
+    patient = settings.model_copy(update={"grace_seconds": 60.0})  # until the watch is given up
+    async with running(patient) as node, open_channel(node.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "baton.v1.Coordinator", "baton.v1.Admin"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
 
 from baton.v1 import coordinator_pb2 as pb
-from baton.v1.coordinator_pb2_grpc import CoordinatorStub
+from baton.v1.coordinator_pb2_grpc import (
+    CoordinatorServicer,
+    CoordinatorStub,
+    add_CoordinatorServicer_to_server,
+)
 from common.families.loader import Family
 from common.rpc.access import OPEN
-from common.rpc.channel import channel_to
+from common.rpc.channel import bind, channel_to, make_server
 from common.rpc.edge_status import edge_status
 from coordinator.daemon import Node
 from edge_server.daemon import running
@@ -99,3 +104,37 @@ async def test_a_late_farewell_of_the_old_process_leaves_the_new_one(tmp_path: P
         assert [node.load.active for node in brain.fleet.nodes()] == [0]
         await new.leave()
         assert addresses(brain) == {}
+
+
+class Leasing(CoordinatorServicer):
+    """Names one lease after the other."""
+
+    def __init__(self, *leases: float) -> None:
+        self.leases = list(leases)
+        self.beats = 0
+
+    async def Register(self, request: object, context: object) -> pb.RegisterResponse:
+        return pb.RegisterResponse(lease_seconds=self.leases.pop(0))
+
+    async def Heartbeat(self, request: object, context: object) -> pb.HeartbeatResponse:
+        self.beats += 1
+        return pb.HeartbeatResponse(known=True)
+
+
+async def test_a_lease_that_cannot_be_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """One of no length would be renewed without a pause, one without an end never."""
+    servicer, server = Leasing(0.0, math.nan, 3600.0), make_server()
+    add_CoordinatorServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    await server.start()
+    identity = Identity("e", "10.0.0.1:7701", "scenes", ("large",), "f", secret="mine")
+    link = Link(address, OPEN, lambda keys: None)
+    joining = asyncio.ensure_future(Membership(link, identity, lambda: Occupancy(0, 0, 4)).run())
+    try:
+        await until(lambda: not servicer.leases)
+        assert servicer.beats == 0
+        assert "a lease of 0 s" in caplog.text
+    finally:
+        joining.cancel()
+        await asyncio.wait([joining])
+        await server.stop(0)

@@ -117,6 +117,7 @@ async def test_what_it_says_of_the_request_is_final(
             assert caught.value.exit_code in (2, 4)
 
 
+NOWHERE = [coordinator_pb2.EdgeCandidate(node_id="e", address="nowhere")]
 NONSENSE: dict[str, Answer] = {
     "no arm": deciding(arm=""),
     "an arm that is none": deciding(arm="moon:large"),
@@ -124,6 +125,11 @@ NONSENSE: dict[str, Answer] = {
     "a relay to a member that nobody has": deciding(arm="relay:large>huge@0.5"),
     "an edge with a member that nobody has": deciding(arm="edge:huge"),
     "a member that this device does not hold": deciding(arm="device:large"),
+    "a decision without an id": deciding(decision_id=""),
+    "an id that is no line": deciding(decision_id="a\n"),
+    "an id as the device gives": deciding(decision_id="static-1", arm="edge:large", edges=NOWHERE),
+    "a ticket that is none": deciding(ticket="x" * 9_000),
+    "a ticket for later that is none": deciding(standby_ticket="x" * 9_000),
     "more than can be right": deciding(reason="x" * (20 << 20)),
 }
 

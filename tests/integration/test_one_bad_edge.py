@@ -147,6 +147,17 @@ ENDS: dict[str, End] = {
             liar.envelope(ask, liar.state(HELD + 1)), [stretch(stop=HELD + 1, rows=513, row=1)]
         )
     ],
+    "fewer rows than one has": lambda liar, ask: [
+        checkpoint(liar.envelope(ask, liar.state(HELD + 1)), [stretch(stop=HELD + 1, rows=1)])
+    ],
+    "steps on no thread": lambda liar, ask: [
+        checkpoint(liar.envelope(ask, liar.state(HELD + 1)), [stretch(stop=HELD + 1, threads=0)])
+    ],
+    "steps ahead of none": lambda liar, ask: [
+        checkpoint(
+            liar.envelope(ask, liar.state(HELD + 1)), [stretch(stop=HELD + 1, rows=4, ahead=1)]
+        )
+    ],
     "a row outside its batch": lambda liar, ask: [
         checkpoint(
             liar.envelope(ask, liar.state(HELD + 1)), [stretch(stop=HELD + 1, rows=2, row=3)]

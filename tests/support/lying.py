@@ -59,6 +59,15 @@ TRUTH: dict[str, Any] = {
     "build": edge_pb2.Build(**asdict(this_build())),
     "members": {"large": "a" * 32},
 }
+#: What it says of its steps, each alone in its batch.
+RAN: dict[str, Any] = {
+    "member": "large",
+    "location": plan_pb2.LOCATION_EDGE,
+    "node_id": "liar",
+    "guided": True,
+    "rows": 2,
+    "threads": 1,
+}
 
 
 def accepted(**told: Any) -> edge_pb2.DenoiseEvent:
@@ -74,8 +83,7 @@ def progress(step: int) -> edge_pb2.DenoiseEvent:
 
 
 def stretch(start: int = 0, stop: int = CUT, **fields: Any) -> plan_pb2.ExecutedStretch:
-    values = {"member": "large", "location": plan_pb2.LOCATION_EDGE, "node_id": "liar"} | fields
-    return plan_pb2.ExecutedStretch(start=start, stop=stop, **values)
+    return plan_pb2.ExecutedStretch(start=start, stop=stop, **(RAN | fields))
 
 
 def checkpoint(
