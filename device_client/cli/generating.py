@@ -179,9 +179,11 @@ class Display:
     def __init__(self, quiet: bool) -> None:
         console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
         self._progress = Progress(
-            TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), console=console
+            TextColumn("{task.description:<28}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=console,
         )
-        self._console = Console(stderr=True, quiet=quiet)
         self._bar = self._progress.add_task("deciding", total=None)
         self._planned: dict[str, int] = {}
         self._done: dict[str, int] = {}
@@ -223,4 +225,4 @@ class Display:
             self._say(f"edge {event.address} reached again ({event.reason})")
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text, style="dim", highlight=False)
+        self._progress.console.print(text, style="dim", highlight=False, markup=False)

@@ -68,7 +68,7 @@ def measure_and_tell(settings: DeviceSettings, terms: Terms, path: Path, as_json
 
 def _measured(family: Family, graph: BlockGraph, terms: Terms, quiet: bool) -> Features:
     console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
     total = terms.plan.steps * -(-len(terms.tasks) // _BATCH)
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"{terms.member}, {len(terms.tasks)} pictures", total=total)
