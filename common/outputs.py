@@ -50,15 +50,31 @@ def file_or_folder(out: Path, suffix: str) -> tuple[Path, str | None]:
     return check_suffix(out, suffix).parent, out.name
 
 
-def claim(path: Path) -> Path:
-    """Take a name that nobody has: the path's, or else ``name-2``, ``name-3`` and so on.
-
-    It is there as an empty file afterwards, so that no other process takes it, too. Raises
-    InvalidRequest.
-    """
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+def make_folder(path: Path) -> None:
+    """The one that the file will lie in. Raises InvalidRequest."""
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        followed(path).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def claiming(path: Path) -> Iterator[Path]:
+    """A name that nobody has: the path's, or else ``name-2``, ``name-3`` and so on.
+
+    It is there as an empty file at once, so that no other process takes it, too, and free again if
+    the block raises. Raises InvalidRequest.
+    """
+    path = _claim(path)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _claim(path: Path) -> Path:
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    make_folder(path)
+    with _writing(path):
         for candidate in chain([path], numbered):
             with contextlib.suppress(FileExistsError):
                 candidate.open("xb").close()

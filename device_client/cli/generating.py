@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from common.cli import print_json
 from common.errors import InvalidRequest
-from common.outputs import check_writable, claim, file_or_folder
+from common.outputs import check_writable, claiming, file_or_folder
 from common.quiet import quiet_libraries
 from device_client.checks import check_device, check_here
 from device_client.events import (
@@ -97,12 +97,8 @@ class _Album:
         seed, metadata = result.task.seed, self._request.metadata
         path = self._wanted(seed)
         if self._name is None or self._request.count > 1:
-            path = claim(path)
-            try:
+            with claiming(path) as path:
                 result.save(path, metadata)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
         else:
             result.save(path, metadata)
         self._saved[seed] = result, path
