@@ -32,12 +32,24 @@ _NAMES = {
 }
 
 
-def user_path(path: Path) -> Path:
-    """The path with a leading ``~`` as the shell reads it. Raises InvalidRequest for no user's."""
+def user_path(path: str | Path) -> Path:
+    """The path with a leading ``~`` as the shell reads it.
+
+    Raises InvalidRequest for what no file can be called, and for a home folder of no user.
+    """
     try:
-        return path.expanduser()
+        found = Path(path).expanduser()
+    except TypeError as error:
+        raise InvalidRequest(f"a file's name is a text, got {type(path).__name__}") from error
     except RuntimeError as error:
         raise InvalidRequest(f"{path} lies in the home folder of nobody known here") from error
+    try:
+        nameable = b"\0" not in os.fsencode(found)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise InvalidRequest(f"{str(path)[:256]!r} is no name that a file can have")
+    return found
 
 
 #: A path in a setting, where no shell has read the ``~``.
@@ -47,7 +59,7 @@ UserPath = Annotated[Path, AfterValidator(user_path)]
 def config_file() -> Path | None:
     """Where the settings file is looked for; None: nowhere, for a user without a home folder."""
     if named := os.environ.get("BATON_CONFIG"):
-        return user_path(Path(named)).absolute()
+        return user_path(named).absolute()
     if _is_named("XDG_CONFIG_HOME") or _home() is not None:
         return user_config_path("baton") / "config.toml"
     return None

@@ -24,14 +24,14 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     A link is followed. What is no regular file (a pipe, a terminal) is written as it is. mode:
     permissions; None: those of the file that is replaced, or the usual ones. Raises OSError.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_special(path):
         with path.open("wb") as file:
             yield file
         return
-    target = Path(os.path.realpath(path))
+    target = followed(path)
     usual = 0o666 if mode is None else mode
     if target.exists():
-        _check_may_replace(target)
+        check_replaceable(target)
     aside = target.with_name(f".baton-{secrets.token_hex(8)}.part")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, usual)
     try:
@@ -56,7 +56,7 @@ def saving(path: Path, make_folder: bool = True) -> Iterator[BinaryIO]:
     """
     try:
         if make_folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            followed(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             yield file
     except OSError as error:
@@ -74,7 +74,20 @@ def create(path: Path, data: bytes, mode: int) -> None:
         aside.unlink()
 
 
-def _check_may_replace(target: Path) -> None:
-    """A rename would ask neither about the file's own permissions nor about a folder's content."""
+def followed(path: Path) -> Path:
+    """The place that a link, or a link to a link, leads to; absolute."""
+    return Path(os.path.realpath(path))
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is there and neither a file nor a folder. Raises OSError."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def check_replaceable(target: Path) -> None:
+    """A rename would ask neither about the file's own permissions nor about a folder's content.
+
+    Raises OSError.
+    """
     with target.open("ab"):
         pass

@@ -7,36 +7,69 @@ that it can be stored, sent and compared. What is no such value raises InvalidRe
 from __future__ import annotations
 
 import operator
-from typing import SupportsFloat, SupportsIndex
+from collections.abc import Callable
+from numbers import Complex, Real
+from typing import SupportsFloat, SupportsIndex, TypeVar
 
 from common.errors import InvalidRequest
+
+T = TypeVar("T")
+#: Above those of any value; a number of very many digits could not even be told.
+_MOST_BITS = 128
 
 
 def whole(what: str, value: object) -> int:
     """By ``operator.index``, so numpy's whole numbers are taken, 3.0 and "3" are not, nor True."""
-    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except (TypeError, ValueError, OverflowError):  # an array of many has the method, too
-            pass
-    raise InvalidRequest(f"{what} must be a whole number, got {_kind(value)}")
+    number = None
+    if isinstance(value, SupportsIndex) and not _is_truth(value):
+        number = _tried(operator.index, value)
+    if number is None:
+        raise InvalidRequest(f"{what} must be a whole number, got {_kind(value)}")
+    if number.bit_length() > _MOST_BITS:
+        raise InvalidRequest(f"{what} is a number of {number.bit_length()} bits, beyond all limits")
+    return number
 
 
 def real(what: str, value: object) -> float:
     """By ``float``, but no text and no truth value; it may be infinite or not a number."""
-    if isinstance(value, SupportsFloat | SupportsIndex) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError, OverflowError):
-            pass
-    raise InvalidRequest(f"{what} must be a number, got {_kind(value)}")
+    number = None
+    if isinstance(value, SupportsFloat | SupportsIndex) and not _is_no_real(value):
+        number = _tried(float, value)
+    if number is None:
+        raise InvalidRequest(f"{what} must be a number, got {_kind(value)}")
+    return number
 
 
 def text(what: str, value: object) -> str:
-    """A string; of an enumeration's member, the string that it stands for."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    raise InvalidRequest(f"{what} must be a text, got {_kind(value)}")
+    """A string that UTF-8 can hold; of an enumeration's member, the one that it stands for."""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{what} must be a text, got {_kind(value)}")
+    plain = str.__str__(value)
+    try:
+        plain.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{what} is not valid text; write it in UTF-8") from error
+    return plain
+
+
+def _tried(convert: Callable[..., T], value: object) -> T | None:
+    """None if it cannot be done: arrays of many have the methods, too, and raise what they like."""
+    try:
+        return convert(value)
+    except Exception:
+        return None
+
+
+def _is_truth(value: object) -> bool:
+    """Python's, numpy's and torch's truth values, which all pass for 0 and 1."""
+    dtype = str(getattr(value, "dtype", ""))
+    return isinstance(value, bool) or dtype.rpartition(".")[2] == "bool"
+
+
+def _is_no_real(value: object) -> bool:
+    """What numpy turns into a number nevertheless."""
+    is_complex = isinstance(value, Complex) and not isinstance(value, Real)
+    return is_complex or isinstance(value, str | bytes) or _is_truth(value)
 
 
 def _kind(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,20 +11,22 @@ from pathlib import Path
 
 from common.config import user_path
 from common.errors import InvalidRequest
+from common.files import check_replaceable, followed, is_special
 
 
 def check_writable(path: Path) -> Path:
-    """The path, with ``~`` resolved, if a file can be written there; leaves nothing behind.
+    """The path, with ``~`` resolved, if `saving` can write there; leaves nothing behind.
 
     Folders that are not there can be made later. Raises InvalidRequest.
     """
     path = user_path(path)
     with _writing(path):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.lstat()  # raises for a name that no file can have
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        if is_special(path):
+            return path
+        target = followed(path)
+        if target.exists():
+            check_replaceable(target)
+        folder = next(parent for parent in target.parents if os.path.lexists(parent))
         with tempfile.TemporaryFile(dir=folder):
             pass
     return path
@@ -49,15 +50,31 @@ def file_or_folder(out: Path, suffix: str) -> tuple[Path, str | None]:
     return check_suffix(out, suffix).parent, out.name
 
 
-def claim(path: Path) -> Path:
-    """Take a name that nobody has: the path's, or else ``name-2``, ``name-3`` and so on.
-
-    It is there as an empty file afterwards, so that no other process takes it, too. Raises
-    InvalidRequest.
-    """
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+def make_folder(path: Path) -> None:
+    """The one that the file will lie in. Raises InvalidRequest."""
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        followed(path).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def claiming(path: Path) -> Iterator[Path]:
+    """A name that nobody has: the path's, or else ``name-2``, ``name-3`` and so on.
+
+    It is there as an empty file at once, so that no other process takes it, too, and free again if
+    the block raises. Raises InvalidRequest.
+    """
+    path = _claim(path)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _claim(path: Path) -> Path:
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    make_folder(path)
+    with _writing(path):
         for candidate in chain([path], numbered):
             with contextlib.suppress(FileExistsError):
                 candidate.open("xb").close()
@@ -71,5 +88,3 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from error
-    except ValueError as error:  # a name with a null character
-        raise InvalidRequest(f"cannot write {str(path)!r}: {error}") from error

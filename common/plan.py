@@ -369,10 +369,6 @@ def check_accel(name: str) -> Accel:
 
 def check_prompt(prompt: str, what: str = "prompt") -> str:
     prompt = text(f"the {what}", prompt)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"the {what} is not valid text; write it in UTF-8") from error
     if what == "prompt" and not prompt.strip():
         raise InvalidRequest("the prompt is empty; say what the picture should show")
     if len(prompt) > MAX_PROMPT_CHARS:

@@ -86,12 +86,16 @@ class ArmNames:
 
 
 def static_decision(
-    names: ArmNames, wish: str | None, preference: Preference, edges: Sequence[str]
+    names: ArmNames,
+    wish: str | None,
+    preference: Preference,
+    edges: Sequence[str],
+    fallback: bool = False,
 ) -> Decision:
     """The decision without a coordinator: the wish, or a relay unless the preference is extreme.
 
     Raises UnknownName for an unknown arm, Incompatible for one that needs an edge where none is
-    known.
+    known, unless the device may draw in its place (``fallback``).
     """
     if wish is not None:
         arm, reason = names.resolve(wish), "asked for"
@@ -104,7 +108,7 @@ def static_decision(
         arm, reason = names.resolve("edge"), "best quality"
     else:
         arm, reason = names.resolve(f"relay@{_DEFAULT_FRACTION}"), "static default"
-    if arm.kind != "device" and not edges:
+    if arm.kind != "device" and not (edges or fallback):
         raise Incompatible(f"arm {arm.name} needs an edge; name one with --edge HOST:PORT")
     choices = tuple(EdgeChoice(address, address, "configured") for address in edges)
     decision_id = f"{_STATIC}{uuid.uuid4().hex[:12]}"

@@ -118,7 +118,7 @@ class Journal:
             return
         try:
             await asyncio.to_thread(self.add, entry)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError) as error:
             _log.warning(
                 "journal %s was not written (%s); make room, delete it, or set journal_requests=0",
                 self._path,
@@ -126,7 +126,7 @@ class Journal:
             )
 
     def add(self, entry: Entry) -> None:
-        """Raises OSError or sqlite3.Error."""
+        """Raises OSError, sqlite3.Error, or ValueError for text that no JSON can hold."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch(mode=0o600)
         with closing(sqlite3.connect(self._path, _BUSY_SECONDS)) as connection, connection:

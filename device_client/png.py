@@ -141,9 +141,9 @@ def check_png(path: Path) -> Path:
     return check_writable(check_suffix(path, ".png"))
 
 
-def save_png(image: Image.Image, path: Path, provenance: Provenance | None) -> Path:
+def save_png(image: Image.Image, path: str | Path, provenance: Provenance | None) -> Path:
     """Write a picture. Raises InvalidRequest, naming the file and the cause."""
-    path = user_path(check_suffix(path, ".png"))
+    path = check_suffix(user_path(path), ".png")
     info = PngInfo()
     if provenance is not None:
         info.add_itxt("parameters", provenance.parameters())
@@ -153,12 +153,13 @@ def save_png(image: Image.Image, path: Path, provenance: Provenance | None) -> P
     return path
 
 
-def read_png(path: Path) -> SavedPicture:
+def read_png(path: str | Path) -> SavedPicture:
     """Read a picture that Baton saved with its plan.
 
     The plan is checked before a pixel is decoded. Raises InvalidRequest for a file that is no such
     picture or is damaged, Incompatible for one that another version of Baton wrote.
     """
+    path = user_path(path)
     try:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             return _read(path)

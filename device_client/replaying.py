@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from common.build import this_build
+from common.config import user_path
 from common.diffusion.calls import RecordedBatch
 from common.diffusion.executor import Run, step_alone
 from common.errors import Incompatible, executing
@@ -87,9 +88,7 @@ class Replay:
 
     def save(self, path: str | Path) -> Path:
         """Write the replayed picture with the plan that was replayed. Raises InvalidRequest."""
-        return save_png(
-            Image.fromarray(_enlarged(self.picture, self.scale)), Path(path), self.provenance
-        )
+        return save_png(Image.fromarray(_enlarged(self.picture, self.scale)), path, self.provenance)
 
 
 def replay(
@@ -104,7 +103,7 @@ def replay(
     Raises InvalidRequest for a file without a sound plan, Incompatible if versions or weights are
     not those of the plan, WeightsError if they cannot be loaded.
     """
-    path = Path(path)
+    path = user_path(path)
     return replay_saved(path, read_png(path), family, on_step)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from common.errors import ExecutionFailed, InvalidRequest
+from common.errors import ExecutionFailed
 from common.plan import Arm, ExecutedStep, Location, Task, arm_that_ran
 from common.quality.verifier import Quality
 from device_client.png import Provenance, save_png
@@ -103,8 +103,4 @@ class Result:
 
         Raises InvalidRequest if the file cannot be written.
         """
-        try:
-            path = Path(path)
-        except TypeError as error:
-            raise InvalidRequest(f"a file's name is a text, got {type(path).__name__}") from error
         return save_png(self.image, path, self.provenance if metadata else None)

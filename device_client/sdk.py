@@ -38,7 +38,11 @@ class AsyncClient:
     """
 
     def __init__(self, settings: DeviceSettings | None = None, **fields: Any) -> None:
-        settings = settings or DeviceSettings()
+        settings = DeviceSettings() if settings is None else settings
+        if not isinstance(settings, DeviceSettings):
+            raise InvalidRequest(
+                f"settings are DeviceSettings, or keyword arguments, got {type(settings).__name__}"
+            )
         if isinstance(fields.get("edges"), list | tuple):
             fields["edges"] = ",".join(text("an edge", edge) for edge in fields["edges"])
         origins = dict.fromkeys(fields, "argument")

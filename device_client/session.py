@@ -48,7 +48,6 @@ _NO_MEMBER = "this device holds no member to draw with"
 #: What a coordinator says of the request itself; any other failure is its own.
 _FINAL = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 
-
 #: The picture, the steps that ran here, and the seconds that they took.
 _Finished = tuple[npt.NDArray[np.uint8], list[ExecutedStep], float]
 
@@ -182,7 +181,8 @@ class PictureSession:
         """Ask the coordinator unless an edge is named; decide alone if it has no sound answer."""
         wish, settings, family = self.wish, self.device.settings, self.device.family
         edges = split_list(wish.edge or "") or settings.edge_list
-        arm = self.device.arm_names.resolve(wish.arm) if wish.arm else None
+        names, fallback = self.device.arm_names, bool(wish.fallback)
+        arm = None if wish.arm is None else names.resolve(wish.arm)
         alone: list[str] = []
         if settings.coordinator and not wish.edge:
             situation = coordination.Situation(
@@ -200,7 +200,7 @@ class PictureSession:
                 timeout = self._budget.within(settings.coordinator_timeout)
                 link = replace(self._link, timeout=timeout)
                 decision = await coordination.ask(link, situation, self.device.standby)
-                return self.device.arm_names.check(decision, arm)
+                return names.check(decision, arm)
             except BatonError as error:
                 if error.status in _FINAL:
                     raise
@@ -208,7 +208,7 @@ class PictureSession:
                 self.notes += alone
 
         def decide(edges: Sequence[str]) -> Decision:
-            return static_decision(self.device.arm_names, wish.arm, wish.preference, edges)
+            return static_decision(names, wish.arm, wish.preference, edges, fallback)
 
         try:
             return self.device.standby.apply(decide, edges, family.fingerprint)
@@ -217,9 +217,8 @@ class PictureSession:
 
     @property
     def _link(self) -> coordination.Link:
-        settings = self.device.settings
-        timeout = settings.coordinator_timeout
-        return coordination.Link(settings.coordinator, self.device.access, timeout)
+        of = self.device.settings
+        return coordination.Link(of.coordinator, self.device.access, of.coordinator_timeout)
 
     def _task(self, decision: Decision) -> Task:
         wish, family = self.wish, self.device.family

@@ -19,6 +19,7 @@ from common.accel.mask_settings import Settings
 from common.diffusion.blocks import BlockGraph, Blocks, Shared
 from common.diffusion.executor import Conditioning, Run
 from common.diffusion.samplers import advance, rescale, vp_form
+from common.errors import ExecutionFailed
 
 _FIRST_LOGIT = 1.0
 #: How hard the regulariser reacts, in units of its logarithm, to one step's worth of work too much.
@@ -158,7 +159,7 @@ class MaskTrainer:
 
     @torch.no_grad()
     def _trajectory(self) -> list[_Point]:
-        """The plain one, by step."""
+        """The plain one, by step. Raises ExecutionFailed if it stops being finite."""
         runs, points = [replace(run) for run in self._runs], []
         for _ in range(self.steps):
             shared = self._shared(runs)
@@ -166,6 +167,8 @@ class MaskTrainer:
             points.append(_Point(shared, out))
             for run, prediction in zip(runs, self._guided(out), strict=True):
                 run.x, run.past = advance(run.x, prediction, run.schedule, run.step, run.past)
+                if not torch.isfinite(run.x).all():
+                    raise ExecutionFailed(f"the latent stopped being finite at step {run.step}")
                 run.step += 1
         return points
 

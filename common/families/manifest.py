@@ -107,11 +107,11 @@ def find_family(name: str) -> Path:
 
     Raises UnknownName.
     """
-    if name in BUILT_IN:
+    if isinstance(name, str) and name in BUILT_IN:
         return BUILT_IN[name]
-    folder = user_path(Path(name))
-    folder = folder.parent if folder.name == MANIFEST_NAME else folder
-    with contextlib.suppress(OSError):  # a name too long for a file
+    with contextlib.suppress(OSError, InvalidRequest):  # what no file can be called
+        folder = user_path(name)
+        folder = folder.parent if folder.name == MANIFEST_NAME else folder
         if (folder / MANIFEST_NAME).is_file():
             return folder
     raise UnknownName(

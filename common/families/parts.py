@@ -120,10 +120,12 @@ class Parts:
     def _view(self, folder: Path, files: Iterable[Path]) -> Path:
         """A folder of links to these files, each of which is there and can be read."""
         self._check_digests(folder)
-        view = Path(tempfile.mkdtemp(dir=self._views))
+        with _temporary():
+            view = Path(tempfile.mkdtemp(dir=self._views))
         for path in files:
             _check_readable(path)
-            (view / path.name).symlink_to(path.absolute())
+            with _temporary():
+                (view / path.name).symlink_to(path.absolute())
         return view
 
     def _check_digests(self, folder: Path) -> None:
@@ -141,8 +143,21 @@ class Parts:
 @contextlib.contextmanager
 def open_parts(folder: Path, manifest: Manifest) -> Iterator[Parts]:
     """The parts of a family while it is loaded."""
-    with tempfile.TemporaryDirectory(prefix="baton-family-") as views:
-        yield Parts(folder, manifest, Path(views))
+    with _temporary():
+        views = tempfile.TemporaryDirectory(prefix="baton-family-")
+    with views as place:
+        yield Parts(folder, manifest, Path(place))
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[None]:
+    """Links need a folder for temporary files, and some room in it."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"cannot load a family without a temporary folder ({error.strerror}); set TMPDIR"
+        ) from error
 
 
 def _model_files(folder: Path, library: _Library) -> list[Path]:

@@ -17,6 +17,7 @@ MAX_ADDRESS_CHARS = 255
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_PORT = re.compile(r"[0-9]{1,5}")
 #: Resolvers read these as an address, each in its own way: 0, 127.1, 0x7f000001.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _REMEDY = "say with --advertise HOST:PORT where devices reach the edge"
@@ -48,10 +49,11 @@ def check_address(address: str) -> str:
     The host is a name, an IPv4 address, or an IPv6 address in brackets.
     """
     host, separator, port = address.rpartition(":")
-    numbered = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    numbered = _PORT.fullmatch(port) is not None and 0 < int(port) < 65536
     if not (separator and numbered and len(address) <= MAX_ADDRESS_CHARS and _is_host(host)):
         raise InvalidRequest(
-            f"{address!r} is not an address; expected HOST:PORT, an IPv6 HOST in brackets"
+            f"{address[: MAX_ADDRESS_CHARS + 1]!r} is not an address; expected HOST:PORT, an IPv6"
+            " HOST in brackets"
         )
     return address
 

@@ -44,14 +44,22 @@ class Terms:
     keys: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """The JSON file to write, beside its plot. named: by the user, so that it may be replaced."""
+
+    path: Path
+    named: bool
+
+
 def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) -> None:
     """Measure, propose key steps, write JSON and plot, and tell. Raises BatonError."""
     terms = _terms(read_manifest(find_family(settings.family)), request)
-    path = _place(request.out, terms.plan, terms.member)
+    place = _place(request.out, terms.plan, terms.member)
     quiet_libraries()
     from device_client.cli.measuring import measure_and_tell
 
-    measure_and_tell(settings, terms, path, as_json)
+    measure_and_tell(settings, terms, place, as_json)
 
 
 def _terms(manifest: Manifest, request: AnalyzeRequest) -> Terms:
@@ -73,8 +81,10 @@ def _terms(manifest: Manifest, request: AnalyzeRequest) -> Terms:
     return Terms(member, plan, tasks, keys)
 
 
-def _place(out: Path, plan: Plan, member: str) -> Path:
-    """The JSON file to write, looked at now, so that no measurement is lost."""
+def _place(out: Path, plan: Plan, member: str) -> Place:
+    """Looked at now, so that no measurement is lost."""
     folder, name = file_or_folder(out, ".json")
     chosen = f"analyze-{plan.family}-{member}-{plan.sampler}-{plan.steps}.json"
-    return check_writable(folder / (name or chosen))
+    path = check_writable(folder / (name or chosen))
+    check_writable(path.with_suffix(".png"))
+    return Place(path, named=name is not None)

@@ -63,7 +63,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
         rows: list[tuple[Result, Path]] = []
         for prompt in prompts:
             for arm in ARMS:
-                with console.status(f"{arm}: {prompt}"):
+                with console.status(escape(f"{arm}: {prompt}")):
                     result = client.generate(
                         prompt, arm=arm, steps=request.steps, seed=request.seed
                     )

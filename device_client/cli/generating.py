@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from common.cli import print_json
 from common.errors import InvalidRequest
-from common.outputs import check_writable, claim, file_or_folder
+from common.outputs import check_writable, claiming, file_or_folder
 from common.quiet import quiet_libraries
 from device_client.checks import check_device, check_here
 from device_client.events import (
@@ -97,12 +97,8 @@ class _Album:
         seed, metadata = result.task.seed, self._request.metadata
         path = self._wanted(seed)
         if self._name is None or self._request.count > 1:
-            path = claim(path)
-            try:
+            with claiming(path) as path:
                 result.save(path, metadata)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
         else:
             result.save(path, metadata)
         self._saved[seed] = result, path
@@ -179,9 +175,11 @@ class Display:
     def __init__(self, quiet: bool) -> None:
         console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
         self._progress = Progress(
-            TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), console=console
+            TextColumn("{task.description:<28}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=console,
         )
-        self._console = Console(stderr=True, quiet=quiet)
         self._bar = self._progress.add_task("deciding", total=None)
         self._planned: dict[str, int] = {}
         self._done: dict[str, int] = {}
@@ -223,4 +221,4 @@ class Display:
             self._say(f"edge {event.address} reached again ({event.reason})")
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text, style="dim", highlight=False)
+        self._progress.console.print(text, style="dim", highlight=False, markup=False)

@@ -20,7 +20,7 @@ from common.cli import print_json
 from common.diffusion.blocks import BlockGraph, Shared
 from common.diffusion.executor import Run
 from common.diffusion.profile import Profile, seconds_of
-from common.errors import ExecutionFailed
+from common.errors import ExecutionFailed, executing
 from common.families.loader import load_family
 from common.families.local import begin
 from common.files import saving
@@ -40,7 +40,8 @@ def train_and_tell(request: MaskRequest, asked: Terms, settings: Settings, as_js
     costs, begun = _restore(path, terms) or (_costs(request.cost, counted, graph, runs), None)
     trainer = MaskTrainer(graph, runs, costs, settings, keys)
     keep = _Keeper(path, terms, costs)
-    settled = _train(trainer, begun, keep, quiet=as_json)
+    with executing("training the mask"):
+        settled = _train(trainer, begun, keep, quiet=as_json)
     flow = graph.flow(settled.run)
     removed = sum((m & ~r).bit_count() for m, r in zip(settled.run, flow.run, strict=True))
     speed = {"speed": round(trainer.speed(), 4), "macs_speed": round(counted.speed(flow.run), 4)}

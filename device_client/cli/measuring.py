@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,12 +19,13 @@ from common.accel.heatmap import heat_map
 from common.cli import print_json, print_rows
 from common.diffusion.blocks import BlockGraph
 from common.diffusion.executor import Run
-from common.errors import ExecutionFailed
+from common.errors import ExecutionFailed, executing
 from common.families.loader import Family, load_family
 from common.families.local import begin, use_threads
 from common.files import saving
+from common.outputs import claiming, make_folder
 from common.plan import Task
-from device_client.cli.analyzing import Terms
+from device_client.cli.analyzing import Place, Terms
 from device_client.settings import DeviceSettings
 
 #: Pictures in one model call: the outputs of all blocks are held for each.
@@ -47,19 +49,21 @@ class _Stage:
     most: int
 
 
-def measure_and_tell(settings: DeviceSettings, terms: Terms, path: Path, as_json: bool) -> None:
+def measure_and_tell(settings: DeviceSettings, terms: Terms, place: Place, as_json: bool) -> None:
     """Raises BatonError."""
     use_threads(settings.threads)
     family = load_family(settings.family, [terms.member])
     graph = family.member(terms.member).blocks
-    features = _measured(family, graph, terms, quiet=as_json)
+    with executing("measuring"):
+        features = _measured(family, graph, terms, quiet=as_json)
     keys = propose_keys(features, terms.keys)
     found = _describe(features, terms, keys, family.member_fingerprints[terms.member])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found["plot"], found["notes"] = _plotted(path.with_suffix(".png"), features, terms, keys)
-    found["path"] = str(path)
-    with saving(path) as file:
-        file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
+    make_folder(place.path)
+    with contextlib.nullcontext(place.path) if place.named else claiming(place.path) as path:
+        found["plot"], found["notes"] = _plotted(path.with_suffix(".png"), features, terms, keys)
+        found["path"] = str(path)
+        with saving(path) as file:
+            file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
     if as_json:
         print_json(found)
     else:
@@ -68,7 +72,7 @@ def measure_and_tell(settings: DeviceSettings, terms: Terms, path: Path, as_json
 
 def _measured(family: Family, graph: BlockGraph, terms: Terms, quiet: bool) -> Features:
     console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
     total = terms.plan.steps * -(-len(terms.tasks) // _BATCH)
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"{terms.member}, {len(terms.tasks)} pictures", total=total)

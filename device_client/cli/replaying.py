@@ -36,7 +36,7 @@ def replay_file(path: Path, family: str | None, out: Path | None, as_json: bool)
     from device_client.replaying import replay_saved
 
     console = Console(stderr=True, quiet=as_json or not sys.stderr.isatty())
-    columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("reading", total=None)
 

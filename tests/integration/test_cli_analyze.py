@@ -13,6 +13,7 @@ from PIL import Image
 
 from common.accel.features import Features, measure, propose_keys
 from common.accel.propagation import Propagation
+from common.errors import InvalidRequest
 from common.families.loader import Family
 from common.families.local import begin
 from common.families.manifest import Manifest
@@ -209,3 +210,34 @@ def test_without_matplotlib_everything_but_the_plot_is_there(
     assert ["pip install matplotlib" in note for note in told["notes"]] == [True]
     assert Path(told["path"]).exists()
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_name_that_baton_chooses_replaces_no_analysis(
+    family_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = DeviceSettings(family=str(family_folder))
+
+    def measured(seed: int, out: Path) -> Path:
+        request = AnalyzeRequest("small", "ddim", 2, None, None, 1, seed, None, out)
+        analyze(settings, request, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+        assert Path(told["plot"]) == Path(told["path"]).with_suffix(".png")
+        return Path(told["path"])
+
+    first, second = measured(1, tmp_path / "folder"), measured(2, tmp_path / "folder")
+    assert (first.stem, second.stem) == (f"analyze-{NAME}-small-ddim-2", f"{first.stem}-2")
+    assert [json.loads(path.read_text())["seed"] for path in (first, second)] == [1, 2]
+    assert first.with_suffix(".png").exists()
+    named = [measured(seed, tmp_path / "named.json") for seed in (1, 2)]
+    assert named[0] == named[1]
+    assert json.loads(named[1].read_text())["seed"] == 2
+
+
+def test_a_place_for_the_plot_is_looked_at_before(family_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    family = copy_family(family_folder, tmp_path / "family")
+    (family / UNET).unlink()  # which is not even looked for
+    request = AnalyzeRequest("large", "ddim", 2, None, None, 1, 0, None, tmp_path / "a.json")
+    with pytest.raises(InvalidRequest, match=r"a\.png"):
+        analyze(DeviceSettings(family=str(family)), request, as_json=True)
+    assert not (tmp_path / "a.json").exists()

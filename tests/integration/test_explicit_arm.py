@@ -148,6 +148,31 @@ async def test_the_coordinators_edges_are_held_to_it_too(
             assert (record.state, record.reward) == ("rewarded", 0.0)
 
 
+async def test_with_fallback_the_device_draws_where_no_edge_is_known(
+    client: AsyncClient, family_folder: Path
+) -> None:
+    async with coordinator() as brain:
+        with device(family_folder, coordinator=brain.address) as asking:
+            for asked in (client, asking):
+                for arm in ("edge", "relay@0.5"):
+                    result = await draw(asked, arm=arm, fallback=True)
+                    assert result.arm_executed == "device:small"
+                    assert "drawn on the device with small" in result.notes[-1]
+                    for fallback in (None, False):
+                        with pytest.raises(Incompatible, match="needs an edge"):
+                            await draw(asked, arm=arm, fallback=fallback)
+
+
+async def test_an_arm_without_a_name_is_refused_whoever_decides(
+    client: AsyncClient, family_folder: Path
+) -> None:
+    async with coordinator() as brain:
+        with device(family_folder, coordinator=brain.address) as asking:
+            for asked in (client, asking):
+                with pytest.raises(InvalidRequest, match="unknown arm"):
+                    await draw(asked, arm="")
+
+
 async def test_a_fallback_that_is_no_truth_is_refused(client: AsyncClient) -> None:
     for fallback in (1.5, "yes", 2, []):
         with pytest.raises(InvalidRequest, match="fallback"):

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from common.accel.mask_settings import Settings
 from common.diffusion.executor import resume_run
 from common.errors import ExecutionFailed, Incompatible
 from common.families.loader import Family
 from common.latents import LatentState, NoiseLevel
 from device_client.cli import generating
+from device_client.cli.analyzing import AnalyzeRequest, analyze
+from device_client.cli.mask_training import MaskRequest, train_masks
 from device_client.replaying import replay
 from device_client.settings import DeviceSettings
 from edge_server.daemon import running
@@ -31,7 +34,7 @@ from tests.support.lying import (
 from tests.support.nodes import check_executed, device, drawn_here, edge
 from tests.support.replays import drawn, saved
 from tests.support.servers import serving
-from tests.support.spoilt import Spoilt, spoil_decoder
+from tests.support.spoilt import Spoilt, spoil_decoder, spoil_member
 from tests.support.tasks import plan, run_alone, task
 
 EVERY = 2
@@ -50,6 +53,21 @@ def test_what_the_decoder_makes_must_be_finite(family: Family, value: float) -> 
 def test_a_prompt_that_is_encoded_as_no_numbers_draws_nothing(family: Family) -> None:
     with pytest.raises(ExecutionFailed, match="finite"):
         run_alone(Spoilt(family, "text_encoder"), task(), 1)
+
+
+def test_what_a_member_makes_of_no_numbers_is_neither_analyzed_nor_trained_on(
+    family_folder: Path, tmp_path: Path
+) -> None:
+    folder = str(copy_family(family_folder, tmp_path / "family", digests=False))
+    spoil_member(folder, "small")
+    settings, out = DeviceSettings(family=folder), tmp_path / "out.json"
+    asked = AnalyzeRequest("small", "ddim", 3, None, None, 1, 0, None, out)
+    with pytest.raises(ExecutionFailed):
+        analyze(settings, asked, as_json=True)
+    wanted = MaskRequest(folder, "small", "ddim", 3, 1, None, "blocks", out)
+    with pytest.raises(ExecutionFailed):
+        train_masks(wanted, Settings(iterations=1), as_json=True, threads=1)
+    assert not out.exists()
 
 
 async def test_the_next_edge_decodes_what_one_cannot(family: Family, family_folder: Path) -> None:

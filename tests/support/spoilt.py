@@ -28,7 +28,16 @@ class Spoilt(Family):
 
 def spoil_decoder(folder: str) -> None:
     """Write NaN over the decoder's last weights in a family's folder without digests."""
-    path = find_family(folder) / "shared/vae/diffusion_pytorch_model.safetensors"
+    _spoil(folder, "shared/vae", "decoder.conv_out.bias")
+
+
+def spoil_member(folder: str, member: str) -> None:
+    """Write NaN over a member's last weights in a family's folder without digests."""
+    _spoil(folder, f"{member}/unet", "conv_out.bias")
+
+
+def _spoil(folder: str, part: str, weight: str) -> None:
+    path = find_family(folder) / part / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
-    weights["decoder.conv_out.bias"].fill_(float("nan"))
+    weights[weight].fill_(float("nan"))
     save_file(weights, path, metadata={"format": "pt"})

@@ -203,7 +203,7 @@ def test_a_ticket_key_is_kept_whole_or_not(tmp_path: Path) -> None:
 
 def test_secrets_that_could_not_be_written_are_made_by_the_next_run(tmp_path: Path) -> None:
     out = tmp_path / "secrets"
-    sizes = (100, 200, 230, 400, 700)
+    sizes = (100, 200, 230, 400, 600)
     for size in sizes:
         with no_file_above(size):
             assert make_certificates([str(out)]) == 2

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from common.errors import InvalidRequest, UnknownName
 from common.families.loader import Family
@@ -39,7 +40,10 @@ class Sampler(enum.StrEnum):
 @pytest.mark.parametrize("check", WHOLE)
 @pytest.mark.parametrize(
     "value",
-    [None, 3.0, np.float64(3), True, np.True_, "3", b"3", Decimal(3), [3], np.array([3, 4]), 3j],
+    [
+        *(None, 3.0, np.float64(3), True, np.True_, "3", b"3", Decimal(3), [3], np.array([3, 4])),
+        *(3j, torch.tensor(True), torch.tensor(3.0), np.timedelta64(3)),
+    ],
 )
 def test_what_is_no_whole_number_is_refused(check: Callable[..., object], value: object) -> None:
     with pytest.raises(InvalidRequest, match="whole number"):
@@ -55,11 +59,26 @@ def test_whole_numbers_of_numpy_become_pythons(check: Callable[..., object], val
 
 @pytest.mark.parametrize("check", REAL)
 @pytest.mark.parametrize(
-    "value", [None, "0.5", b"0.5", True, [0.5], np.array([0.5, 1.0]), 1j, 10**400, object()]
+    "value",
+    [
+        *(None, "0.5", b"0.5", True, [0.5], np.array([0.5, 1.0]), 1j, 10**400, object()),
+        *(np.True_, np.array(True), np.str_("0.5"), np.bytes_(b"0.5"), np.complex64(0.5)),
+        *(torch.tensor(True), torch.tensor([0.5, 1.0]), torch.tensor(0.5 + 1j)),
+    ],
 )
 def test_what_is_no_number_is_refused(check: Callable[..., object], value: object) -> None:
     with pytest.raises(InvalidRequest, match="number"):
         check(value)
+
+
+@pytest.mark.parametrize("check", WHOLE)
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), 2**200], ids=["many", "below", "wide"])
+def test_a_number_too_long_to_be_told_is_refused(
+    check: Callable[..., object], value: object
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check(value)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("check", REAL)
@@ -74,6 +93,12 @@ def test_numbers_of_any_kind_become_pythons(check: Callable[..., object], value:
 def test_what_is_no_text_is_refused(check: Callable[..., object], value: object) -> None:
     with pytest.raises(InvalidRequest, match="text"):
         check(value)
+
+
+@pytest.mark.parametrize("check", TEXTS)
+def test_text_that_no_encoding_has_is_refused(check: Callable[..., object]) -> None:
+    with pytest.raises(InvalidRequest, match="UTF-8"):
+        check("a red \udcff cat")
 
 
 def test_texts_of_any_kind_become_pythons() -> None:

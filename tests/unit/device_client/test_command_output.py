@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +142,22 @@ def test_the_bar_adds_up_the_pictures() -> None:
         for event in (at("a", 20, 20), at("b", 7, 20), at("c", 3, 20), at("b", 5, 20)):
             display.on_event(event)
     assert (display.done, display.planned) == (28, 60)
+
+
+@pytest.mark.parametrize("word", ["[/]", "[/x]", "[red]gone", "[::1]:7701 [bold"])
+def test_what_a_node_says_is_text_not_markup(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    decision = Decision("d1", Arm.parse("device:small"), (), word)
+    with Display(quiet=False) as display:
+        display.on_event(Decided(decision, plan("device:small", 3)))
+        display.on_event(EdgeLost("a:1", word, 2))
+        display.on_event(Stepped(1, 3, "edge", word))
+    assert terminal.getvalue().count(word) >= 3
 
 
 def request(seed: int, out: Path, count: int = 1, **options: object) -> Request:

@@ -119,6 +119,14 @@ def test_only_its_owner_reads_it(journal: Journal, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+async def test_an_entry_that_json_cannot_hold_costs_a_warning(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    await journal.write(replace(FULL, message="\udcff"))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+
+
 async def test_a_journal_that_cannot_be_written_costs_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

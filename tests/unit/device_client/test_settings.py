@@ -227,3 +227,19 @@ def test_a_token_table_is_utf_8(tmp_path: Path) -> None:
         f'# für Geräte\n"sha256:{"a" * 64}" = {{name = "d", role = "device"}}\n', "utf-8"
     )
     assert read_tokens(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "{}/loop", "{}"], ids=["long", "loop", "folder"])
+def test_a_settings_file_of_no_use_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("BATON_CONFIG", name.format(tmp_path))
+    with pytest.raises(InvalidRequest, match="cannot read settings"):
+        load()
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "\ud800"])
+def test_a_folder_that_none_can_be_called_is_refused(folder: str) -> None:
+    with pytest.raises(InvalidRequest, match="state_folder"):
+        load(state_folder=folder)

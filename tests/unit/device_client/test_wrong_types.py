@@ -17,7 +17,7 @@ from common.rpc.access import OPEN
 from coordinator.daemon import Node
 from coordinator.values import Registration
 from device_client.png import read_png
-from device_client.replaying import replay
+from device_client.replaying import Difference, Replay, replay
 from device_client.sdk import Client
 from device_client.session import Device, PictureSession, Wish
 from device_client.settings import DeviceSettings
@@ -86,10 +86,45 @@ def test_numbers_of_numpy_draw_and_are_saved(client: Client, tmp_path: Path) -> 
     assert read_png(made.save(tmp_path / "a.png")).provenance.task.seed == 3
 
 
-@pytest.mark.parametrize("path", [None, 3, ["a.png"]])
+@pytest.mark.parametrize(
+    "path", [None, 3, b"a.png", ["a.png"], "a\0.png", "\ud800.png", "~no one/a"]
+)
 def test_a_file_that_is_no_name_is_bad_input(client: Client, path: Any) -> None:
+    made = client.generate(PROMPT, arm="device", steps=1)
+    again = Replay(Path("a.png"), made.provenance, made.picture, 1, Difference(0, 0.0, 0.0), ())
+    for use in (made.save, again.save, replay):
+        with pytest.raises(InvalidRequest) as caught:
+            use(path)
+        assert len(str(caught.value)) < 200
+
+
+def test_a_home_folder_is_the_users_wherever_a_picture_is_saved_or_read(
+    client: Client, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    client.generate(PROMPT, arm="device", steps=1).save("~/a.png")
+    again = replay("~/a.png", family)
+    assert again.verdict == "identical"
+    again.save("~/b.png")
+    assert {path.name for path in tmp_path.iterdir()} >= {"a.png", "b.png"}
+
+
+@pytest.mark.parametrize("settings", ["127.0.0.1:7701", {"members": "small"}, 3, ()])
+def test_settings_of_another_type_are_bad_input(settings: Any) -> None:
+    with pytest.raises(InvalidRequest, match=type(settings).__name__):
+        Client(settings)
+
+
+@pytest.mark.parametrize("family", [3, b"scenes", ["scenes"]])
+def test_a_family_that_is_no_name_is_bad_input(client: Client, tmp_path: Path, family: Any) -> None:
+    path = client.generate(PROMPT, arm="device", steps=1).save(tmp_path / "a.png")
     with pytest.raises(InvalidRequest):
-        client.generate(PROMPT, arm="device", steps=1).save(path)
+        replay(path, family)
+
+
+def test_an_edge_that_is_no_text_of_utf_8_is_bad_input(client: Client) -> None:
+    with pytest.raises(InvalidRequest):
+        client.generate(PROMPT, arm="edge", edge="\udcff:7701")
 
 
 def test_edges_that_are_no_texts_are_bad_input(family_folder: Path) -> None:

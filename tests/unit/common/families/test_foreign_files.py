@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,3 +217,11 @@ def test_the_shipped_family_keeps_its_fingerprint() -> None:
     """Saved pictures and peers carry it: it may change with the weights only."""
     shipped = load_family("scenes", [])
     assert shipped.fingerprint == "c3b1c1cc4bf448571d11a6904852cf2a"
+
+
+def test_a_machine_without_room_for_links_is_told_of(
+    family_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(WeightsError, match="temporary folder"):
+        load_family(str(family_folder), ["small"])

@@ -31,12 +31,20 @@ def test_a_host_and_a_port_are_an_address(address: str) -> None:
 @pytest.mark.parametrize(
     "address",
     ["", "localhost", ":80", "host:", "host:0", "host:65536", "host:-1", "host:8o", "host:80 ",
-     "host: 80", "host:+80", "host:٨٠", "host:8_0", "http://host:80/"],
+     "host: 80", "host:+80", "host:٨٠", "host:8_0", "http://host:80/",
+     "a b:80", "a\0b:80", "hÿst:80", "\udcff:80", "host:000080"],
 )  # fmt: skip
 def test_anything_else_is_refused_and_shown(address: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_address(address)
     assert repr(address) in str(caught.value)
+
+
+def test_a_long_address_is_not_repeated() -> None:
+    for address in ("host:" + "9" * 5000, "h" * 5000):
+        with pytest.raises(InvalidRequest) as caught:
+            check_address(address)
+        assert len(str(caught.value)) < 400
 
 
 async def test_opening_a_channel_checks_the_address_and_sends_nothing() -> None:
