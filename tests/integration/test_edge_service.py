@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
+from common.config import checked
 from common.errors import Cancelled, Draining, InvalidRequest, Overloaded
 from common.families.loader import Family
 from common.latents import decode_state
@@ -23,6 +24,7 @@ from common.rpc.channel import channel_to
 from common.rpc.convert import executed_from_proto, plan_to_proto
 from common.rpc.status import from_rpc_error
 from edge_server.registry import Occupancy
+from edge_server.settings import EdgeSettings
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, drawn_here, edge, until
 from tests.support.tasks import PROMPTS, plan, task
@@ -305,7 +307,6 @@ async def test_a_stop_ends_what_runs_with_a_reason(family: Family) -> None:
     assert isinstance(error, Draining)
 
 
-async def test_a_coordinator_that_is_no_address_is_refused_at_once(family: Family) -> None:
+def test_a_coordinator_that_is_no_address_is_refused_before_anything_starts() -> None:
     with pytest.raises(InvalidRequest, match="HOST:PORT"):
-        async with edge(family, coordinator="nowhere"):
-            pass
+        checked(EdgeSettings, {"coordinator": "nowhere"}, {})
