@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import pytest
 
 from common.errors import DeadlineExceeded, InvalidRequest
 from common.families.loader import Family
-from common.rpc.channel import make_server, open_channel
 from device_client import AsyncClient, Client
-from tests.support.forks import forked
-
-MADE_BEFORE = "forked: make the client in the child"
-USED_BEFORE = "which has used gRPC"
+from tests.support.forked_clients import (
+    alone,
+    check_that_one_made_before_says_so,
+    check_that_one_made_there_draws_alone,
+)
 
 
 @pytest.fixture
@@ -29,42 +27,11 @@ def fields(family_folder: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_client_says_in_a_forked_child_that_it_cannot_draw_there(fields: dict[str, Any]) -> None:
-    one = {"prompt": "a red cat", "steps": 1}
-    with Client(**fields) as client, closing(AsyncClient(**fields)) as on_loop:
-        client.generate(**one)
-        for draw in (
-            lambda: client.generate(**one),
-            lambda: client.generate(**one, timeout=1),
-            lambda: client.generate_many(count=3, **one),
-            lambda: client.generate_many(count=0, **one),
-            lambda: asyncio.run(on_loop.generate(**one, timeout=1)),
-        ):
-            name, message = forked(draw)
-            assert (name, MADE_BEFORE in message) == ("InvalidRequest", True), message
-        assert forked(lambda: (client.close(), on_loop.close())) == ("(None, None)", "")
-        assert client.generate(**one).arm == "device:small"
+    alone(check_that_one_made_before_says_so, fields)
 
 
 def test_a_client_made_in_a_forked_child_draws_there_alone(fields: dict[str, Any]) -> None:
-    def draw(**more: str) -> str:
-        with Client(**fields, **more) as own:
-            return own.generate("a red cat", steps=1, timeout=30).arm
-
-    asyncio.run(_call())  # so that gRPC has threads here
-    assert forked(draw) == ("device:small", "")
-    for use in (
-        lambda: draw(coordinator="127.0.0.1:1"),
-        lambda: open_channel("127.0.0.1:1"),
-        make_server,
-    ):
-        name, message = forked(use)
-        assert (name, USED_BEFORE in message) == ("InvalidRequest", True), message
-
-
-async def _call() -> None:
-    async with open_channel("127.0.0.1:1") as channel:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await channel.unary_unary("/none")(b"", timeout=1)
+    alone(check_that_one_made_there_draws_alone, fields)
 
 
 def test_a_closed_client_says_so(fields: dict[str, Any]) -> None:
