@@ -7,7 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from common.errors import InvalidRequest
-from common.rpc.naming import bare, check_address, check_advertised, check_node_id, joined
+from common.rpc.naming import (
+    MAX_ADDRESS_CHARS,
+    bare,
+    check_address,
+    check_advertised,
+    check_node_id,
+    joined,
+)
 from coordinator.fleet import Fleet
 from coordinator.values import Registration
 
@@ -61,7 +68,8 @@ def test_a_loopback_address_serves_devices_on_its_machine_alone(address: str) ->
 
 @pytest.mark.parametrize("address", MALFORMED)
 def test_what_is_no_address_is_refused_and_shown(address: str) -> None:
-    assert repr(address) in refused(lambda: check_address(address))
+    shown = repr(address[: MAX_ADDRESS_CHARS + 1])  # a long one is not repeated
+    assert shown in refused(lambda: check_address(address))
     refused(lambda: register(address, local=True))
 
 
