@@ -32,11 +32,15 @@ def log() -> Iterator[IO[str]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Every process and thread of the test ends with it, and signals do what they did."""
+    """Every process and thread of the test ends with it, and signals do what they did.
+
+    What other tests keep for the whole run stays: the resource tracker of `multiprocessing` does.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers, threads = [signal.getsignal(number) for number in numbers], threading.enumerate()
+    before = set(psutil.Process().children(recursive=True))
     yield
-    left = psutil.Process().children(recursive=True)
+    left = [one for one in psutil.Process().children(recursive=True) if one not in before]
     for process in left:
         process.kill()
     assert left == []
@@ -63,9 +67,10 @@ def interrupted(event: str, function: str) -> Iterator[list[str]]:
 
 
 def test_the_address_is_the_last_word_of_the_first_line(log: IO[str]) -> None:
+    before = set(psutil.Process().children())
     with announced_process(NODE, log, 60) as address:
         assert address == "127.0.0.1:7"
-        (node,) = psutil.Process().children()
+        (node,) = set(psutil.Process().children()) - before
         assert node.is_running()
 
 
