@@ -1,5 +1,7 @@
 PY := .venv/bin/python
 READY := .venv/.ready
+TREE := build/tree/baton
+ROOMS := common coordinator device_client edge_server
 EXTRAS := edge,device,coordinator,dev
 TORCH_INDEX ?=
 FAMILY ?= runs/scenes/family
@@ -17,7 +19,7 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv and install everything (TORCH_INDEX=URL: where to find another torch build)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PY) -c '' 2>/dev/null || { \
 	  for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	    "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -39,12 +41,17 @@ secrets: $(READY) ## write certificates, tokens and keys for deploy/compose.yaml
 test: $(READY) ## run the tests (ARGS='-k name')
 	$(PY) -m pytest $(ARGS)
 
-check: $(READY) ## stub drift, lint, format, types, imports; changes nothing
+check: $(READY) $(TREE) ## stub drift, lint, format, types, imports; changes nothing
 	$(PY) proto/generate.py --check
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/lint-imports
+	PYTHONPATH=build/tree .venv/bin/lint-imports
+
+# The package as a tree of files, for tools that do not ask Python where its folders are.
+$(TREE): Makefile
+	@rm -rf $@ && mkdir -p $@
+	@ln -s $(CURDIR)/proto/gen/baton/__init__.py $(CURDIR)/proto/gen/baton/v1 $(addprefix $(CURDIR)/,$(ROOMS)) $@
 
 bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores) and write it to bench/
 	$(PY) -m tests.bench.relay $(ARGS)
@@ -63,9 +70,9 @@ proto: $(READY) ## write the stubs in proto/gen anew
 	$(PY) proto/generate.py
 
 train-scenes: $(READY) ## train the built-in family (ARGS='--minutes 10 --device cuda'), write it and its card to FAMILY
-	$(PY) -m common.families.scenes.training train $(ARGS)
-	$(PY) -m common.families.scenes.training export --out $(FAMILY)
-	$(PY) -m common.families.scenes.training card --folder $(FAMILY) --bench $(FAMILY)
+	$(PY) -m baton.common.families.scenes.training train $(ARGS)
+	$(PY) -m baton.common.families.scenes.training export --out $(FAMILY)
+	$(PY) -m baton.common.families.scenes.training card --folder $(FAMILY) --bench $(FAMILY)
 
 train-wheels: $(READY) ## collect what deploy/train.sh needs beside torch in .whl (WHEEL_PYTHON=3.12)
 	$(PY) -m pip download --quiet -d .whl -c constraints.txt --no-deps --only-binary :all: \

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from common.errors import InvalidRequest
+from baton.common.errors import InvalidRequest
 
 _MAX_CHARS = 256
 _MAX_MEMBERS = 16

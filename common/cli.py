@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from common.errors import BatonError
-from common.interrupts import Ending, heed_signals
-from common.streams import keep_writable, take_failure
+from baton.common.errors import BatonError
+from baton.common.interrupts import Ending, heed_signals
+from baton.common.streams import keep_writable, take_failure
 
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_WIDTH = 1_000

@@ -20,7 +20,7 @@ from typing import Annotated, TypeVar, get_args
 from platformdirs import user_config_path, user_state_path
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from common.errors import InvalidRequest
+from baton.common.errors import InvalidRequest
 
 M = TypeVar("M", bound=BaseModel)
 _log = logging.getLogger(__name__)

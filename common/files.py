@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from common.errors import InvalidRequest
+from baton.common.errors import InvalidRequest
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from numbers import Complex, Real
 from typing import SupportsFloat, SupportsIndex, TypeVar
 
-from common.errors import InvalidRequest
+from baton.common.errors import InvalidRequest
 
 T = TypeVar("T")
 #: Above those of any value; a number of very many digits could not even be told.

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from itertools import chain, count
 from pathlib import Path
 
-from common.config import user_path
-from common.errors import InvalidRequest
-from common.files import check_replaceable, followed, is_special
+from baton.common.config import user_path
+from baton.common.errors import InvalidRequest
+from baton.common.files import check_replaceable, followed, is_special
 
 
 def check_writable(path: Path) -> Path:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from common.errors import InvalidRequest, UnknownName
-from common.given import real, text, whole
+from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.given import real, text, whole
 
 Location = Literal["edge", "device"]
 SamplerName = Literal["ddim", "euler", "dpmpp_2m"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from common.errors import InvalidRequest
-from common.plan import DEVICE_NODE, MAX_ROWS, MAX_THREADS, ExecutedStep
+from baton.common.errors import InvalidRequest
+from baton.common.plan import DEVICE_NODE, MAX_ROWS, MAX_THREADS, ExecutedStep
 
 
 def check_record(executed: Sequence[ExecutedStep], transfers: Collection[int] = ()) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TypeVar
 
+from baton.common.config import load_settings
+from baton.common.rpc.access import AdminSettings
+from baton.common.rpc.peer import Peer
+from baton.common.rpc.status import parsed
+from baton.coordinator import wire
+from baton.coordinator.explain import explain
+from baton.coordinator.values import DecisionRecord, NodeView
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import AdminStub
-from common.config import load_settings
-from common.rpc.access import AdminSettings
-from common.rpc.peer import Peer
-from common.rpc.status import parsed
-from coordinator import wire
-from coordinator.explain import explain
-from coordinator.values import DecisionRecord, NodeView
 
 T = TypeVar("T")
 Row = dict[str, object]

@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from common.errors import InvalidRequest
-from common.plan import MAX_NAME_CHARS
-from common.rpc.convert import MAX_REASON_CHARS
-from common.rpc.naming import check_id
+from baton.common.errors import InvalidRequest
+from baton.common.plan import MAX_NAME_CHARS
+from baton.common.rpc.convert import MAX_REASON_CHARS
+from baton.common.rpc.naming import check_id
 
 MAX_MEMBERS = 8
 MAX_PROBES = 64

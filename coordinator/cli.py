@@ -1,7 +1,7 @@
 """The command line ``baton-coordinator``.
 
 Whatever reaches gRPC is imported by the command that needs it: help answers sooner, and gRPC reads
-its log level, which `common.cli.run` sets, when it is imported.
+its log level, which `baton.common.cli.run` sets, when it is imported.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from common.cli import log_to_stderr, print_json, print_rows, run
-from common.config import load_settings
-from common.interrupts import run_daemon
-from coordinator.settings import DEFAULT_PORT, Settings
+from baton.common.cli import log_to_stderr, print_json, print_rows, run
+from baton.common.config import load_settings
+from baton.common.interrupts import run_daemon
+from baton.coordinator.settings import DEFAULT_PORT, Settings
 
 DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
 
@@ -57,7 +57,7 @@ def serve(
         "insecure": insecure,
     }
     settings, _ = load_settings(Settings, "coordinator", flags)
-    from coordinator import daemon
+    from baton.coordinator import daemon
 
     log_to_stderr()
     run_daemon(daemon.serve(settings))
@@ -66,7 +66,7 @@ def serve(
 @app.command()
 def nodes(address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """List the edges that have joined."""
-    from coordinator import admin
+    from baton.coordinator import admin
 
     columns = ["node_id", "address", "state", "family", "members", "active", "queued", "capacity"]
     print_rows(admin.nodes(address), columns, as_json)
@@ -75,7 +75,7 @@ def nodes(address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
 @app.command()
 def arms(address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """List the arms that were pulled, and what they earned."""
-    from coordinator import admin
+    from baton.coordinator import admin
 
     columns = ["family", "arm", "pulls", "rewards", "mean_reward", "pending"]
     print_rows(admin.arms(address), columns, as_json)
@@ -88,7 +88,7 @@ def decisions(
     as_json: Json = False,
 ) -> None:
     """List the newest decisions."""
-    from coordinator import admin
+    from baton.coordinator import admin
 
     columns = ["decision_id", "request_id", "arm", "propensity", "state", "reward"]
     print_rows(admin.decisions(address, limit), columns, as_json)
@@ -101,7 +101,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell why a request got its arm and its edges, and others not."""
-    from coordinator import admin
+    from baton.coordinator import admin
 
     row, lines = admin.explanation(address, id_)
     if as_json:

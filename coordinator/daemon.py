@@ -14,30 +14,30 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from baton.common.errors import BatonError
+from baton.common.interrupts import stop_signals
+from baton.common.rpc.access import Guard, ending_soon
+from baton.common.rpc.channel import CONTROL_BYTES, bind, make_server
+from baton.common.rpc.naming import is_loopback, joined
+from baton.common.rpc.serving import Health, check_exposure
+from baton.common.rpc.ticket_keys import kept_private_key, read_private_key
+from baton.common.rpc.tickets import Signer
+from baton.common.streams import announce
+from baton.coordinator.bandit.context import DIMENSION
+from baton.coordinator.bandit.linucb import LinUCB
+from baton.coordinator.bandit.prior import static_prior
+from baton.coordinator.bandit.reward import RewardModel
+from baton.coordinator.decider import Clocks, Decider, Policy
+from baton.coordinator.fleet import Fleet
+from baton.coordinator.known import built_in_families
+from baton.coordinator.servicer import AdminServicer, CoordinatorServicer
+from baton.coordinator.settings import IN_MEMORY, Settings
+from baton.coordinator.store.base import Store
+from baton.coordinator.store.sqlite import SqliteStore
+from baton.coordinator.store.thread import StoreThread
+from baton.coordinator.tickets import Issuer
+from baton.coordinator.values import Preference
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
-from common.errors import BatonError
-from common.interrupts import stop_signals
-from common.rpc.access import Guard, ending_soon
-from common.rpc.channel import CONTROL_BYTES, bind, make_server
-from common.rpc.naming import is_loopback, joined
-from common.rpc.serving import Health, check_exposure
-from common.rpc.ticket_keys import kept_private_key, read_private_key
-from common.rpc.tickets import Signer
-from common.streams import announce
-from coordinator.bandit.context import DIMENSION
-from coordinator.bandit.linucb import LinUCB
-from coordinator.bandit.prior import static_prior
-from coordinator.bandit.reward import RewardModel
-from coordinator.decider import Clocks, Decider, Policy
-from coordinator.fleet import Fleet
-from coordinator.known import built_in_families
-from coordinator.servicer import AdminServicer, CoordinatorServicer
-from coordinator.settings import IN_MEMORY, Settings
-from coordinator.store.base import Store
-from coordinator.store.sqlite import SqliteStore
-from coordinator.store.thread import StoreThread
-from coordinator.tickets import Issuer
-from coordinator.values import Preference
 
 _log = logging.getLogger(__name__)
 _SERVICES = [service.full_name for service in coordinator_pb2.DESCRIPTOR.services_by_name.values()]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.errors import (
+from baton.common.errors import (
     BatonError,
     ExecutionFailed,
     Incompatible,
@@ -24,18 +24,18 @@ from common.errors import (
     UnknownName,
     Unreachable,
 )
-from common.plan import Arm
-from coordinator.bandit.arms import Candidate, candidates
-from coordinator.bandit.context import DIMENSION, build_context
-from coordinator.bandit.linucb import FloatArray, LinUCB
-from coordinator.bandit.policy import draw, told
-from coordinator.bandit.prior import arm_key, split_key
-from coordinator.bandit.reward import WORST_REWARD, RewardModel
-from coordinator.fleet import Fleet, Need, RankedEdge, Ranking
-from coordinator.known import UNKEPT, Families, Known, holds_arm, is_learned, unkept_id
-from coordinator.store.base import NewDecision, Resolution, Store
-from coordinator.store.thread import StoreThread
-from coordinator.values import (
+from baton.common.plan import Arm
+from baton.coordinator.bandit.arms import Candidate, candidates
+from baton.coordinator.bandit.context import DIMENSION, build_context
+from baton.coordinator.bandit.linucb import FloatArray, LinUCB
+from baton.coordinator.bandit.policy import draw, told
+from baton.coordinator.bandit.prior import arm_key, split_key
+from baton.coordinator.bandit.reward import WORST_REWARD, RewardModel
+from baton.coordinator.fleet import Fleet, Need, RankedEdge, Ranking
+from baton.coordinator.known import UNKEPT, Families, Known, holds_arm, is_learned, unkept_id
+from baton.coordinator.store.base import NewDecision, Resolution, Store
+from baton.coordinator.store.thread import StoreThread
+from baton.coordinator.values import (
     ArmScore,
     ArmStats,
     DecideQuery,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
+from baton.coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
 
 def explain(record: DecisionRecord, features: Sequence[str]) -> Iterator[str]:

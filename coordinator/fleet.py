@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from common.errors import Overloaded, PermissionDenied
-from common.plan import EdgeChoice
-from common.rpc.naming import check_advertised
-from coordinator.standings import Offer, Standing, Tally, best_first
-from coordinator.values import NodeLoad, NodeState, NodeView, Registration
+from baton.common.errors import Overloaded, PermissionDenied
+from baton.common.plan import EdgeChoice
+from baton.common.rpc.naming import check_advertised
+from baton.coordinator.standings import Offer, Standing, Tally, best_first
+from baton.coordinator.values import NodeLoad, NodeState, NodeView, Registration
 
 _log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from common.errors import WeightsError
-from common.families.manifest import BUILT_IN, read_manifest
-from common.plan import Arm
-from coordinator.bandit.arms import RELAY_FRACTIONS
-from coordinator.bandit.prior import split_key
-from coordinator.fleet import Fleet
-from coordinator.values import DecideQuery
+from baton.common.errors import WeightsError
+from baton.common.families.manifest import BUILT_IN, read_manifest
+from baton.common.plan import Arm
+from baton.coordinator.bandit.arms import RELAY_FRACTIONS
+from baton.coordinator.bandit.prior import split_key
+from baton.coordinator.fleet import Fleet
+from baton.coordinator.values import DecideQuery
 
 _log = logging.getLogger(__name__)
 #: How the ids of decisions begin that were not kept.

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from baton.common.errors import InvalidRequest
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.auth import caller
+from baton.common.rpc.convert import check_protocol
+from baton.common.rpc.naming import check_id
+from baton.coordinator import wire
+from baton.coordinator.bandit.context import FEATURES
+from baton.coordinator.decider import Decider
+from baton.coordinator.fleet import Fleet
+from baton.coordinator.tickets import Issuer
+from baton.coordinator.values import DecisionRecord
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import coordinator_pb2_grpc as pb_grpc
-from common.errors import InvalidRequest
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.auth import caller
-from common.rpc.convert import check_protocol
-from common.rpc.naming import check_id
-from coordinator import wire
-from coordinator.bandit.context import FEATURES
-from coordinator.decider import Decider
-from coordinator.fleet import Fleet
-from coordinator.tickets import Issuer
-from coordinator.values import DecisionRecord
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 1_000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from common.config import UserPath, default_state_folder
-from common.rpc.access import ServerAccess
+from baton.common.config import UserPath, default_state_folder
+from baton.common.rpc.access import ServerAccess
 
 DEFAULT_PORT = 7700
 

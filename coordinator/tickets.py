@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.plan import MAX_STEPS
-from common.rpc.tickets import MAX_SIZE, Signer, Ticket
-from coordinator.values import DecideQuery, DecisionRecord
+from baton.common.plan import MAX_STEPS
+from baton.common.rpc.tickets import MAX_SIZE, Signer, Ticket
+from baton.coordinator.values import DecideQuery, DecisionRecord
 
 #: Seconds for which a standby ticket is good: as long as a coordinator may well be away.
 STANDBY_SECONDS = 3600.0

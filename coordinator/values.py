@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from common.errors import Cancelled, InvalidRequest
-from common.plan import MAX_STEPS, Arm, EdgeChoice, check_steps
-from common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
-from common.rpc.naming import MAX_ADDRESS_CHARS, check_advertised, check_id, check_node_id
-from common.rpc.tickets import MAX_SIZE
-from coordinator import checks
+from baton.common.errors import Cancelled, InvalidRequest
+from baton.common.plan import MAX_STEPS, Arm, EdgeChoice, check_steps
+from baton.common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
+from baton.common.rpc.naming import MAX_ADDRESS_CHARS, check_advertised, check_id, check_node_id
+from baton.common.rpc.tickets import MAX_SIZE
+from baton.coordinator import checks
 
 Preference = Literal["quality", "balanced", "speed"]
 DecisionState = Literal["pending", "rewarded", "expired", "withdrawn"]

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from baton.v1 import coordinator_pb2 as pb
-from common.errors import InvalidRequest
-from common.plan import Arm, EdgeChoice
-from common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
-from coordinator.checks import MAX_PROBES, check_members
-from coordinator.values import (
+from baton.common.errors import InvalidRequest
+from baton.common.plan import Arm, EdgeChoice
+from baton.common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
+from baton.coordinator.checks import MAX_PROBES, check_members
+from baton.coordinator.values import (
     PREFERENCES,
     ArmScore,
     ArmStats,
@@ -29,6 +28,7 @@ from coordinator.values import (
     PromptFeatures,
     Registration,
 )
+from baton.v1 import coordinator_pb2 as pb
 
 # UNSPECIFIED, the default of a client that does not care, is balanced.
 _PREFERENCES: dict[pb.Preference.ValueType, Preference] = {

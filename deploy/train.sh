@@ -14,6 +14,9 @@ if [ -d "$wheels" ]; then # what is there already is left alone
   "$python" -m pip install --quiet --no-index --no-deps --find-links "$wheels" \
     $(sed -n 's/^TRAIN_WHEELS := //p' Makefile)
 fi
-export PYTHONPATH="$PWD:$PWD/proto/gen${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m common.families.scenes.training train --run-dir "${RUN_DIR:-runs/scenes}" \
+tree=$(mktemp -d) # the one package, which nothing installs here
+mkdir "$tree/baton"
+ln -s "$PWD"/proto/gen/baton/* "$PWD"/{common,coordinator,device_client,edge_server} "$tree/baton"
+export PYTHONPATH="$tree${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m baton.common.families.scenes.training train --run-dir "${RUN_DIR:-runs/scenes}" \
   --device "${DEVICE:-auto}" --minutes "$MINUTES" --pack "$OUT" ${START:+--start "$START"} "$@"

@@ -1,6 +1,6 @@
 """The device: draws pictures alone, with an edge, or lets an edge draw them.
 
-    from device_client import Client
+    from baton import Client
 
     result = Client(edges=["127.0.0.1:7701"]).generate("a red cat left of a blue house")
     result.save("cat.png")
@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from device_client.events import Decided, EdgeLost, Event, Finished, HandedOver, Stepped
-    from device_client.replaying import Replay, replay, replay_provenance
-    from device_client.result import Result
-    from device_client.sdk import AsyncClient, Client
-    from device_client.settings import DeviceSettings
+    from baton.device_client.events import Decided, EdgeLost, Event, Finished, HandedOver, Stepped
+    from baton.device_client.replaying import Replay, replay, replay_provenance
+    from baton.device_client.result import Result
+    from baton.device_client.sdk import AsyncClient, Client
+    from baton.device_client.settings import DeviceSettings
 
 _HOMES = {
     "AsyncClient": "sdk",

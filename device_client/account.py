@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from common.errors import BatonError
-from common.plan import ExecutedStep, Plan
-from device_client.decide import is_static
-from device_client.journal import Entry, Journal, Settled, Stretch
-from device_client.result import Result, Seconds, Traffic
-from device_client.session import PictureSession
-from device_client.wish import Wish
+from baton.common.errors import BatonError
+from baton.common.plan import ExecutedStep, Plan
+from baton.device_client.decide import is_static
+from baton.device_client.journal import Entry, Journal, Settled, Stretch
+from baton.device_client.result import Result, Seconds, Traffic
+from baton.device_client.session import PictureSession
+from baton.device_client.wish import Wish
 
 
 async def run_and_tell(session: PictureSession, journal: Journal) -> Result:

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from common.errors import DeadlineExceeded
-from common.plan import Accel, Plan
+from baton.common.errors import DeadlineExceeded
+from baton.common.plan import Accel, Plan
 
 _WEIGHT = 0.3  # of the newest measurement
 _UNMEASURED_SHARE = 0.1  # of the time, kept for the device before it has been measured

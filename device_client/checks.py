@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from common.errors import Incompatible, WeightsError
-from common.families.manifest import BUILT_IN, Manifest, find_family, read_manifest
-from common.rpc.naming import check_address
-from device_client.decide import ArmNames
-from device_client.png import Provenance
-from device_client.settings import DeviceSettings, split_list
-from device_client.wish import Wish
+from baton.common.errors import Incompatible, WeightsError
+from baton.common.families.manifest import BUILT_IN, Manifest, find_family, read_manifest
+from baton.common.rpc.naming import check_address
+from baton.device_client.decide import ArmNames
+from baton.device_client.png import Provenance
+from baton.device_client.settings import DeviceSettings, split_list
+from baton.device_client.wish import Wish
 
 
 def check_device(settings: DeviceSettings) -> Manifest:

@@ -14,19 +14,19 @@ import grpc.aio
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.common.errors import BatonError, ExecutionFailed, UnknownName
+from baton.common.plan import Arm, Decision, EdgeChoice
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.access import Access
+from baton.common.rpc.convert import MAX_ATTEMPTS, check_protocol
+from baton.common.rpc.peer import Peer
+from baton.common.rpc.status import parsed
+from baton.common.rpc.tickets import MAX_TICKET_CHARS
+from baton.device_client.decide import Preference, is_static
+from baton.device_client.features import PromptFeatures
+from baton.device_client.result import EdgeAttempt
+from baton.device_client.standby import StandbyTickets
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
-from common.errors import BatonError, ExecutionFailed, UnknownName
-from common.plan import Arm, Decision, EdgeChoice
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.access import Access
-from common.rpc.convert import MAX_ATTEMPTS, check_protocol
-from common.rpc.peer import Peer
-from common.rpc.status import parsed
-from common.rpc.tickets import MAX_TICKET_CHARS
-from device_client.decide import Preference, is_static
-from device_client.features import PromptFeatures
-from device_client.result import EdgeAttempt
-from device_client.standby import StandbyTickets
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"[!-~]{1,128}")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from common.errors import ExecutionFailed, Incompatible, UnknownName
-from common.families.manifest import Manifest
-from common.plan import Arm, Decision, EdgeChoice, check_fraction
+from baton.common.errors import ExecutionFailed, Incompatible, UnknownName
+from baton.common.families.manifest import Manifest
+from baton.common.plan import Arm, Decision, EdgeChoice, check_fraction
 
 Preference = Literal["quality", "balanced", "speed"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)

@@ -13,9 +13,8 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.build import Build, Origin, check_line
-from common.errors import (
+from baton.common.build import Build, Origin, check_line
+from baton.common.errors import (
     ConnectionBroken,
     CorruptEnvelope,
     ExecutionFailed,
@@ -23,20 +22,21 @@ from common.errors import (
     InvalidRequest,
     Unreachable,
 )
-from common.latents import Codec, LatentState, decode_state, largest_envelope
-from common.plan import DEVICE_NODE, ExecutedStep, Task
-from common.record import check_record
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.access import OPEN, Access
-from common.rpc.channel import CONTROL_BYTES, Keepalive, open_channel
-from common.rpc.convert import (
+from baton.common.latents import Codec, LatentState, decode_state, largest_envelope
+from baton.common.plan import DEVICE_NODE, ExecutedStep, Task
+from baton.common.record import check_record
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.access import OPEN, Access
+from baton.common.rpc.channel import CONTROL_BYTES, Keepalive, open_channel
+from baton.common.rpc.convert import (
     check_protocol,
     executed_from_proto,
     largest_record,
     plan_to_proto,
 )
-from common.rpc.peer import Peer
-from common.rpc.status import parsed
+from baton.common.rpc.peer import Peer
+from baton.common.rpc.status import parsed
+from baton.v1 import edge_pb2, edge_pb2_grpc
 
 _CANCEL_TIMEOUT = 1.0
 _MAX_NOTES = 16

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.plan import Decision, Location, Plan
-from device_client.result import Result
+from baton.common.plan import Decision, Location, Plan
+from baton.device_client.result import Result
 
 
 @dataclass(frozen=True)

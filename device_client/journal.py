@@ -18,10 +18,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from common.databases import Kind
-from common.errors import ExecutionFailed, InvalidRequest, UnknownName
-from common.plan import EdgeChoice, Location
-from device_client.result import EdgeAttempt, Seconds, Traffic
+from baton.common.databases import Kind
+from baton.common.errors import ExecutionFailed, InvalidRequest, UnknownName
+from baton.common.plan import EdgeChoice, Location
+from baton.device_client.result import EdgeAttempt, Seconds, Traffic
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from common.errors import InvalidRequest
+from baton.common.errors import InvalidRequest
 
 T = TypeVar("T")
 

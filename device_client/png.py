@@ -19,13 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo, PngStream
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.build import Origin, check_line
-from common.config import user_path
-from common.errors import BatonError, Incompatible, InvalidRequest
-from common.files import saving
-from common.latents import Codec
-from common.outputs import check_suffix, check_writable
-from common.plan import (
+from baton.common.build import Origin, check_line
+from baton.common.config import user_path
+from baton.common.errors import BatonError, Incompatible, InvalidRequest
+from baton.common.files import saving
+from baton.common.latents import Codec
+from baton.common.outputs import check_suffix, check_writable
+from baton.common.plan import (
     MAX_BLOCKS,
     MAX_NAME_CHARS,
     MAX_ROWS,
@@ -36,8 +36,8 @@ from common.plan import (
     Segment,
     Task,
 )
-from common.record import check_record
-from common.rpc import PROTOCOL_VERSION
+from baton.common.record import check_record
+from baton.common.rpc import PROTOCOL_VERSION
 
 PLAN_CHUNK = "baton"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 
-from common.errors import BatonError, DeadlineExceeded, Incompatible, InvalidRequest
-from common.plan import EdgeChoice
-from device_client.budget import Budget
-from device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
-from device_client.events import EdgeLost, Event, HandedOver, Queued, Reattached, Stepped
-from device_client.result import EdgeAttempt
+from baton.common.errors import BatonError, DeadlineExceeded, Incompatible, InvalidRequest
+from baton.common.plan import EdgeChoice
+from baton.device_client.budget import Budget
+from baton.device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
+from baton.device_client.events import EdgeLost, Event, HandedOver, Queued, Reattached, Stepped
+from baton.device_client.result import EdgeAttempt
 
 
 @dataclass(frozen=True)

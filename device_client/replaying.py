@@ -21,18 +21,18 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from common.build import this_build
-from common.config import user_path
-from common.diffusion.calls import RecordedBatch
-from common.diffusion.executor import Run, step_alone
-from common.errors import Incompatible, executing
-from common.families.loader import Family, load_family
-from common.families.local import begin
-from common.latents import Codec, LatentState, decode_state, encode_state
-from common.plan import DEVICE_NODE, ExecutedStep, Task
-from device_client.checks import family_to_replay
-from device_client.events import Stepped
-from device_client.png import Provenance, SavedPicture, plan_that_ran, read_png, save_png
+from baton.common.build import this_build
+from baton.common.config import user_path
+from baton.common.diffusion.calls import RecordedBatch
+from baton.common.diffusion.executor import Run, step_alone
+from baton.common.errors import Incompatible, executing
+from baton.common.families.loader import Family, load_family
+from baton.common.families.local import begin
+from baton.common.latents import Codec, LatentState, decode_state, encode_state
+from baton.common.plan import DEVICE_NODE, ExecutedStep, Task
+from baton.device_client.checks import family_to_replay
+from baton.device_client.events import Stepped
+from baton.device_client.png import Provenance, SavedPicture, plan_that_ran, read_png, save_png
 
 Verdict = Literal["identical", "within tolerance", "different"]
 Picture = npt.NDArray[np.uint8]

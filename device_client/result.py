@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from common.errors import ExecutionFailed
-from common.plan import Arm, ExecutedStep, Location, Task, arm_that_ran
-from common.quality.verifier import Quality
-from device_client.png import Provenance, save_png
+from baton.common.errors import ExecutionFailed
+from baton.common.plan import Arm, ExecutedStep, Location, Task, arm_that_ran
+from baton.common.quality.verifier import Quality
+from baton.device_client.png import Provenance, save_png
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,23 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from common.config import checked
-from common.errors import BatonError, InvalidRequest
-from common.families.loader import Family, load_family
-from common.families.local import use_threads
-from common.given import text, whole
-from common.plan import check_seed
-from common.quality.verifier import find_scorer
-from device_client.account import run_and_tell
-from device_client.checks import check_device
-from device_client.events import Event, Finished
-from device_client.journal import Journal
-from device_client.model_thread import ModelThread
-from device_client.result import Result
-from device_client.session import Device, PictureSession
-from device_client.settings import DeviceSettings
-from device_client.standby import StandbyTickets
-from device_client.wish import Wish, check_wish
+from baton.common.config import checked
+from baton.common.errors import BatonError, InvalidRequest
+from baton.common.families.loader import Family, load_family
+from baton.common.families.local import use_threads
+from baton.common.given import text, whole
+from baton.common.plan import check_seed
+from baton.common.quality.verifier import find_scorer
+from baton.device_client.account import run_and_tell
+from baton.device_client.checks import check_device
+from baton.device_client.events import Event, Finished
+from baton.device_client.journal import Journal
+from baton.device_client.model_thread import ModelThread
+from baton.device_client.result import Result
+from baton.device_client.session import Device, PictureSession
+from baton.device_client.settings import DeviceSettings
+from baton.device_client.standby import StandbyTickets
+from baton.device_client.wish import Wish, check_wish
 
 
 class AsyncClient:

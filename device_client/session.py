@@ -12,35 +12,35 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from baton.v1 import coordinator_pb2
-from common.build import Origin, this_build
-from common.diffusion.executor import resumed
-from common.errors import (
+from baton.common.build import Origin, this_build
+from baton.common.diffusion.executor import resumed
+from baton.common.errors import (
     BatonError,
     Cancelled,
     ExecutionFailed,
     Incompatible,
     executing,
 )
-from common.families.loader import Family
-from common.families.local import begin, run_here
-from common.plan import DEVICE_NODE, Decision, ExecutedStep, Plan, Task, arm_that_ran
-from common.quality.verifier import Scorer
-from common.rpc.access import Access
-from common.rpc.channel import Keepalive, check_peer
-from device_client import coordination
-from device_client.budget import Budget, StepTimes
-from device_client.decide import ArmNames, is_static, static_decision
-from device_client.edge_session import EdgePart, EdgeRequest
-from device_client.events import Decided, Event, Stepped
-from device_client.features import prompt_features
-from device_client.model_thread import ModelThread
-from device_client.png import Provenance
-from device_client.relay import EdgeRelay, Telling, without_edge
-from device_client.result import EdgeAttempt, Result, Seconds, Traffic
-from device_client.settings import DeviceSettings, split_list
-from device_client.standby import StandbyTickets
-from device_client.wish import Wish
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here
+from baton.common.plan import DEVICE_NODE, Decision, ExecutedStep, Plan, Task, arm_that_ran
+from baton.common.quality.verifier import Scorer
+from baton.common.rpc.access import Access
+from baton.common.rpc.channel import Keepalive, check_peer
+from baton.device_client import coordination
+from baton.device_client.budget import Budget, StepTimes
+from baton.device_client.decide import ArmNames, is_static, static_decision
+from baton.device_client.edge_session import EdgePart, EdgeRequest
+from baton.device_client.events import Decided, Event, Stepped
+from baton.device_client.features import prompt_features
+from baton.device_client.model_thread import ModelThread
+from baton.device_client.png import Provenance
+from baton.device_client.relay import EdgeRelay, Telling, without_edge
+from baton.device_client.result import EdgeAttempt, Result, Seconds, Traffic
+from baton.device_client.settings import DeviceSettings, split_list
+from baton.device_client.standby import StandbyTickets
+from baton.device_client.wish import Wish
+from baton.v1 import coordinator_pb2
 
 _FAREWELL_SECONDS = 1.0
 _GRACE_SECONDS = 1.0  # for the end of a step, and decoding, before a hung model is given up

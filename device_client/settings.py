@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
-from common.config import UserPath, default_state_folder
-from common.latents import Codec
-from common.plan import Accel
-from common.rpc.access import ClientAccess
+from baton.common.config import UserPath, default_state_folder
+from baton.common.latents import Codec
+from baton.common.plan import Accel
+from baton.common.rpc.access import ClientAccess
 
 
 class DeviceSettings(ClientAccess):

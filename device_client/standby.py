@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from common.errors import PermissionDenied
-from common.files import replacing
-from common.plan import Decision
-from common.rpc.tickets import MAX_TICKET_CHARS, Ticket, peek
+from baton.common.errors import PermissionDenied
+from baton.common.files import replacing
+from baton.common.plan import Decision
+from baton.common.rpc.tickets import MAX_TICKET_CHARS, Ticket, peek
 
 _log = logging.getLogger(__name__)
 

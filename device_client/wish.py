@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
-from common.errors import InvalidRequest
-from common.given import real, text, whole
-from common.plan import (
+from baton.common.errors import InvalidRequest
+from baton.common.given import real, text, whole
+from baton.common.plan import (
     Accel,
     SamplerName,
     check_accel,
@@ -18,8 +18,8 @@ from common.plan import (
     check_seed,
     check_steps,
 )
-from common.rpc.convert import MAX_REASON_CHARS
-from device_client.decide import PREFERENCES, Preference
+from baton.common.rpc.convert import MAX_REASON_CHARS
+from baton.device_client.decide import PREFERENCES, Preference
 
 
 @dataclass(frozen=True)

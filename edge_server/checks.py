@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.families.manifest import find_family, read_manifest
-from common.rpc.access import Access, Guard
-from common.rpc.naming import check_advertised, is_loopback, joined
-from common.rpc.ports import claim
-from common.rpc.serving import check_exposure
-from common.rpc.ticket_keys import read_public_key
-from edge_server.settings import DEFAULT_PORT, EdgeSettings
+from baton.common.families.manifest import find_family, read_manifest
+from baton.common.rpc.access import Access, Guard
+from baton.common.rpc.naming import check_advertised, is_loopback, joined
+from baton.common.rpc.ports import claim
+from baton.common.rpc.serving import check_exposure
+from baton.common.rpc.ticket_keys import read_public_key
+from baton.edge_server.settings import DEFAULT_PORT, EdgeSettings
 
 
 @dataclass(frozen=True)

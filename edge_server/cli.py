@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from common.cli import log_to_stderr, print_json, print_rows, run
-from common.config import load_settings
-from common.interrupts import run_daemon
-from common.rpc.access import AdminSettings
-from edge_server.settings import DEFAULT_PORT, EdgeSettings
+from baton.common.cli import log_to_stderr, print_json, print_rows, run
+from baton.common.config import load_settings
+from baton.common.interrupts import run_daemon
+from baton.common.rpc.access import AdminSettings
+from baton.edge_server.settings import DEFAULT_PORT, EdgeSettings
 
 app = typer.Typer(
     help="An edge of Baton: runs the early steps of many requests together.",
@@ -52,13 +52,13 @@ def serve(
     Flags win over the environment (BATON_EDGE_PORT and so on), which wins over the file.
     """
     settings, _ = load_settings(EdgeSettings, "edge", dict(locals()))
-    from common.quiet import quiet_libraries
-    from edge_server.checks import check_serving
+    from baton.common.quiet import quiet_libraries
+    from baton.edge_server.checks import check_serving
 
     check_serving(settings)
     log_to_stderr()
     quiet_libraries()
-    from edge_server import daemon
+    from baton.edge_server import daemon
 
     run_daemon(daemon.serve(settings))
 
@@ -71,7 +71,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask an edge what it holds and how busy it is."""
-    from common.rpc.edge_status import edge_status
+    from baton.common.rpc.edge_status import edge_status
 
     access = load_settings(AdminSettings, "admin", {})[0].access()
     found = asyncio.run(edge_status(address, access))

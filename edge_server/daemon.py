@@ -11,27 +11,27 @@ from dataclasses import replace
 
 import torch
 
+from baton.common.build import this_build
+from baton.common.errors import BatonError, Draining
+from baton.common.families.loader import Family, load_family
+from baton.common.families.local import warm_up
+from baton.common.interrupts import stop_signals
+from baton.common.rpc.access import ending_soon
+from baton.common.rpc.channel import Keepalive, bind, make_server
+from baton.common.rpc.naming import joined
+from baton.common.rpc.serving import Health
+from baton.common.streams import announce
+from baton.edge_server.checks import Secrets, check_node
+from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.kept import Keeping
+from baton.edge_server.membership import Identity, Link, Membership
+from baton.edge_server.name import own_name
+from baton.edge_server.registry import Bounds, Occupancy, Registry
+from baton.edge_server.servicer import EdgeServicer
+from baton.edge_server.settings import EdgeSettings
+from baton.edge_server.tickets import Entrance, TicketGate
+from baton.edge_server.wire import largest_request
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.build import this_build
-from common.errors import BatonError, Draining
-from common.families.loader import Family, load_family
-from common.families.local import warm_up
-from common.interrupts import stop_signals
-from common.rpc.access import ending_soon
-from common.rpc.channel import Keepalive, bind, make_server
-from common.rpc.naming import joined
-from common.rpc.serving import Health
-from common.streams import announce
-from edge_server.checks import Secrets, check_node
-from edge_server.engine.engine import Engine, Limits
-from edge_server.kept import Keeping
-from edge_server.membership import Identity, Link, Membership
-from edge_server.name import own_name
-from edge_server.registry import Bounds, Occupancy, Registry
-from edge_server.servicer import EdgeServicer
-from edge_server.settings import EdgeSettings
-from edge_server.tickets import Entrance, TicketGate
-from edge_server.wire import largest_request
 
 _log = logging.getLogger(__name__)
 _FAREWELL_SECONDS = 0.5  # for what the streams are still to be told

@@ -9,8 +9,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from common.errors import BatonError
-from edge_server.engine.job import (
+from baton.common.errors import BatonError
+from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
     HandedOff,
@@ -20,8 +20,8 @@ from edge_server.engine.job import (
     Queued,
     Work,
 )
-from edge_server.engine.pace import Demand
-from edge_server.lifecycle import State, check_transition
+from baton.edge_server.engine.pace import Demand
+from baton.edge_server.lifecycle import State, check_transition
 
 News = Queued | Progressed | Checkpointed | Outcome
 _POSITION_SECONDS = 1.0

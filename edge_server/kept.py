@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from edge_server.entry import Entry
+from baton.edge_server.entry import Entry
 
 Key = tuple[str, int]
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import grpc.aio
 import psutil
 
+from baton.common.errors import BatonError, ExecutionFailed
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.access import Access
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.convert import MAX_FAMILY_MEMBERS
+from baton.common.rpc.peer import Peer
+from baton.common.rpc.status import parsed
+from baton.edge_server.registry import Occupancy
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
-from common.errors import BatonError, ExecutionFailed
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.access import Access
-from common.rpc.channel import channel_to
-from common.rpc.convert import MAX_FAMILY_MEMBERS
-from common.rpc.peer import Peer
-from common.rpc.status import parsed
-from edge_server.registry import Occupancy
 
 _log = logging.getLogger(__name__)
 _RNG = random.SystemRandom()

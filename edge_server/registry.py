@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
-from common.errors import (
+from baton.common.errors import (
     BatonError,
     Cancelled,
     DeadlineExceeded,
@@ -20,8 +20,8 @@ from common.errors import (
     Overloaded,
     PermissionDenied,
 )
-from edge_server.engine.engine import Engine
-from edge_server.engine.job import (
+from baton.edge_server.engine.engine import Engine
+from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
     Dropped,
@@ -33,10 +33,10 @@ from edge_server.engine.job import (
     Started,
     Work,
 )
-from edge_server.engine.pace import Demand
-from edge_server.entry import Entry
-from edge_server.kept import Keeping, Kept, Key
-from edge_server.lifecycle import State
+from baton.edge_server.engine.pace import Demand
+from baton.edge_server.entry import Entry
+from baton.edge_server.kept import Keeping, Kept, Key
+from baton.edge_server.lifecycle import State
 
 _MAX_RETRY_SECONDS = 30.0
 

@@ -12,21 +12,21 @@ from typing import Any
 
 import grpc.aio
 
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.auth import caller
+from baton.common.rpc.convert import check_protocol
+from baton.edge_server import wire
+from baton.edge_server.registry import Registry
+from baton.edge_server.settings import EdgeSettings
+from baton.edge_server.tickets import TicketGate
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.auth import caller
-from common.rpc.convert import check_protocol
-from edge_server import wire
-from edge_server.registry import Registry
-from edge_server.settings import EdgeSettings
-from edge_server.tickets import TicketGate
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EdgeServicer(edge_pb2_grpc.EdgeServicer):
-    """`BatonError`s raised here become statuses in `common.rpc.status`."""
+    """`BatonError`s raised here become statuses in `baton.common.rpc.status`."""
 
     def __init__(
         self, family: Family, registry: Registry, settings: EdgeSettings, gate: TicketGate

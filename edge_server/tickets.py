@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from baton.common.errors import Overloaded
+from baton.common.families.loader import Family
+from baton.common.plan import Task
+from baton.common.rpc.tickets import LEEWAY, Ask, KeyRing, Refusal, Ticket, check, refused
+from baton.edge_server.engine.job import Work
 from baton.v1 import edge_pb2
-from common.errors import Overloaded
-from common.families.loader import Family
-from common.plan import Task
-from common.rpc.tickets import LEEWAY, Ask, KeyRing, Refusal, Ticket, check, refused
-from edge_server.engine.job import Work
 
 _log = logging.getLogger(__name__)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 
-from baton.v1 import edge_pb2
-from common.build import this_build
-from common.errors import Incompatible, InvalidRequest
-from common.families.loader import Family
-from common.latents import Codec, decode_state, largest_envelope
-from common.plan import MAX_STEPS, Task
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import CONTROL_BYTES
-from common.rpc.convert import check_protocol, executed_to_proto, plan_from_proto
-from edge_server.engine.job import (
+from baton.common.build import this_build
+from baton.common.errors import Incompatible, InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, decode_state, largest_envelope
+from baton.common.plan import MAX_STEPS, Task
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import CONTROL_BYTES
+from baton.common.rpc.convert import check_protocol, executed_to_proto, plan_from_proto
+from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
     Event,
@@ -24,6 +23,7 @@ from edge_server.engine.job import (
     Times,
     Work,
 )
+from baton.v1 import edge_pb2
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 SOURCES = Path(__file__).resolve().parent
-STUBS = SOURCES / "gen" / "baton"
+STUBS = SOURCES / "gen" / "baton" / "v1"
 
 
 def generate(out: Path) -> None:
@@ -38,8 +38,7 @@ def generate(out: Path) -> None:
     )
     if status:
         raise SystemExit(status)
-    for package in (out / "baton", out / "baton" / "v1"):
-        (package / "__init__.py").touch()
+    (out / "baton" / "v1" / "__init__.py").touch()
 
 
 def stale(expected: Path, actual: Path) -> list[str]:
@@ -62,12 +61,12 @@ def main() -> None:
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
-        fresh = Path(scratch) / "baton"
+        fresh = Path(scratch) / "baton" / "v1"
         if not check:
             shutil.rmtree(STUBS, ignore_errors=True)
             shutil.copytree(fresh, STUBS)
         elif drift := stale(fresh, STUBS):
-            names = ", ".join(f"proto/gen/baton/{name}" for name in drift)
+            names = ", ".join(f"proto/gen/baton/v1/{name}" for name in drift)
             raise SystemExit(f"stale stubs: {names}: run `make proto` and commit the result")
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from common.accel.masks import Purpose, load_mask, mask_path
-from common.accel.propagation import Propagation, propagated
-from common.diffusion.blocks import BlockGraph
-from common.errors import InvalidRequest
-from common.plan import Accel, Plan, SamplerName, Segment, StepDirective
+from baton.common.accel.masks import Purpose, load_mask, mask_path
+from baton.common.accel.propagation import Propagation, propagated
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.errors import InvalidRequest
+from baton.common.plan import Accel, Plan, SamplerName, Segment, StepDirective
 
 Columns = tuple[StepDirective, ...]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common.accel.mask_settings import ESTIMATORS, Estimator, check_estimator
+from baton.common.accel.mask_settings import ESTIMATORS, Estimator, check_estimator
 
 __all__ = ["ESTIMATORS", "Estimator", "check_estimator", "gates"]
 

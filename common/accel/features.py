@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.accel.propagation import LONGEST_GROUP, check_key_count
-from common.diffusion.blocks import BlockGraph, Blocks, Shared
-from common.diffusion.executor import Run, denoise_step
-from common.errors import InvalidRequest
+from baton.common.accel.propagation import LONGEST_GROUP, check_key_count
+from baton.common.diffusion.blocks import BlockGraph, Blocks, Shared
+from baton.common.diffusion.executor import Run, denoise_step
+from baton.common.errors import InvalidRequest
 
 Changes = npt.NDArray[np.float64]
 

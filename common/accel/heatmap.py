@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import ExecutionFailed
-from common.files import saving
+from baton.common.errors import ExecutionFailed
+from baton.common.files import saving
 
 _WIDTH = 12.0
 _ROW_HEIGHT = 0.16

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from common.errors import InvalidRequest, UnknownName
+from baton.common.errors import InvalidRequest, UnknownName
 
-#: How a binary gate is relaxed, and its gradient estimated: `common.accel.estimators`.
+#: How a binary gate is relaxed, and its gradient estimated: `baton.common.accel.estimators`.
 Estimator = Literal["bernoulli", "interpolate", "gumbel"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.accel.propagation import are_keys
-from common.errors import Incompatible, WeightsError
-from common.files import saving
-from common.plan import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
+from baton.common.accel.propagation import are_keys
+from baton.common.errors import Incompatible, WeightsError
+from baton.common.files import saving
+from baton.common.plan import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
 
 if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
-    from common.diffusion.blocks import BlockGraph, Blocks
+    from baton.common.diffusion.blocks import BlockGraph, Blocks
 
 _VERSION = 1
 _MAX_BYTES = 4 << 20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.config import user_path
-from common.errors import InvalidRequest
-from common.families.manifest import Manifest
-from common.families.scenes.cases import seeded_cases
-from common.families.scenes.worlds import world_of
-from common.plan import check_prompt
+from baton.common.config import user_path
+from baton.common.errors import InvalidRequest
+from baton.common.families.manifest import Manifest
+from baton.common.families.scenes.cases import seeded_cases
+from baton.common.families.scenes.worlds import world_of
+from baton.common.plan import check_prompt
 
 _GENERAL = (
     "a photo of a red car in front of a house",

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from common.errors import InvalidRequest
-from common.families.manifest import Manifest
-from common.plan import MAX_AHEAD, StepDirective
+from baton.common.errors import InvalidRequest
+from baton.common.families.manifest import Manifest
+from baton.common.plan import MAX_AHEAD, StepDirective
 
 if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
-    from common.diffusion.blocks import BlockGraph, Blocks
+    from baton.common.diffusion.blocks import BlockGraph, Blocks
 
 #: Key steps for SD 1.5 with DDIM 50 (Sec. 4.1 and Tab. 5): dense where features change fast.
 PAPER_KEYS = (0, 1, 2, 3, 5, 10, 15, 25, 35)

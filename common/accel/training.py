@@ -14,12 +14,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from common.accel.estimators import gates
-from common.accel.mask_settings import Settings
-from common.diffusion.blocks import BlockGraph, Blocks, Shared
-from common.diffusion.executor import Conditioning, Run
-from common.diffusion.samplers import advance, rescale, vp_form
-from common.errors import ExecutionFailed
+from baton.common.accel.estimators import gates
+from baton.common.accel.mask_settings import Settings
+from baton.common.diffusion.blocks import BlockGraph, Blocks, Shared
+from baton.common.diffusion.executor import Conditioning, Run
+from baton.common.diffusion.samplers import advance, rescale, vp_form
+from baton.common.errors import ExecutionFailed
 
 _FIRST_LOGIT = 1.0
 #: How hard the regulariser reacts, in units of its logarithm, to one step's worth of work too much.

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.errors import Incompatible
+from baton.common.errors import Incompatible
 
 #: Bit ``i`` stands for block ``i`` of the member's graph.
 Blocks = int

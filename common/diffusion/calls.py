@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
-from common.diffusion.profile import profile
-from common.diffusion.rows import Row, RowBatch
-from common.errors import InvalidRequest
-from common.plan import MAX_AHEAD, Segment, StepDirective
+from baton.common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+from baton.common.diffusion.profile import profile
+from baton.common.diffusion.rows import Row, RowBatch
+from baton.common.errors import InvalidRequest
+from baton.common.plan import MAX_AHEAD, Segment, StepDirective
 
 
 class Denoiser(Protocol):

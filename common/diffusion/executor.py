@@ -13,12 +13,20 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from common.diffusion.calls import Answer, Ask, BlockCache, Denoiser, RecordedBatch, call, followers
-from common.diffusion.samplers import Past, advance, rescale, vp_form
-from common.diffusion.schedules import Schedule
-from common.errors import ExecutionFailed, Incompatible, InvalidRequest
-from common.latents.state import HistoryEntry, LatentState
-from common.plan import MAX_ROWS, Plan
+from baton.common.diffusion.calls import (
+    Answer,
+    Ask,
+    BlockCache,
+    Denoiser,
+    RecordedBatch,
+    call,
+    followers,
+)
+from baton.common.diffusion.samplers import Past, advance, rescale, vp_form
+from baton.common.diffusion.schedules import Schedule
+from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
+from baton.common.latents.state import HistoryEntry, LatentState
+from baton.common.plan import MAX_ROWS, Plan
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of a run as it ran; see `common.plan.ExecutedStep` for the fields."""
+    """One step of a run as it ran; see `baton.common.plan.ExecutedStep` for the fields."""
 
     step: int
     guided: bool

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common.diffusion.blocks import BlockGraph, Blocks, Shared
-from common.errors import ExecutionFailed
+from baton.common.diffusion.blocks import BlockGraph, Blocks, Shared
+from baton.common.errors import ExecutionFailed
 
 #: A block's output for one row: a tensor over some rows, and which of them.
 Slot = tuple[Tensor, int]

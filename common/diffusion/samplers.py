@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from common.diffusion.scheduler_config import Prediction
-from common.diffusion.schedules import Schedule
-from common.latents.state import NoiseLevel
-from common.plan import SamplerName
+from baton.common.diffusion.scheduler_config import Prediction
+from baton.common.diffusion.schedules import Schedule
+from baton.common.latents.state import NoiseLevel
+from baton.common.plan import SamplerName
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common.errors import Incompatible
+from baton.common.errors import Incompatible
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 

@@ -2,7 +2,7 @@
 
 diffusers' own schedulers compute the timesteps, so every option that a family's configuration holds
 (spacing, offsets, Karras sigmas, ...) is honoured; Baton's samplers then step through them. What
-they could not honour is refused (`common.diffusion.scheduler_config`).
+they could not honour is refused (`baton.common.diffusion.scheduler_config`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
-from common.diffusion.scheduler_config import Prediction, check_scheduler
-from common.errors import Incompatible
-from common.latents.state import NoiseLevel
-from common.plan import SamplerName, check_steps
+from baton.common.diffusion.scheduler_config import Prediction, check_scheduler
+from baton.common.errors import Incompatible
+from baton.common.latents.state import NoiseLevel
+from baton.common.plan import SamplerName, check_steps
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,19 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.accel.columns import AcceleratedMember, Accelerator
-from common.accel.propagation import propagation_of
-from common.diffusion.blocks import BlockGraph, Shared
-from common.diffusion.calls import Denoiser, flow_of
-from common.diffusion.executor import Conditioning
-from common.diffusion.graphs import graph_of
-from common.diffusion.profile import Profile, profile
-from common.diffusion.schedules import Schedule, make_schedule
-from common.errors import ExecutionFailed, Incompatible, WeightsError
-from common.families.hearing import Heard, Hearing
-from common.families.manifest import Manifest, find_family, masks_folder, read_manifest
-from common.families.parts import open_parts
-from common.plan import Plan, SamplerName
+from baton.common.accel.columns import AcceleratedMember, Accelerator
+from baton.common.accel.propagation import propagation_of
+from baton.common.diffusion.blocks import BlockGraph, Shared
+from baton.common.diffusion.calls import Denoiser, flow_of
+from baton.common.diffusion.executor import Conditioning
+from baton.common.diffusion.graphs import graph_of
+from baton.common.diffusion.profile import Profile, profile
+from baton.common.diffusion.schedules import Schedule, make_schedule
+from baton.common.errors import ExecutionFailed, Incompatible, WeightsError
+from baton.common.families.hearing import Heard, Hearing
+from baton.common.families.manifest import Manifest, find_family, masks_folder, read_manifest
+from baton.common.families.parts import open_parts
+from baton.common.plan import Plan, SamplerName
 
 _BRANCHES = 2  # of guidance
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import torch
 
-from common.diffusion.executor import Run, StepRecord, resume_run, start_run, step_alone
-from common.families.loader import Family
-from common.latents.state import LatentState
-from common.plan import Arm, ExecutedStep, Location, Task
+from baton.common.diffusion.executor import Run, StepRecord, resume_run, start_run, step_alone
+from baton.common.families.loader import Family
+from baton.common.latents.state import LatentState
+from baton.common.plan import Arm, ExecutedStep, Location, Task
 
 
 def begin(family: Family, task: Task, state: LatentState | None = None) -> Run:

@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common.config import user_path
-from common.errors import InvalidRequest, UnknownName, WeightsError
-from common.given import text, whole
-from common.plan import Accel
+from baton.common.config import user_path
+from baton.common.errors import InvalidRequest, UnknownName, WeightsError
+from baton.common.given import text, whole
+from baton.common.plan import Accel
 
 MANIFEST_NAME = "family.json"
 BUILT_IN = {"scenes": Path(__file__).parent / "scenes" / "weights"}
@@ -51,7 +51,7 @@ class Sizes(_Strict):
 
 
 class Propagated(_Strict):
-    """How a member's encoder is propagated; see `common.accel.propagation.Propagation`."""
+    """How a member's encoder is propagated; see `baton.common.accel.propagation.Propagation`."""
 
     keys: tuple[int, ...]
     steps: int

@@ -20,9 +20,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.diffusion.scheduler_config import check_scheduler
-from common.errors import Incompatible, WeightsError
-from common.families.manifest import Manifest, Part, file_digest, folder_fingerprint
+from baton.common.diffusion.scheduler_config import check_scheduler
+from baton.common.errors import Incompatible, WeightsError
+from baton.common.families.manifest import Manifest, Part, file_digest, folder_fingerprint
 
 _SCHEDULER = "scheduler_config.json"
 _TOKENIZER = (

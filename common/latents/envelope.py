@@ -18,8 +18,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from common.errors import CorruptEnvelope, Incompatible, InvalidRequest
-from common.latents.state import Array, HistoryEntry, LatentState, NoiseLevel
+from baton.common.errors import CorruptEnvelope, Incompatible, InvalidRequest
+from baton.common.latents.state import Array, HistoryEntry, LatentState, NoiseLevel
 
 ENVELOPE_VERSION = 1
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024

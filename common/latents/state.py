@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import CorruptEnvelope, InvalidRequest
-from common.plan import check_sampler, check_steps
+from baton.common.errors import CorruptEnvelope, InvalidRequest
+from baton.common.plan import check_sampler, check_steps
 
 Array = npt.NDArray[np.float32]
 

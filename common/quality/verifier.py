@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.families.scenes.grammar import parse_prompt
-from common.families.scenes.verify import verify
-from common.families.scenes.worlds import world_of
+from baton.common.families.scenes.grammar import parse_prompt
+from baton.common.families.scenes.verify import verify
+from baton.common.families.scenes.worlds import world_of
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from common.config import UserPath
-from common.errors import InvalidRequest
-from common.rpc.tls import ClientTls, ServerTls, client_tls, first_end, server_tls
-from common.rpc.tokens import TokenTable, check_token, read_text, read_tokens
+from baton.common.config import UserPath
+from baton.common.errors import InvalidRequest
+from baton.common.rpc.tls import ClientTls, ServerTls, client_tls, first_end, server_tls
+from baton.common.rpc.tokens import TokenTable, check_token, read_text, read_tokens
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from common.errors import InvalidRequest, PermissionDenied, Unauthenticated
-from common.rpc.access import Guard
-from common.rpc.tls import holder
-from common.rpc.tokens import ANONYMOUS, Identity, Role, TokenTable
+from baton.common.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from baton.common.rpc.access import Guard
+from baton.common.rpc.tls import holder
+from baton.common.rpc.tokens import ANONYMOUS, Identity, Role, TokenTable
 
 _DEVICE: frozenset[Role] = frozenset({"device"})
 _EDGE: frozenset[Role] = frozenset({"edge"})

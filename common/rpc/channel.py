@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from common.errors import InvalidRequest, Unreachable
-from common.rpc.access import OPEN, UNGUARDED, Access, Guard
-from common.rpc.auth import AuthInterceptor
-from common.rpc.bearer import bearer_interceptors
-from common.rpc.forks import check_not_forked
-from common.rpc.naming import check_address, is_loopback, joined
-from common.rpc.ports import claim
-from common.rpc.status import StatusInterceptor
-from common.rpc.tls import ClientTls, ServerTls
+from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.rpc.access import OPEN, UNGUARDED, Access, Guard
+from baton.common.rpc.auth import AuthInterceptor
+from baton.common.rpc.bearer import bearer_interceptors
+from baton.common.rpc.forks import check_not_forked
+from baton.common.rpc.naming import check_address, is_loopback, joined
+from baton.common.rpc.ports import claim
+from baton.common.rpc.status import StatusInterceptor
+from baton.common.rpc.tls import ClientTls, ServerTls
 
 #: Between two tries of a channel that stays open to reach its peer, at most.
 RECONNECT_SECONDS = 5.0

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from baton.v1 import plan_pb2
-from common.errors import Incompatible, InvalidRequest
-from common.plan import (
+from baton.common.errors import Incompatible, InvalidRequest
+from baton.common.plan import (
     FULL_STEP,
     MAX_BLOCKS,
     MAX_ROWS,
@@ -21,7 +20,8 @@ from common.plan import (
     check_accel,
     check_sampler,
 )
-from common.rpc import PROTOCOL_VERSION
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.v1 import plan_pb2
 
 #: Of what a device reports about the edges that it tried.
 MAX_ATTEMPTS = 64

@@ -6,12 +6,12 @@ import time
 
 from google.protobuf.json_format import MessageToDict
 
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.access import OPEN, Access
+from baton.common.rpc.convert import check_protocol
+from baton.common.rpc.peer import Peer
+from baton.common.rpc.status import parsed
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.access import OPEN, Access
-from common.rpc.convert import check_protocol
-from common.rpc.peer import Peer
-from common.rpc.status import parsed
 
 
 async def edge_status(

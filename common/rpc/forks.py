@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from common.errors import InvalidRequest
+from baton.common.errors import InvalidRequest
 
 
 class _Threads:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from common.errors import InvalidRequest
-from common.plan import DEVICE_NODE
+from baton.common.errors import InvalidRequest
+from baton.common.plan import DEVICE_NODE
 
 MAX_ID_CHARS = 128
 MAX_ADDRESS_CHARS = 255

@@ -11,11 +11,11 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.errors import BatonError, Incompatible, Unreachable
-from common.rpc.access import OPEN, Access
-from common.rpc.channel import channel_to
-from common.rpc.status import from_rpc_error, is_own
-from common.rpc.unanswered import stranger, unanswered
+from baton.common.errors import BatonError, Incompatible, Unreachable
+from baton.common.rpc.access import OPEN, Access
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.status import from_rpc_error, is_own
+from baton.common.rpc.unanswered import stranger, unanswered
 
 _PROBE_SECONDS = 1.0
 _ROLES = {"an edge": "baton.v1.Edge", "a coordinator": "baton.v1.Coordinator"}

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from common.errors import BatonError, InvalidRequest, Unreachable
-from common.rpc.naming import bare, joined
+from baton.common.errors import BatonError, InvalidRequest, Unreachable
+from baton.common.rpc.naming import bare, joined
 
 #: What clients take it for, whatever the name service says here.
 _LOCALHOST = ("127.0.0.1", "::1")

@@ -10,9 +10,9 @@ from typing import Any
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.errors import InvalidRequest, UnknownName
-from common.rpc.access import UNGUARDED, Guard
-from common.rpc.naming import is_loopback
+from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.rpc.access import UNGUARDED, Guard
+from baton.common.rpc.naming import is_loopback
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _TELLING_SECONDS = 0.2

@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from common import errors
-from common.errors import (
+from baton.common import errors
+from baton.common.errors import (
     BatonError,
     ExecutionFailed,
     Overloaded,
@@ -26,7 +26,7 @@ from common.errors import (
     Unreachable,
     origin,
 )
-from common.rpc.unanswered import unanswered
+from baton.common.rpc.unanswered import unanswered
 
 M = TypeVar("M")
 _log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.errors import InvalidRequest
-from common.files import create
-from common.rpc.tls import read_bytes
+from baton.common.errors import InvalidRequest
+from baton.common.files import create
+from baton.common.rpc.tls import read_bytes
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:

@@ -19,7 +19,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.errors import PermissionDenied
+from baton.common.errors import PermissionDenied
 
 MAX_TICKET_CHARS = 8_192
 #: Largest side of a picture that a ticket admits where the asker named none, pixels.

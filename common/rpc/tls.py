@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.config import user_path
-from common.errors import InvalidRequest
+from baton.common.config import user_path
+from baton.common.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from common.errors import InvalidRequest
-from common.rpc.tls import read_bytes
+from baton.common.errors import InvalidRequest
+from baton.common.rpc.tls import read_bytes
 
 Role = Literal["device", "edge", "admin", "anonymous"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from common.errors import ConnectionBroken, Unreachable
-from common.rpc.access import Access
+from baton.common.errors import ConnectionBroken, Unreachable
+from baton.common.rpc.access import Access
 
 #: How a connection ends that is dropped rather than closed.
 _HUNG_UP = {"Socket closed", "Connection reset by peer", "Broken pipe"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from common.plan import Arm, relay_step
-from coordinator.fleet import Ranking
-from coordinator.values import DecideQuery
+from baton.common.plan import Arm, relay_step
+from baton.coordinator.fleet import Ranking
+from baton.coordinator.values import DecideQuery
 
 #: Shares of the steps that a relay may run on the edge.
 RELAY_FRACTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.bandit.linucb import FloatArray
-from coordinator.fleet import RankedEdge
-from coordinator.values import PREFERENCES, DecideQuery, PromptFeatures
+from baton.coordinator.bandit.linucb import FloatArray
+from baton.coordinator.fleet import RankedEdge
+from baton.coordinator.values import PREFERENCES, DecideQuery, PromptFeatures
 
 #: Names of the entries, in order.
 FEATURES: tuple[str, ...] = (

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import InvalidRequest, Overloaded
+from baton.common.errors import InvalidRequest, Overloaded
 
 FloatArray = npt.NDArray[np.float64]
 #: Prior mean of an arm's coefficients, shape [d], by the arm's key.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import InvalidRequest
-from coordinator.bandit.linucb import FloatArray
-from coordinator.fleet import Ranking
-from coordinator.values import ArmScore
+from baton.common.errors import InvalidRequest
+from baton.coordinator.bandit.linucb import FloatArray
+from baton.coordinator.fleet import Ranking
+from baton.coordinator.values import ArmScore
 
 
 @dataclass(frozen=True, slots=True)

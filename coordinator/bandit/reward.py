@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.plan import Arm
-from coordinator.bandit.prior import expected_quality
-from coordinator.values import Outcome, Preference
+from baton.common.plan import Arm
+from baton.coordinator.bandit.prior import expected_quality
+from baton.coordinator.values import Outcome, Preference
 
 #: Of a failure, and of a decision that nobody reported in time.
 WORST_REWARD = 0.0

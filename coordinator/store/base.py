@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from coordinator.bandit.linucb import FloatArray
-from coordinator.values import DecisionRecord, Outcome
+from baton.coordinator.bandit.linucb import FloatArray
+from baton.coordinator.values import DecisionRecord, Outcome
 
 
 @dataclass(frozen=True, slots=True)

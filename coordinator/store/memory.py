@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from coordinator.store.base import NewDecision, Resolution, RewardRow, Write
-from coordinator.values import DecisionRecord
+from baton.coordinator.store.base import NewDecision, Resolution, RewardRow, Write
+from baton.coordinator.values import DecisionRecord
 
 
 class MemoryStore:

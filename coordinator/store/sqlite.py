@@ -16,11 +16,17 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from common.databases import Kind
-from common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest, Unreachable
-from common.plan import EdgeChoice
-from coordinator.store.base import NewDecision, Resolution, RewardRow, Write
-from coordinator.values import ArmScore, DecisionRecord, Outcome
+from baton.common.databases import Kind
+from baton.common.errors import (
+    BatonError,
+    ExecutionFailed,
+    Incompatible,
+    InvalidRequest,
+    Unreachable,
+)
+from baton.common.plan import EdgeChoice
+from baton.coordinator.store.base import NewDecision, Resolution, RewardRow, Write
+from baton.coordinator.values import ArmScore, DecisionRecord, Outcome
 
 # One entry per schema version; user_version counts those that were applied.
 _MIGRATIONS: tuple[str, ...] = (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from coordinator.store.base import Store, Write
+from baton.coordinator.store.base import Store, Write
 
 T = TypeVar("T")
 

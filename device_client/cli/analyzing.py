@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.accel.prompts import sample_prompts
-from common.accel.propagation import Propagation, check_key_count
-from common.errors import InvalidRequest
-from common.families.manifest import Manifest, find_family, read_manifest
-from common.outputs import check_writable, file_or_folder
-from common.plan import Arm, Plan, Task, check_sampler, check_seed
-from common.quiet import quiet_libraries
-from device_client.settings import DeviceSettings
+from baton.common.accel.prompts import sample_prompts
+from baton.common.accel.propagation import Propagation, check_key_count
+from baton.common.errors import InvalidRequest
+from baton.common.families.manifest import Manifest, find_family, read_manifest
+from baton.common.outputs import check_writable, file_or_folder
+from baton.common.plan import Arm, Plan, Task, check_sampler, check_seed
+from baton.common.quiet import quiet_libraries
+from baton.device_client.settings import DeviceSettings
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) ->
     terms = _terms(read_manifest(find_family(settings.family)), request)
     place = _place(request.out, terms.plan, terms.member)
     quiet_libraries()
-    from device_client.cli.measuring import measure_and_tell
+    from baton.device_client.cli.measuring import measure_and_tell
 
     measure_and_tell(settings, terms, place, as_json)
 

@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.cli import print_json
-from common.outputs import check_writable
-from common.quiet import quiet_libraries
-from device_client.cli import generating
-from device_client.cli.contact_sheet import contact_sheet
-from device_client.cli.node_process import announced_process
-from device_client.png import save_png
-from device_client.result import Result
-from device_client.settings import DeviceSettings
-from device_client.wish import Wish, check_wish
+from baton.common.cli import print_json
+from baton.common.outputs import check_writable
+from baton.common.quiet import quiet_libraries
+from baton.device_client.cli import generating
+from baton.device_client.cli.contact_sheet import contact_sheet
+from baton.device_client.cli.node_process import announced_process
+from baton.device_client.png import save_png
+from baton.device_client.result import Result
+from baton.device_client.settings import DeviceSettings
+from baton.device_client.wish import Wish, check_wish
 
 PROMPTS = (
     "a red heart",
@@ -52,7 +52,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
     out = check_writable(request.out / "1.png").parent
     check_writable(CONTACT_SHEET)
     quiet_libraries()
-    from device_client.sdk import Client
+    from baton.device_client.sdk import Client
 
     console = Console(stderr=True, quiet=as_json)
     with contextlib.ExitStack() as stack:
@@ -83,13 +83,13 @@ def coordinator_process() -> contextlib.AbstractContextManager[str]:
     """A coordinator on a free loopback port with a database of its own; yields its address."""
     folder = tempfile.TemporaryDirectory(prefix="baton-demo-")
     database = str(Path(folder.name) / "coordinator.db")
-    arguments = ["coordinator.cli", "serve", "--port", "0", "--db", database]
+    arguments = ["baton.coordinator.cli", "serve", "--port", "0", "--db", database]
     return _process(arguments, folder)
 
 
 def edge_process(coordinator: str) -> contextlib.AbstractContextManager[str]:
     """An edge on a free loopback port, joined to the coordinator; yields its address."""
-    arguments = ["edge_server.cli", "serve", "--port", "0", "--coordinator", coordinator]
+    arguments = ["baton.edge_server.cli", "serve", "--port", "0", "--coordinator", coordinator]
     return _process([*arguments, "--node-id", "demo-edge"], contextlib.nullcontext())
 
 

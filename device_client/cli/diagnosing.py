@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from common.cli import print_json
-from common.errors import BatonError, Incompatible
-from common.families.manifest import find_family, read_manifest
-from common.rpc.access import NOTICE, ending_soon
-from device_client.settings import DeviceSettings, split_list
+from baton.common.cli import print_json
+from baton.common.errors import BatonError, Incompatible
+from baton.common.families.manifest import find_family, read_manifest
+from baton.common.rpc.access import NOTICE, ending_soon
+from baton.device_client.settings import DeviceSettings, split_list
 
 _NOT_REACHABLE = 3
 _FAILED = 5
@@ -77,10 +77,10 @@ def _software() -> Finding:
 
 def _weights(settings: DeviceSettings) -> Finding:
     def look() -> str:
-        from common.quiet import quiet_libraries
+        from baton.common.quiet import quiet_libraries
 
         quiet_libraries()
-        from common.families.loader import load_family
+        from baton.common.families.loader import load_family
 
         family = load_family(settings.family, settings.member_list)
         members = ", ".join(family.members) or "no member"
@@ -106,7 +106,7 @@ def _certificates(settings: DeviceSettings) -> list[Finding]:
 
 def _edge(address: str, settings: DeviceSettings) -> Finding:
     def look() -> str:
-        from common.rpc.edge_status import edge_status
+        from baton.common.rpc.edge_status import edge_status
 
         found = asyncio.run(edge_status(address, settings.access()))
         family = read_manifest(find_family(settings.family)).name
@@ -123,7 +123,7 @@ def _edge(address: str, settings: DeviceSettings) -> Finding:
 
 def _coordinator(settings: DeviceSettings) -> Finding:
     def look() -> str:
-        from device_client.coordination import Link, check_health
+        from baton.device_client.coordination import Link, check_health
 
         link = Link(settings.coordinator, settings.access(), timeout=2.0)
         milliseconds = 1000 * asyncio.run(check_health(link))

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from baton.common.cli import print_json
+from baton.common.errors import BatonError
+from baton.common.plan import EdgeChoice
+from baton.device_client import coordination
+from baton.device_client.journal import Entry, Journal, Stretch
+from baton.device_client.result import EdgeAttempt
+from baton.device_client.settings import DeviceSettings
 from baton.v1 import coordinator_pb2
-from common.cli import print_json
-from common.errors import BatonError
-from common.plan import EdgeChoice
-from device_client import coordination
-from device_client.journal import Entry, Journal, Stretch
-from device_client.result import EdgeAttempt
-from device_client.settings import DeviceSettings
 
 
 @dataclass(frozen=True)

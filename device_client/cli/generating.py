@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.cli import print_json
-from common.errors import InvalidRequest
-from common.outputs import check_writable, claiming, file_or_folder
-from common.quiet import quiet_libraries
-from device_client.checks import check_device, check_here
-from device_client.events import (
+from baton.common.cli import print_json
+from baton.common.errors import InvalidRequest
+from baton.common.outputs import check_writable, claiming, file_or_folder
+from baton.common.quiet import quiet_libraries
+from baton.device_client.checks import check_device, check_here
+from baton.device_client.events import (
     Decided,
     EdgeLost,
     Event,
@@ -26,9 +26,9 @@ from device_client.events import (
     Reattached,
     Stepped,
 )
-from device_client.result import Result
-from device_client.settings import DeviceSettings
-from device_client.wish import Wish, check_wish
+from baton.device_client.result import Result
+from baton.device_client.settings import DeviceSettings
+from baton.device_client.wish import Wish, check_wish
 
 MAX_PICTURES = 64
 #: Characters of a request's id for people: `baton explain` takes any unique beginning.
@@ -62,7 +62,7 @@ def generate(settings: DeviceSettings, request: Request, as_json: bool) -> None:
     check_here(wish, settings, check_device(settings))
     album = _Album(request, wish.seed)
     quiet_libraries()
-    from device_client.sdk import Client
+    from baton.device_client.sdk import Client
 
     try:
         with Client(settings) as client, Display(quiet=as_json) as display:

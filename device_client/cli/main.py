@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from common.cli import print_rows, run
-from common.config import config_file, load_settings
-from device_client.settings import DeviceSettings
+from baton.common.cli import print_rows, run
+from baton.common.config import config_file, load_settings
+from baton.device_client.settings import DeviceSettings
 
 app = typer.Typer(
     help="Baton: text-to-image diffusion, relayed between edges and this device.",
@@ -66,7 +66,7 @@ def generate(
     """Draw a picture: on this device, on an edge, or on both, one after the other."""
     flags = {"coordinator": coordinator, "family": family, "members": members}
     settings, _ = load_settings(DeviceSettings, "device", flags)
-    from device_client.cli import generating
+    from baton.device_client.cli import generating
 
     request = generating.Request(
         options={
@@ -103,7 +103,7 @@ def replay(
     """Run the plan in a picture again on this machine, and say whether the same comes of it."""
     settings, origins = load_settings(DeviceSettings, "device", {"family": family})
     named = None if origins["family"] == "default" else settings.family
-    from device_client.cli import replaying
+    from baton.device_client.cli import replaying
 
     raise typer.Exit(replaying.replay_file(file, named, out, as_json))
 
@@ -122,7 +122,7 @@ def explain(
 ) -> None:
     """Tell how one of this device's requests went: why there, what ran where, what failed."""
     settings, _ = load_settings(DeviceSettings, "device", {})
-    from device_client.cli import explaining
+    from baton.device_client.cli import explaining
 
     explaining.explain(settings, request, as_json)
 
@@ -153,7 +153,7 @@ def analyze(
 ) -> None:
     """Measure how much each block changes from step to step, and propose key steps."""
     settings, _ = load_settings(DeviceSettings, "device", {"family": family})
-    from device_client.cli import analyzing
+    from baton.device_client.cli import analyzing
 
     request = analyzing.AnalyzeRequest(
         member, sampler, steps, guidance, prompts, count, seed, keys, out
@@ -195,8 +195,8 @@ def train_masks(
 ) -> None:
     """Learn which blocks of a member may reuse their last output, step by step."""
     device, _ = load_settings(DeviceSettings, "device", {"family": family})
-    from common.accel.mask_settings import Settings, check_estimator
-    from device_client.cli import mask_training
+    from baton.common.accel.mask_settings import Settings, check_estimator
+    from baton.device_client.cli import mask_training
 
     settings = Settings(
         target_speed=target_speed,
@@ -225,7 +225,7 @@ def demo(
 ) -> None:
     """Start a coordinator and an edge here and draw device-only, relayed and edge-only."""
     load_settings(DeviceSettings, "device", {})  # its nodes read them, and would not start
-    from device_client.cli import demonstrating
+    from baton.device_client.cli import demonstrating
 
     demonstrating.demo(demonstrating.DemoRequest(prompt, steps, seed, out), as_json)
 
@@ -234,7 +234,7 @@ def demo(
 def doctor(edge: Edge = None, coordinator: Coordinator = None, as_json: Json = False) -> None:
     """Check this installation, the weights, the coordinator and the edges, and say what to do."""
     settings, _ = load_settings(DeviceSettings, "device", {"coordinator": coordinator})
-    from device_client.cli import diagnosing
+    from baton.device_client.cli import diagnosing
 
     raise typer.Exit(diagnosing.doctor(settings, edge, as_json))
 

@@ -12,19 +12,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from common.accel.heatmap import heat_map
-from common.accel.mask_settings import Settings
-from common.accel.masks import BlockMask, Purpose, save_mask
-from common.accel.training import MaskTrainer, PartialMask
-from common.cli import print_json
-from common.diffusion.blocks import BlockGraph, Shared
-from common.diffusion.executor import Run
-from common.diffusion.profile import Profile, seconds_of
-from common.errors import ExecutionFailed, executing
-from common.families.loader import load_family
-from common.families.local import begin
-from common.files import saving
-from device_client.cli.mask_training import MaskRequest, Terms
+from baton.common.accel.heatmap import heat_map
+from baton.common.accel.mask_settings import Settings
+from baton.common.accel.masks import BlockMask, Purpose, save_mask
+from baton.common.accel.training import MaskTrainer, PartialMask
+from baton.common.cli import print_json
+from baton.common.diffusion.blocks import BlockGraph, Shared
+from baton.common.diffusion.executor import Run
+from baton.common.diffusion.profile import Profile, seconds_of
+from baton.common.errors import ExecutionFailed, executing
+from baton.common.families.loader import load_family
+from baton.common.families.local import begin
+from baton.common.files import saving
+from baton.device_client.cli.mask_training import MaskRequest, Terms
 
 
 def train_and_tell(request: MaskRequest, asked: Terms, settings: Settings, as_json: bool) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.accel.mask_settings import Settings
-from common.accel.masks import mask_path
-from common.accel.prompts import sample_prompts
-from common.accel.propagation import propagation_of, uniform_keys
-from common.errors import InvalidRequest
-from common.families.manifest import Manifest, find_family, masks_folder, read_manifest
-from common.outputs import check_suffix, check_writable
-from common.plan import Arm, SamplerName, Task, check_sampler, check_seed, check_steps
-from common.quiet import quiet_libraries
+from baton.common.accel.mask_settings import Settings
+from baton.common.accel.masks import mask_path
+from baton.common.accel.prompts import sample_prompts
+from baton.common.accel.propagation import propagation_of, uniform_keys
+from baton.common.errors import InvalidRequest
+from baton.common.families.manifest import Manifest, find_family, masks_folder, read_manifest
+from baton.common.outputs import check_suffix, check_writable
+from baton.common.plan import Arm, SamplerName, Task, check_sampler, check_seed, check_steps
+from baton.common.quiet import quiet_libraries
 
 COSTS = ("time", "macs", "blocks")
 
@@ -55,8 +55,8 @@ def train_masks(request: MaskRequest, settings: Settings, as_json: bool, threads
     """
     terms = _terms(request, settings)
     quiet_libraries()
-    from common.families.local import use_threads
-    from device_client.cli.mask_making import train_and_tell
+    from baton.common.families.local import use_threads
+    from baton.device_client.cli.mask_making import train_and_tell
 
     use_threads(threads)
     train_and_tell(request, terms, settings, as_json)

@@ -14,19 +14,19 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.accel.features import Changes, Features, measure, propose_keys, read_by_decoder
-from common.accel.heatmap import heat_map
-from common.cli import print_json, print_rows
-from common.diffusion.blocks import BlockGraph
-from common.diffusion.executor import Run
-from common.errors import ExecutionFailed, executing
-from common.families.loader import Family, load_family
-from common.families.local import begin, use_threads
-from common.files import saving
-from common.outputs import claiming, make_folder
-from common.plan import Task
-from device_client.cli.analyzing import Place, Terms
-from device_client.settings import DeviceSettings
+from baton.common.accel.features import Changes, Features, measure, propose_keys, read_by_decoder
+from baton.common.accel.heatmap import heat_map
+from baton.common.cli import print_json, print_rows
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.executor import Run
+from baton.common.errors import ExecutionFailed, executing
+from baton.common.families.loader import Family, load_family
+from baton.common.families.local import begin, use_threads
+from baton.common.files import saving
+from baton.common.outputs import claiming, make_folder
+from baton.common.plan import Task
+from baton.device_client.cli.analyzing import Place, Terms
+from baton.device_client.settings import DeviceSettings
 
 #: Pictures in one model call: the outputs of all blocks are held for each.
 _BATCH = 4

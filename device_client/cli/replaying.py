@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.cli import print_json
-from common.config import user_path
-from common.quiet import quiet_libraries
-from device_client.checks import family_to_replay
-from device_client.events import Stepped
-from device_client.png import check_png, read_png
+from baton.common.cli import print_json
+from baton.common.config import user_path
+from baton.common.quiet import quiet_libraries
+from baton.device_client.checks import family_to_replay
+from baton.device_client.events import Stepped
+from baton.device_client.png import check_png, read_png
 
 if TYPE_CHECKING:
-    from device_client.replaying import Replay
+    from baton.device_client.replaying import Replay
 
 _DIFFERENT = 5
 
@@ -33,7 +33,7 @@ def replay_file(path: Path, family: str | None, out: Path | None, as_json: bool)
     family = family_to_replay(saved.provenance, family)
     out = out if out is None else check_png(out)
     quiet_libraries()
-    from device_client.replaying import replay_saved
+    from baton.device_client.replaying import replay_saved
 
     console = Console(stderr=True, quiet=as_json or not sys.stderr.isatty())
     columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
@@ -75,7 +75,7 @@ def describe(made: Replay, out: Path | None) -> dict[str, object]:
 
 def warning(made: Replay) -> str:
     """Why the replay may not be the same to the last bit, and what is let pass."""
-    from device_client.replaying import TOLERANCE_LEVELS, TOLERANCE_SHARE
+    from baton.device_client.replaying import TOLERANCE_LEVELS, TOLERANCE_SHARE
 
     return (
         f"warning: {'; '.join(made.reasons)}: up to {TOLERANCE_LEVELS} of 255 levels in"

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.diffusion.executor import denoise_step
-from common.errors import BatonError, Draining, ExecutionFailed, origin
-from common.families.loader import Family
-from common.families.local import begin, executed_step, use_threads
-from common.latents import encode_state
-from edge_server.engine.job import (
+from baton.common.diffusion.executor import denoise_step
+from baton.common.errors import BatonError, Draining, ExecutionFailed, origin
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, executed_step, use_threads
+from baton.common.latents import encode_state
+from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
     Dropped,
@@ -26,7 +26,7 @@ from edge_server.engine.job import (
     Progressed,
     Started,
 )
-from edge_server.engine.pace import Forecast, Pace
+from baton.edge_server.engine.pace import Forecast, Pace
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 30.0  # for the model call that is under way

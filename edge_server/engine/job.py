@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from common.diffusion.executor import Run
-from common.errors import BatonError
-from common.latents import Codec, LatentState
-from common.plan import ExecutedStep, Task
+from baton.common.diffusion.executor import Run
+from baton.common.errors import BatonError
+from baton.common.latents import Codec, LatentState
+from baton.common.plan import ExecutedStep, Task
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.diffusion.calls import followers
-from common.plan import Plan
+from baton.common.diffusion.calls import followers
+from baton.common.plan import Plan
 
 _DECAY = 0.9  # of a round's weight with every later one
 _SETTLED_WEIGHT = 3.0

@@ -40,15 +40,15 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from common.diffusion.blocks import BlockGraph, Flow, Shared
-from common.diffusion.executor import denoise_step
-from common.diffusion.rows import Row, RowBatch
-from common.families.loader import Family, Member, load_family
-from common.families.local import begin
-from common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
-from common.files import saving
-from common.plan import ACCELS, Arm, Plan
-from common.quiet import quiet_libraries
+from baton.common.diffusion.blocks import BlockGraph, Flow, Shared
+from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.rows import Row, RowBatch
+from baton.common.families.loader import Family, Member, load_family
+from baton.common.families.local import begin
+from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
+from baton.common.files import saving
+from baton.common.plan import ACCELS, Arm, Plan
+from baton.common.quiet import quiet_libraries
 from tests.bench import accel_plots, accel_tables, report
 from tests.bench.accel_configs import STEPS, AccelConfigs, Accelerated
 from tests.bench.accel_results import (

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.accel.masks import load_mask
-from common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
-from common.diffusion.blocks import Blocks
-from common.families.loader import Family
-from common.plan import ACCELS, Plan, SamplerName, Segment, StepDirective
+from baton.common.accel.masks import load_mask
+from baton.common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
+from baton.common.diffusion.blocks import Blocks
+from baton.common.families.loader import Family
+from baton.common.plan import ACCELS, Plan, SamplerName, Segment, StepDirective
 
 STEPS = 50
 #: At which acceleration and fewer steps are combined.

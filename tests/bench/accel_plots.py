@@ -11,7 +11,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from common.files import saving
+from baton.common.files import saving
 
 _COLORS = {
     "reference": "#000000",

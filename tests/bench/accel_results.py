@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from common.accel.propagation import Propagation
+from baton.common.accel.propagation import Propagation
 from tests.bench.accel_configs import STEPS
 from tests.bench.curves import Drawing
 from tests.bench.ratios import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from common.families.manifest import Manifest
-from common.plan import SAMPLERS, Location, Plan, SamplerName, Segment
+from baton.common.families.manifest import Manifest
+from baton.common.plan import SAMPLERS, Location, Plan, SamplerName, Segment
 
 Kind = Literal[
     "alone",

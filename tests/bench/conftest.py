@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from common.families.loader import Family, load_family
+from baton.common.families.loader import Family, load_family
 from tests.support.fixtures import family, family_folder
 
 __all__ = ["family", "family_folder"]

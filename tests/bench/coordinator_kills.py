@@ -22,8 +22,8 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from device_client.events import Decided
-from device_client.sdk import AsyncClient
+from baton.device_client.events import Decided
+from baton.device_client.sdk import AsyncClient
 from tests.bench.report import write
 from tests.support.crashes import Life, endure, serving
 from tests.support.families import write_family

@@ -19,16 +19,16 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-import common
-from common.diffusion.calls import Denoiser
-from common.diffusion.executor import Conditioning, Run, denoise_step, start_run
-from common.diffusion.schedules import Schedule
-from common.families.loader import Family
-from common.families.scenes.evaluate import Case
-from common.families.scenes.verify import verify
-from common.files import saving
-from common.plan import Plan, SamplerName
-from common.quality.scores import Score, summarise
+from baton import common
+from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.executor import Conditioning, Run, denoise_step, start_run
+from baton.common.diffusion.schedules import Schedule
+from baton.common.families.loader import Family
+from baton.common.families.scenes.evaluate import Case
+from baton.common.families.scenes.verify import verify
+from baton.common.files import saving
+from baton.common.plan import Plan, SamplerName
+from baton.common.quality.scores import Score, summarise
 
 _Floats = npt.NDArray[np.float64]
 _Moments = tuple[_Floats, _Floats]

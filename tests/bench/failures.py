@@ -20,12 +20,12 @@ from typing import Any
 import psutil
 import typer
 
+from baton.common.families.loader import Family, load_family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.convert import plan_to_proto
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.families.loader import Family, load_family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from common.rpc.convert import plan_to_proto
 from tests.bench import report
 from tests.support.families import write_family
 from tests.support.nodes import Cable, device, until

@@ -18,13 +18,13 @@ from typing import Any
 
 from rich.progress import track
 
-from common.families.loader import Family
-from common.families.local import begin, run_here, warm_up
-from common.families.scenes.evaluate import Case
-from common.plan import Arm, Plan
-from device_client.sdk import AsyncClient
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here, warm_up
+from baton.common.families.scenes.evaluate import Case
+from baton.common.plan import Arm, Plan
+from baton.device_client.sdk import AsyncClient
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 from tests.bench.timing import task_of
 
 #: The promise: at most this share of the time, or this many seconds, whichever is more.

@@ -25,13 +25,13 @@ import grpc.aio
 import psutil
 import typer
 
+from baton.common.errors import Overloaded
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.convert import plan_to_proto
+from baton.common.rpc.status import from_rpc_error
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import Overloaded
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from common.rpc.convert import plan_to_proto
-from common.rpc.status import from_rpc_error
 from tests.bench import report
 from tests.support.families import write_family
 from tests.support.processes import EdgeProcess, forker

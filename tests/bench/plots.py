@@ -12,7 +12,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from common.files import saving
+from baton.common.files import saving
 from tests.bench.configs import RELAYS, Config
 from tests.bench.ratios import GRADED_MARGIN
 from tests.bench.rows import Measured

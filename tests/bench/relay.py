@@ -47,11 +47,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from common.families.loader import Family, load_family
-from common.families.manifest import find_family
-from common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
-from common.plan import SAMPLERS, Arm, Plan, SamplerName
-from common.quiet import quiet_libraries
+from baton.common.families.loader import Family, load_family
+from baton.common.families.manifest import find_family
+from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
+from baton.common.plan import SAMPLERS, Arm, Plan, SamplerName
+from baton.common.quiet import quiet_libraries
 from tests.bench import plots, report
 from tests.bench.configs import FOREIGN, MEMBERS, RELAYS, Config, Configs, Grid
 from tests.bench.curves import Drawing, Studio

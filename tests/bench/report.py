@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from common.build import processor_name
-from common.files import saving
+from baton.common.build import processor_name
+from baton.common.files import saving
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "bench"

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from common.families.scenes.evaluate import Case
-from common.plan import Plan
+from baton.common.families.scenes.evaluate import Case
+from baton.common.plan import Plan
 from tests.bench.configs import RELAYS, Config
 from tests.bench.curves import Drawing, complexity
 from tests.bench.ratios import (

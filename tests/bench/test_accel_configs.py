@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.accel.masks import save_mask
-from common.diffusion.blocks import Blocks
-from common.families.loader import Family
-from common.plan import Plan
+from baton.common.accel.masks import save_mask
+from baton.common.diffusion.blocks import Blocks
+from baton.common.families.loader import Family
+from baton.common.plan import Plan
 from tests.bench.accel import Unrectified
 from tests.bench.accel_configs import FEW_STEPS, STEPS, AccelConfigs
 from tests.bench.accel_results import alternatives, at_equal_time, ceiling, ratios_of

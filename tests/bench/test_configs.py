@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from common.families.manifest import find_family, read_manifest
+from baton.common.families.manifest import find_family, read_manifest
 from tests.bench.configs import Config, Configs, Grid
 
 MADE = Configs(read_manifest(find_family("scenes")), Grid())

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from common.families.loader import Family
-from common.families.local import begin, run_here
-from common.families.scenes.evaluate import draw, seeded_cases
-from common.families.scenes.grammar import parse_prompt
-from common.families.scenes.worlds import FLAT
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here
+from baton.common.families.scenes.evaluate import draw, seeded_cases
+from baton.common.families.scenes.grammar import parse_prompt
+from baton.common.families.scenes.worlds import FLAT
 from tests.bench.configs import Config, Configs, Grid
 from tests.bench.curves import Studio, complexity
 from tests.bench.timing import task_of

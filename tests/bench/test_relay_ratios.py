@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from common.families.manifest import find_family, read_manifest
-from common.families.scenes.evaluate import seeded_cases
-from common.families.scenes.worlds import FLAT
+from baton.common.families.manifest import find_family, read_manifest
+from baton.common.families.scenes.evaluate import seeded_cases
+from baton.common.families.scenes.worlds import FLAT
 from tests.bench.configs import Config, Configs, Grid
 from tests.bench.curves import Drawing
 from tests.bench.overhead import overhead_of

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.diffusion.executor import Run
-from common.families.loader import Family
-from common.families.scenes.cases import seeded_cases
-from common.families.scenes.evaluate import draw, member_plan, world_drawn_by
+from baton.common.diffusion.executor import Run
+from baton.common.families.loader import Family
+from baton.common.families.scenes.cases import seeded_cases
+from baton.common.families.scenes.evaluate import draw, member_plan, world_drawn_by
 from tests.bench import world
 from tests.bench.world import Mix, Studio, late_gains
 

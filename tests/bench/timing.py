@@ -20,16 +20,16 @@ import numpy.typing as npt
 import torch
 from rich.progress import track
 
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here, warm_up
+from baton.common.families.scenes.evaluate import Case
+from baton.common.latents import Codec, LatentState, decode_state, encode_state
+from baton.common.plan import Plan, Task
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.convert import plan_to_proto
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.families.loader import Family
-from common.families.local import begin, run_here, warm_up
-from common.families.scenes.evaluate import Case
-from common.latents import Codec, LatentState, decode_state, encode_state
-from common.plan import Plan, Task
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.convert import plan_to_proto
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
 from tests.bench.configs import Config
 
 _TIMEOUT = 300.0

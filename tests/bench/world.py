@@ -28,17 +28,17 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from common.diffusion.calls import Denoiser
-from common.diffusion.executor import Run, denoise_step, start_run
-from common.families.loader import Family, Member, load_family
-from common.families.scenes.cases import Case, seeded_cases
-from common.families.scenes.evaluate import world_drawn_by
-from common.families.scenes.members import FINISHER
-from common.families.scenes.verify import Verdict, verify
-from common.files import saving
-from common.plan import FULL_STEP, Plan, Segment, StepDirective
-from common.quality.scores import Score, summarise
-from common.quiet import quiet_libraries
+from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.executor import Run, denoise_step, start_run
+from baton.common.families.loader import Family, Member, load_family
+from baton.common.families.scenes.cases import Case, seeded_cases
+from baton.common.families.scenes.evaluate import world_drawn_by
+from baton.common.families.scenes.members import FINISHER
+from baton.common.families.scenes.verify import Verdict, verify
+from baton.common.files import saving
+from baton.common.plan import FULL_STEP, Plan, Segment, StepDirective
+from baton.common.quality.scores import Score, summarise
+from baton.common.quiet import quiet_libraries
 from tests.bench import report
 
 KINDS = ("shape", "color", "size", "surface", "place", "background")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.plan import EdgeChoice
-from coordinator.store.base import NewDecision, Resolution, Store
-from coordinator.store.memory import MemoryStore
-from coordinator.store.sqlite import SqliteStore
-from coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
+from baton.common.plan import EdgeChoice
+from baton.coordinator.store.base import NewDecision, Resolution, Store
+from baton.coordinator.store.memory import MemoryStore
+from baton.coordinator.store.sqlite import SqliteStore
+from baton.coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
 LOST = EdgeAttempt("e1", "10.0.0.1:1", 0, 5, "UNAVAILABLE", "the connection broke")
 OUTCOME = Outcome(

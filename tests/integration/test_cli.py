@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.convert import plan_to_proto
+from baton.device_client.events import EdgeLost, Event, Finished, Stepped
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from common.rpc.convert import plan_to_proto
-from device_client.events import EdgeLost, Event, Finished, Stepped
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.nodes import check_executed, closed_port, device, differ, drawn_here, edge
@@ -64,7 +64,7 @@ class Starting:
     """Edge processes that start while something else is done."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "edge_server.cli", "serve", "--port", "0"]
+        command = [sys.executable, "-m", "baton.edge_server.cli", "serve", "--port", "0"]
         self.popens = [
             subprocess.Popen(
                 [*command, "--node-id", name],
@@ -163,7 +163,7 @@ def baton(
         "doctor, nobody": ["doctor", "--json", "--edge", nobody],
         "help": ["generate", "--help"],
     }
-    return run_many("device_client.cli.main", lines, environment, folder)
+    return run_many("baton.device_client.cli.main", lines, environment, folder)
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -316,7 +316,7 @@ def baton_edge(
         "nobody": ["status", "--address", nobody],
         "status": ["status", "--address", served.address, "--json"],
     }
-    return run_many("edge_server.cli", lines, environment, folder)
+    return run_many("baton.edge_server.cli", lines, environment, folder)
 
 
 @pytest.mark.parametrize("what", EDGE_WRONG)

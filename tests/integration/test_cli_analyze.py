@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.accel.features import Features, measure, propose_keys
-from common.accel.propagation import Propagation
-from common.errors import InvalidRequest
-from common.families.loader import Family
-from common.families.local import begin
-from common.families.manifest import Manifest
-from device_client.cli.analyzing import AnalyzeRequest, analyze
-from device_client.settings import DeviceSettings
+from baton.common.accel.features import Features, measure, propose_keys
+from baton.common.accel.propagation import Propagation
+from baton.common.errors import InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.families.local import begin
+from baton.common.families.manifest import Manifest
+from baton.device_client.cli.analyzing import AnalyzeRequest, analyze
+from baton.device_client.settings import DeviceSettings
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import NAME, copy_family, flip_bit
 from tests.support.tasks import PROMPTS, plan, task
@@ -82,7 +82,7 @@ def baton(folder: Path, family_folder: Path) -> dict[str, Told]:
         "told": [*_SHORT, "--out", "told"],
         "told by default": ["analyze", "--steps", "2", "--count", "1", "--json"],
     }
-    return run_many("device_client.cli.main", lines, environment, folder)
+    return run_many("baton.device_client.cli.main", lines, environment, folder)
 
 
 @pytest.fixture(scope="module")

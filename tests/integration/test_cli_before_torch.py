@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_client.png import save_png
+from baton.device_client.png import save_png
 from tests.support.commands import Told, clean_environment, run_many
 from tests.unit.device_client.test_reading_png import IMAGE, MADE
 

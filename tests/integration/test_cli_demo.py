@@ -16,8 +16,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from common.families.manifest import BUILT_IN, MANIFEST_NAME
-from device_client.cli.demonstrating import PROMPTS
+from baton.common.families.manifest import BUILT_IN, MANIFEST_NAME
+from baton.device_client.cli.demonstrating import PROMPTS
 from tests.support.commands import clean_environment
 
 SECONDS = 100
@@ -35,7 +35,7 @@ pytestmark = [
 def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The demo in a session of its own, by which its processes are known."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "device_client.cli.main", "demo", *arguments],
+        [sys.executable, "-m", "baton.device_client.cli.main", "demo", *arguments],
         cwd=folder,
         env=clean_environment(folder),
         stdout=subprocess.PIPE,

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from common.families.loader import Family
-from device_client.result import Result
+from baton.common.families.loader import Family
+from baton.device_client.result import Result
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import copy_family, flip_bit
 from tests.support.nodes import device, edge
@@ -87,7 +87,7 @@ def baton(
         "another seed, for programs": ["replay", "seed.png", "--json"],
         "another build": ["replay", "build.png"],
     }
-    told = run_many("device_client.cli.main", lines, environment, folder)
+    told = run_many("baton.device_client.cli.main", lines, environment, folder)
     assert (folder / "again.png").read_bytes() == (folder / "a.png").read_bytes()
     assert (folder / "third.png").read_bytes() == (folder / "a.png").read_bytes()
     return told

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.accel.masks import load_mask
-from device_client.png import read_png
+from baton.common.accel.masks import load_mask
+from baton.device_client.png import read_png
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import copy_family, edit_json
 
@@ -56,7 +56,7 @@ def told(
     folder = tmp_path_factory.mktemp("masks")
     copy_family(family_folder, folder / "tiny")
     environment = clean_environment(folder)
-    module = "device_client.cli.main"
+    module = "baton.device_client.cli.main"
     small, cost = ["--member", "small"], ["--cost", "macs"]
     first = {
         "trained": [*_TRAIN, *small, *cost, "--json"],

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from common.errors import DeadlineExceeded, InvalidRequest
-from common.families.loader import Family
-from device_client import AsyncClient, Client
+from baton.common.errors import DeadlineExceeded, InvalidRequest
+from baton.common.families.loader import Family
+from baton.device_client import AsyncClient, Client
 from tests.support.forked_clients import (
     alone,
     check_that_one_made_before_says_so,

@@ -13,16 +13,16 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import open_channel
+from baton.coordinator.daemon import Node, running
+from baton.coordinator.decider import Clocks
+from baton.coordinator.settings import Settings
+from baton.coordinator.store.base import Resolution, Write
+from baton.coordinator.store.memory import MemoryStore
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import AdminStub, CoordinatorStub
-from common.errors import InvalidRequest, Unreachable
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import open_channel
-from coordinator.daemon import Node, running
-from coordinator.decider import Clocks
-from coordinator.settings import Settings
-from coordinator.store.base import Resolution, Write
-from coordinator.store.memory import MemoryStore
 
 
 class Clock:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.families.loader import Family
+from baton.common.families.loader import Family
 from tests.support.crashes import endure, serving
 from tests.support.nodes import device, edge
 from tests.support.tasks import PROMPTS

@@ -15,17 +15,15 @@ from pathlib import Path
 import grpc
 import pytest
 
+from baton.common.rpc import PROTOCOL_VERSION
 from baton.v1 import coordinator_pb2 as pb
-from common.rpc import PROTOCOL_VERSION
 
-CLI = [sys.executable, "-m", "coordinator.cli"]
+CLI = [sys.executable, "-m", "baton.coordinator.cli"]
 SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root / 'proto' / 'gen'}")
     monkeypatch.setenv("BATON_CONFIG", os.devnull)
     monkeypatch.delenv("BATON_COORDINATOR", raising=False)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.rpc.channel import bind, make_server
-from common.rpc.serving import Health
+from baton.common.rpc.channel import bind, make_server
+from baton.common.rpc.serving import Health
 from deploy import certificates, healthcheck
 from tests.support.nodes import closed_port, coordinator
 

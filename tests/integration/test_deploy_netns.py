@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.families.loader import Family
+from baton.common.families.loader import Family
 from tests.support.commands import clean_environment
 from tests.support.netns import SPACES, Network, Process, missing, network, remove_abandoned
 from tests.support.nodes import drawn_here
@@ -95,9 +95,9 @@ def serving(tmp_path_factory: pytest.TempPathFactory, family_folder: Path) -> It
     with network(PEERS) as net:
         site = Site(net, tmp_path_factory.mktemp("site"), family_folder)
         _write_secrets(site)
-        site.start("coordinator", "coordinator.cli", "serve")
+        site.start("coordinator", "baton.coordinator.cli", "serve")
         for name in EDGES:
-            site.start(name, "edge_server.cli", "serve")
+            site.start(name, "baton.edge_server.cli", "serve")
         yield site
 
 
@@ -142,7 +142,9 @@ def test_both_devices_draw_by_a_relay_what_one_machine_draws(
 ) -> None:
     out = site.folder / "b.png"
     flags = ["--arm", RELAY["arm"], "--steps", STEPS, "--seed", 1, "--out", out, "--json"]
-    other = site.start("device-b", "device_client.cli.main", "generate", PROMPT, *map(str, flags))
+    other = site.start(
+        "device-b", "baton.device_client.cli.main", "generate", PROMPT, *map(str, flags)
+    )
     told = device.draw(PROMPT, **RELAY)
     answer, _ = other.communicate(timeout=SECONDS)
     assert other.returncode == 0, site.log("device-b").read_text()

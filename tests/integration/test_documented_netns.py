@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from device_client.png import read_png
+from baton.device_client.png import read_png
 from tests.support.commands import ROOT, clean_environment
 from tests.support.netns import Network, Process, missing, network
 

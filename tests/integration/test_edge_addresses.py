@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from common.errors import InvalidRequest
-from common.families.loader import Family
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
+from baton.common.errors import InvalidRequest
+from baton.common.families.loader import Family
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 from tests.support.nodes import coordinator, until
 
 FAR = "coordinator.example.org:7700"

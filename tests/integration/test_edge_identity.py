@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.families.loader import Family
+from baton.common.rpc.access import OPEN
+from baton.common.rpc.channel import bind, channel_to, make_server
+from baton.common.rpc.edge_status import edge_status
+from baton.coordinator.daemon import Node
+from baton.edge_server.daemon import running
+from baton.edge_server.membership import Identity, Link, Membership
+from baton.edge_server.registry import Occupancy
+from baton.edge_server.settings import EdgeSettings
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import (
     CoordinatorServicer,
     CoordinatorStub,
     add_CoordinatorServicer_to_server,
 )
-from common.families.loader import Family
-from common.rpc.access import OPEN
-from common.rpc.channel import bind, channel_to, make_server
-from common.rpc.edge_status import edge_status
-from coordinator.daemon import Node
-from edge_server.daemon import running
-from edge_server.membership import Identity, Link, Membership
-from edge_server.registry import Occupancy
-from edge_server.settings import EdgeSettings
 from tests.support.nodes import coordinator, edge, until
 
 

@@ -13,18 +13,18 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.common.config import checked
+from baton.common.errors import Cancelled, Draining, InvalidRequest, Overloaded
+from baton.common.families.loader import Family
+from baton.common.latents import decode_state
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.convert import executed_from_proto, plan_to_proto
+from baton.common.rpc.status import from_rpc_error
+from baton.edge_server.registry import Occupancy
+from baton.edge_server.settings import EdgeSettings
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.config import checked
-from common.errors import Cancelled, Draining, InvalidRequest, Overloaded
-from common.families.loader import Family
-from common.latents import decode_state
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from common.rpc.convert import executed_from_proto, plan_to_proto
-from common.rpc.status import from_rpc_error
-from edge_server.registry import Occupancy
-from edge_server.settings import EdgeSettings
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, drawn_here, edge, until
 from tests.support.tasks import PROMPTS, plan, task

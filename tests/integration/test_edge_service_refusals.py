@@ -12,15 +12,21 @@ import msgpack
 import numpy as np
 import pytest
 
+from baton.common.errors import (
+    BatonError,
+    CorruptEnvelope,
+    Incompatible,
+    InvalidRequest,
+    UnknownName,
+)
+from baton.common.families.loader import Family, load_family
+from baton.common.latents import Codec, HistoryEntry, LatentState, NoiseLevel, encode_state
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.convert import executed_from_proto, plan_from_proto, plan_to_proto
+from baton.common.rpc.status import from_rpc_error
 from baton.v1 import edge_pb2, plan_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import BatonError, CorruptEnvelope, Incompatible, InvalidRequest, UnknownName
-from common.families.loader import Family, load_family
-from common.latents import Codec, HistoryEntry, LatentState, NoiseLevel, encode_state
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from common.rpc.convert import executed_from_proto, plan_from_proto, plan_to_proto
-from common.rpc.status import from_rpc_error
 from tests.support.engines import Gate
 from tests.support.envelopes import fields_of, peak_memory, seal
 from tests.support.nodes import Edge, drawn_here, edge, until

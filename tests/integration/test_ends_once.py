@@ -16,22 +16,21 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor
 
+from baton.common.errors import DeadlineExceeded, ExecutionFailed, Overloaded, Unreachable
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import Keepalive, channel_to
+from baton.common.rpc.convert import plan_to_proto
+from baton.common.rpc.status import from_rpc_error
+from baton.device_client.events import Decided, Event
+from baton.device_client.sdk import AsyncClient
+from baton.edge_server.registry import Counts
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import DeadlineExceeded, ExecutionFailed, Overloaded, Unreachable
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import Keepalive, channel_to
-from common.rpc.convert import plan_to_proto
-from common.rpc.status import from_rpc_error
-from device_client.events import Decided, Event
-from device_client.sdk import AsyncClient
-from edge_server.registry import Counts
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import device, edge, until
 from tests.support.tasks import PROMPTS, plan
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
 
 
@@ -236,12 +235,11 @@ async def test_a_device_that_cannot_make_it_says_so_before_it_begins(
 async def test_ctrl_c_tells_the_edge(family: Family, family_folder: Path, tmp_path: Path) -> None:
     gate = Gate()
     environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
         "BATON_CONFIG": os.devnull,
         "BATON_DEVICE_STATE_FOLDER": str(tmp_path),
     }
     async with edge(family, gate, linger=3600) as node:
-        command = ["-m", "device_client.cli.main", "generate", PROMPTS[0]]
+        command = ["-m", "baton.device_client.cli.main", "generate", PROMPTS[0]]
         flags = ["--family", str(family_folder), "--edge", node.address, "--arm", "edge:large"]
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, *flags, env=environment, cwd=tmp_path

@@ -12,13 +12,13 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from baton.common import errors
+from baton.common.errors import BatonError
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.serving import Health
+from baton.device_client.sdk import AsyncClient
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
-from common import errors
-from common.errors import BatonError
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.serving import Health
-from device_client.sdk import AsyncClient
 from tests.support.nodes import device, drawn_here, edge
 from tests.support.tasks import PROMPTS, plan, task
 

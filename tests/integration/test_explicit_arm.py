@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import (
+from baton.common.errors import (
     BatonError,
     Draining,
     ExecutionFailed,
@@ -18,11 +18,11 @@ from common.errors import (
     Overloaded,
     Unreachable,
 )
-from common.families.loader import Family
-from device_client.cli.generating import describe, summary
-from device_client.events import Stepped
-from device_client.result import Result
-from device_client.sdk import AsyncClient
+from baton.common.families.loader import Family
+from baton.device_client.cli.generating import describe, summary
+from baton.device_client.events import Stepped
+from baton.device_client.result import Result
+from baton.device_client.sdk import AsyncClient
 from tests.support.engines import Gate
 from tests.support.nodes import Edge, closed_port, coordinator, device, drawn_here, edge, until
 from tests.support.servers import ActingEdge, raising, serving

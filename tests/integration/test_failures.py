@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from baton.common.families.loader import Family
+from baton.device_client.events import EdgeLost, Reattached, Stepped
+from baton.device_client.result import Result
+from baton.device_client.sdk import AsyncClient
+from baton.edge_server import wire
 from baton.v1 import edge_pb2
-from common.families.loader import Family
-from device_client.events import EdgeLost, Reattached, Stepped
-from device_client.result import Result
-from device_client.sdk import AsyncClient
-from edge_server import wire
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, check_executed, device, drawn_here, edge, until
 from tests.support.processes import EdgeProcess, Forker, forker

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baton.common.build import Origin, this_build
+from baton.common.errors import BatonError, ExecutionFailed, InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.plan import MAX_BLOCKS, MAX_ROWS, MAX_STEPS, ExecutedStep
+from baton.common.rpc.channel import open_channel
+from baton.common.rpc.convert import executed_from_proto, executed_to_proto, largest_record
+from baton.common.rpc.status import from_rpc_error
+from baton.device_client.png import MAX_CHUNK_CHARS, Provenance, read_chunk, read_png, save_png
+from baton.edge_server.engine.job import Drawn
 from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
-from common.build import Origin, this_build
-from common.errors import BatonError, ExecutionFailed, InvalidRequest
-from common.families.loader import Family
-from common.plan import MAX_BLOCKS, MAX_ROWS, MAX_STEPS, ExecutedStep
-from common.rpc.channel import open_channel
-from common.rpc.convert import executed_from_proto, executed_to_proto, largest_record
-from common.rpc.status import from_rpc_error
-from device_client.png import MAX_CHUNK_CHARS, Provenance, read_chunk, read_png, save_png
-from edge_server.engine.job import Drawn
 from tests.support.engines import run_together
 from tests.support.graphs import random_mask, with_mask
 from tests.support.lying import PROMPT, STEPS, Scripted, accepted, image, stretch

@@ -13,10 +13,10 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from baton.common.families.loader import Family
+from baton.device_client.png import read_png
+from baton.device_client.sdk import AsyncClient
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.families.loader import Family
-from device_client.png import read_png
-from device_client.sdk import AsyncClient
 from tests.support.families import SIZE
 from tests.support.lying import (
     CUT,

@@ -28,9 +28,9 @@ def folder() -> Iterator[Path]:
 #: Nobody may read this Python, perhaps: all is imported before.
 _PROGRAM = f"""
 import encodings.idna, os, pwd, sys
-import coordinator.admin, coordinator.cli, coordinator.daemon
+import baton.coordinator.admin, baton.coordinator.cli, baton.coordinator.daemon
 os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})
-coordinator.cli.main()
+baton.coordinator.cli.main()
 """
 
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from common.accel.mask_settings import Settings
-from common.diffusion.executor import resume_run
-from common.errors import ExecutionFailed, Incompatible
-from common.families.loader import Family
-from common.latents import LatentState, NoiseLevel
-from device_client.cli import generating
-from device_client.cli.analyzing import AnalyzeRequest, analyze
-from device_client.cli.mask_training import MaskRequest, train_masks
-from device_client.replaying import replay
-from device_client.settings import DeviceSettings
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
+from baton.common.accel.mask_settings import Settings
+from baton.common.diffusion.executor import resume_run
+from baton.common.errors import ExecutionFailed, Incompatible
+from baton.common.families.loader import Family
+from baton.common.latents import LatentState, NoiseLevel
+from baton.device_client.cli import generating
+from baton.device_client.cli.analyzing import AnalyzeRequest, analyze
+from baton.device_client.cli.mask_training import MaskRequest, train_masks
+from baton.device_client.replaying import replay
+from baton.device_client.settings import DeviceSettings
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 from tests.support.families import copy_family
 from tests.support.lying import (
     CUT,

@@ -13,14 +13,20 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from baton.common.errors import (
+    BatonError,
+    CorruptEnvelope,
+    InvalidRequest,
+    UnknownName,
+    Unreachable,
+)
+from baton.common.families.loader import Family
+from baton.common.latents import NoiseLevel
+from baton.common.latents.state import HistoryEntry
+from baton.device_client.events import Queued
+from baton.device_client.result import Result
+from baton.device_client.sdk import AsyncClient
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.errors import BatonError, CorruptEnvelope, InvalidRequest, UnknownName, Unreachable
-from common.families.loader import Family
-from common.latents import NoiseLevel
-from common.latents.state import HistoryEntry
-from device_client.events import Queued
-from device_client.result import Result
-from device_client.sdk import AsyncClient
 from tests.support.engines import Gate
 from tests.support.lying import (
     PROMPT,

@@ -14,16 +14,16 @@ from typing import TextIO
 
 import pytest
 
-from common.streams import keep_writable
-from coordinator import daemon as coordinator_daemon
-from coordinator.settings import Settings
-from edge_server import daemon as edge_daemon
-from edge_server.settings import EdgeSettings
+from baton.common.streams import keep_writable
+from baton.coordinator import daemon as coordinator_daemon
+from baton.coordinator.settings import Settings
+from baton.edge_server import daemon as edge_daemon
+from baton.edge_server.settings import EdgeSettings
 from tests.support.commands import clean_environment
 from tests.support.outlets import Line, Outlet, Said, run_lines
 
 FULL = "error: cannot write to stdout: No space left on device\n"
-CLI = [sys.executable, "-m", "device_client.cli.main"]
+CLI = [sys.executable, "-m", "baton.device_client.cli.main"]
 
 #: Every way in which the programs print: help, tables, JSON, lines, and usage.
 COMMANDS = [
@@ -59,7 +59,7 @@ WRONG = ["baton", "bogus"]
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[str]:
     """The address of one whose banner goes to a full disk."""
-    command = [sys.executable, "-m", "coordinator.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "baton.coordinator.cli", "serve", "--port", "0"]
     read, write = os.pipe()
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ExecutionFailed, InvalidRequest
-from common.rpc.ticket_keys import kept_private_key
-from coordinator.daemon import running
-from coordinator.settings import Settings
-from coordinator.store.base import NewDecision
-from coordinator.store.sqlite import SqliteStore
-from device_client.journal import Journal
+from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.rpc.ticket_keys import kept_private_key
+from baton.coordinator.daemon import running
+from baton.coordinator.settings import Settings
+from baton.coordinator.store.base import NewDecision
+from baton.coordinator.store.sqlite import SqliteStore
+from baton.device_client.journal import Journal
 from tests.support.limits import no_file_above
 from tests.unit.coordinator.test_sqlite_store import decision
 from tests.unit.device_client.test_journal import FULL

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from common.errors import BatonError
-from common.families.loader import Family
-from coordinator.daemon import Node, running
-from coordinator.settings import Settings
-from device_client.sdk import AsyncClient
+from baton.common.errors import BatonError
+from baton.common.families.loader import Family
+from baton.coordinator.daemon import Node, running
+from baton.coordinator.settings import Settings
+from baton.device_client.sdk import AsyncClient
 from tests.support.nodes import device, edge, until
 from tests.support.servers import ActingEdge, raising, serving
 

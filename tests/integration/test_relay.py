@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.families.loader import Family
-from common.families.local import begin, run_here
-from common.latents import Codec, decode_state, encode_state
-from common.plan import SAMPLERS, SamplerName
-from device_client.events import Decided, Event, Finished, HandedOver, Stepped
-from device_client.sdk import AsyncClient, Client
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here
+from baton.common.latents import Codec, decode_state, encode_state
+from baton.common.plan import SAMPLERS, SamplerName
+from baton.device_client.events import Decided, Event, Finished, HandedOver, Stepped
+from baton.device_client.sdk import AsyncClient, Client
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, check_executed, device, differ, drawn_here, edge, until
 from tests.support.tasks import PROMPTS, plan, run_alone, task

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BatonError, Incompatible
-from common.families.loader import Family
-from coordinator.daemon import Node
-from coordinator.values import DecisionRecord
-from device_client.result import Result
-from device_client.sdk import AsyncClient
+from baton.common.errors import BatonError, Incompatible
+from baton.common.families.loader import Family
+from baton.coordinator.daemon import Node
+from baton.coordinator.values import DecisionRecord
+from baton.device_client.result import Result
+from baton.device_client.sdk import AsyncClient
 from tests.support.nodes import (
     Edge,
     check_executed,

@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
+from baton.common.errors import BatonError, Cancelled, ExecutionFailed
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.coordinator.daemon import Node
+from baton.coordinator.values import DecisionRecord
+from baton.device_client.cli.explaining import explain
+from baton.device_client.events import Stepped
+from baton.device_client.journal import JOURNAL_FILE, LAST, Entry, Journal
+from baton.device_client.sdk import AsyncClient
+from baton.device_client.settings import DeviceSettings
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from baton.v1.edge_pb2_grpc import EdgeServicer
-from common.errors import BatonError, Cancelled, ExecutionFailed
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from coordinator.daemon import Node
-from coordinator.values import DecisionRecord
-from device_client.cli.explaining import explain
-from device_client.events import Stepped
-from device_client.journal import JOURNAL_FILE, LAST, Entry, Journal
-from device_client.sdk import AsyncClient
-from device_client.settings import DeviceSettings
 from tests.support.engines import Gate
 from tests.support.nodes import coordinator, device, edge, until
 from tests.support.servers import ActingEdge, raising, serving

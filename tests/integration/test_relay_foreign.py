@@ -10,10 +10,10 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from common.diffusion.calls import Denoiser
-from common.errors import Incompatible
-from common.families.loader import Family, load_family
-from common.latents import Codec, decode_state, encode_state
+from baton.common.diffusion.calls import Denoiser
+from baton.common.errors import Incompatible
+from baton.common.families.loader import Family, load_family
+from baton.common.latents import Codec, decode_state, encode_state
 from tests.support.engines import Counter
 from tests.support.foreign import PERMUTATION, SCALE, ForeignFamily, write_foreign
 from tests.support.nodes import device, drawn_here, edge

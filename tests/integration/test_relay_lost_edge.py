@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import Incompatible, Unreachable
-from common.families.loader import Family, load_family
-from common.plan import SAMPLERS, SamplerName
-from device_client.events import EdgeLost, Finished, Stepped
-from device_client.result import Result
+from baton.common.errors import Incompatible, Unreachable
+from baton.common.families.loader import Family, load_family
+from baton.common.plan import SAMPLERS, SamplerName
+from baton.device_client.events import EdgeLost, Finished, Stepped
+from baton.device_client.result import Result
 from tests.support.engines import Gate
 from tests.support.families import copy_family, edit_json
 from tests.support.nodes import (

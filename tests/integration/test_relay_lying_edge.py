@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baton.common.build import Origin, this_build
+from baton.common.errors import BatonError
+from baton.common.families.loader import Family
 from baton.v1 import edge_pb2, plan_pb2
-from common.build import Origin, this_build
-from common.errors import BatonError
-from common.families.loader import Family
 from tests.support.families import SIZE
 from tests.support.lying import (
     CUT,

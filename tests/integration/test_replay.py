@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from common.errors import BatonError, Incompatible
-from common.families.loader import Family, load_family
-from common.plan import SAMPLERS, SamplerName
-from device_client import Result, replay, replay_provenance
-from device_client.events import Finished, Stepped
+from baton.common.errors import BatonError, Incompatible
+from baton.common.families.loader import Family, load_family
+from baton.common.plan import SAMPLERS, SamplerName
+from baton.device_client import Result, replay, replay_provenance
+from baton.device_client.events import Finished, Stepped
 from tests.support.engines import Gate
 from tests.support.families import copy_family, flip_bit
 from tests.support.nodes import device, edge, until

@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 
-from common.accel.masks import load_mask, mask_path
-from common.diffusion.calls import flow_of
-from common.families.loader import Family, load_family
-from common.plan import Accel, Plan
+from baton.common.accel.masks import load_mask, mask_path
+from baton.common.diffusion.calls import flow_of
+from baton.common.families.loader import Family, load_family
+from baton.common.plan import Accel, Plan
 from tests.support.tasks import plan
 
 MEMBERS = ("large", "medium", "small")

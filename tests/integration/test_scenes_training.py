@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from common.families.loader import load_family
-from common.families.scenes.training.loop import read_position
-from common.families.scenes.training.stages import STAGES
+from baton.common.families.loader import load_family
+from baton.common.families.scenes.training.loop import read_position
+from baton.common.families.scenes.training.stages import STAGES
 
-COMMAND = [sys.executable, "-m", "common.families.scenes.training"]
+COMMAND = [sys.executable, "-m", "baton.common.families.scenes.training"]
 TOY = ["--scenes", "40", "--pictures", "40", "--gate", "0", "--threads", "1", "--device", "cpu"]
 
 

@@ -66,11 +66,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, family_folder: Path) -> Itera
     assert make_certificates([str(made.out)]) == 0
     with ExitStack() as stack:
         settings = made.settings("coordinator")
-        made.coordinator = address(stack.enter_context(serving("coordinator.cli", settings)))
+        made.coordinator = address(stack.enter_context(serving("baton.coordinator.cli", settings)))
         settings = made.settings(
             "edge", BATON_EDGE_COORDINATOR=made.coordinator, BATON_EDGE_FAMILY=str(family_folder)
         )
-        made.edge = address(stack.enter_context(serving("edge_server.cli", settings)))
+        made.edge = address(stack.enter_context(serving("baton.edge_server.cli", settings)))
         yield made
 
 
@@ -81,7 +81,7 @@ def told(site: Site) -> dict[str, Told]:
     settings = site.settings("device", BATON_DEVICE_FAMILY=str(site.family), **secret)
     nodes = ["--coordinator", site.coordinator]
     return site.run(
-        "device_client.cli.main",
+        "baton.device_client.cli.main",
         settings,
         config=["config", "show", "--json"],
         doctor=["doctor", "--edge", site.edge, *nodes, "--json"],
@@ -112,13 +112,15 @@ def test_the_operator_looks_inside(site: Site) -> None:
     admin = site.settings("admin")
     at = ["--address", site.coordinator, "--json"]
     lines = {"nodes": ["nodes", *at], "arms": ["arms", *at], "decisions": ["decisions", *at]}
-    found = site.run("coordinator.cli", admin, **lines)
+    found = site.run("baton.coordinator.cli", admin, **lines)
     (node,) = found["nodes"].json()
     assert node["address"] == site.edge
     (decision,) = found["decisions"].json() or [None]
     assert decision is None or decision["owner"] == "device"
     found["arms"].json()
-    status = site.run("edge_server.cli", admin, status=["status", "--address", site.edge, "--json"])
+    status = site.run(
+        "baton.edge_server.cli", admin, status=["status", "--address", site.edge, "--json"]
+    )
     assert status["status"].json()["node_id"] == "edge"
 
 
@@ -133,7 +135,9 @@ def test_others_are_told_in_one_line_why_not(site: Site, name: str) -> None:
     else:
         settings = site.settings("admin", BATON_ADMIN_TLS_CA=str(site.folder / "absent.pem"))
         code, word = 2, "absent.pem"
-    found = site.run("coordinator.cli", settings, nodes=["nodes", "--address", site.coordinator])
+    found = site.run(
+        "baton.coordinator.cli", settings, nodes=["nodes", "--address", site.coordinator]
+    )
     assert word in found["nodes"].refused(code)
 
 
@@ -141,5 +145,5 @@ def test_a_node_with_the_wrong_key_does_not_start(site: Site) -> None:
     settings = site.settings(
         "coordinator", BATON_COORDINATOR_TLS_KEY=str(site.out / "device" / "key.pem")
     )
-    found = site.run("coordinator.cli", settings, serve=["serve", "--port", "0"])
+    found = site.run("baton.coordinator.cli", settings, serve=["serve", "--port", "0"])
     assert "is not the key of" in found["serve"].refused(2)

@@ -11,24 +11,24 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from baton.v1 import coordinator_pb2 as pb
-from baton.v1 import edge_pb2
-from baton.v1.coordinator_pb2_grpc import AdminStub, CoordinatorStub
-from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import (
+from baton.common.errors import (
     BatonError,
     InvalidRequest,
     PermissionDenied,
     Unauthenticated,
     UnknownName,
 )
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.access import Access
-from common.rpc.auth import PERMITTED
-from common.rpc.channel import open_channel
-from common.rpc.status import from_rpc_error
-from coordinator.daemon import Node
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.access import Access
+from baton.common.rpc.auth import PERMITTED
+from baton.common.rpc.channel import open_channel
+from baton.common.rpc.status import from_rpc_error
+from baton.coordinator.daemon import Node
+from baton.v1 import coordinator_pb2 as pb
+from baton.v1 import edge_pb2
+from baton.v1.coordinator_pb2_grpc import AdminStub, CoordinatorStub
+from baton.v1.edge_pb2_grpc import EdgeStub
 from tests.integration.test_edge_service_refusals import ask, drawn, refusal
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import Edge, coordinator, drawn_here, edge, one_line, until

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from baton.common.errors import PermissionDenied
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, encode_state
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.tickets import Refusal
+from baton.device_client.events import EdgeLost, Event, Finished, Reattached, Stepped
+from baton.device_client.result import Result
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import PermissionDenied
-from common.families.loader import Family
-from common.latents import Codec, encode_state
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import channel_to
-from common.rpc.tickets import Refusal
-from device_client.events import EdgeLost, Event, Finished, Reattached, Stepped
-from device_client.result import Result
 from tests.integration.test_edge_service_refusals import ask, drawn, refusal
 from tests.integration.test_security_tickets import (
     Guarded,

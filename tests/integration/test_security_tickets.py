@@ -13,22 +13,22 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from baton.common.errors import Incompatible, PermissionDenied
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, encode_state
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.access import Access
+from baton.common.rpc.channel import channel_to, open_channel
+from baton.common.rpc.convert import plan_to_proto
+from baton.common.rpc.ticket_keys import read_private_key
+from baton.common.rpc.tickets import Refusal, Signer, Ticket, peek
+from baton.coordinator.daemon import Node
+from baton.coordinator.daemon import running as coordinator_running
+from baton.coordinator.settings import Settings
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import Incompatible, PermissionDenied
-from common.families.loader import Family
-from common.latents import Codec, encode_state
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.access import Access
-from common.rpc.channel import channel_to, open_channel
-from common.rpc.convert import plan_to_proto
-from common.rpc.ticket_keys import read_private_key
-from common.rpc.tickets import Refusal, Signer, Ticket, peek
-from coordinator.daemon import Node
-from coordinator.daemon import running as coordinator_running
-from coordinator.settings import Settings
 from tests.integration.test_edge_service_refusals import ask, drawn, refusal
 from tests.support.engines import Counter, Gate
 from tests.support.nodes import (

@@ -9,16 +9,16 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from baton.common.errors import BatonError, InvalidRequest, Unreachable
+from baton.common.families.loader import Family
+from baton.common.rpc.access import OPEN, Access
+from baton.common.rpc.channel import channel_to
+from baton.common.rpc.edge_status import edge_status
+from baton.common.rpc.status import from_rpc_error
+from baton.common.rpc.tls import ClientTls
+from baton.edge_server.daemon import running as edge_running
+from baton.edge_server.settings import EdgeSettings
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import BatonError, InvalidRequest, Unreachable
-from common.families.loader import Family
-from common.rpc.access import OPEN, Access
-from common.rpc.channel import channel_to
-from common.rpc.edge_status import edge_status
-from common.rpc.status import from_rpc_error
-from common.rpc.tls import ClientTls
-from edge_server.daemon import running as edge_running
-from edge_server.settings import EdgeSettings
 from tests.integration.test_edge_service_refusals import ask
 from tests.support.engines import Gate
 from tests.support.nodes import (

@@ -12,12 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from baton.common.errors import BatonError, InvalidRequest, Unauthenticated, Unreachable
+from baton.common.families.loader import Family
+from baton.common.rpc.access import Access, AdminSettings, ServerAccess
+from baton.common.rpc.channel import open_channel
+from baton.common.rpc.edge_status import edge_status
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import BatonError, InvalidRequest, Unauthenticated, Unreachable
-from common.families.loader import Family
-from common.rpc.access import Access, AdminSettings, ServerAccess
-from common.rpc.channel import open_channel
-from common.rpc.edge_status import edge_status
 from tests.integration.test_edge_service_refusals import ask, drawn, refusal
 from tests.support.nodes import Cable, coordinator, device, edge, one_line, until
 from tests.support.security import Credentials

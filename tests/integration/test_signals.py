@@ -12,13 +12,16 @@ import pytest
 from tests.support.commands import clean_environment
 from tests.support.pid_namespaces import first_process
 
-_DEVICE = ["device_client.cli.main", "generate", "a red cat", "--arm", "device", "--n", "64"]
+_DEVICE = ["baton.device_client.cli.main", "generate", "a red cat", "--arm", "device", "--n", "64"]
 
 #: The program, and the library in whose company it is still far from its work.
 PROGRAMS = {
-    "an edge whose weights load": (["edge_server.cli", "serve", "--port", "0"], "libtorch_cpu"),
+    "an edge whose weights load": (
+        ["baton.edge_server.cli", "serve", "--port", "0"],
+        "libtorch_cpu",
+    ),
     "a picture whose weights load": (_DEVICE, "libtorch_cpu"),
-    "a coordinator that begins": (["coordinator.cli", "serve", "--port", "0"], "cygrpc"),
+    "a coordinator that begins": (["baton.coordinator.cli", "serve", "--port", "0"], "cygrpc"),
 }
 
 
@@ -39,8 +42,8 @@ def told(body: str, number: signal.Signals, folder: Path) -> tuple[int, str, str
     """What a program says that sends itself the signal within ``body``."""
     code = (
         "import asyncio, signal, sys, threading, time, typer\n"
-        "from common.cli import run\n"
-        "from common.interrupts import run_daemon, stop_signals\n"
+        "from baton.common.cli import run\n"
+        "from baton.common.interrupts import run_daemon, stop_signals\n"
         "app = typer.Typer()\n"
         f"end = lambda: signal.raise_signal({int(number)})\n"
         f"@app.command()\ndef main():\n{body}\n"

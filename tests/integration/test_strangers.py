@@ -12,16 +12,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from common.errors import BatonError, Incompatible, Unreachable
-from common.families.loader import Family
-from common.rpc.access import OPEN
-from common.rpc.edge_status import edge_status
-from coordinator import admin
-from device_client.cli.diagnosing import doctor
-from device_client.coordination import Link, check_health
-from device_client.settings import DeviceSettings
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
+from baton.common.errors import BatonError, Incompatible, Unreachable
+from baton.common.families.loader import Family
+from baton.common.rpc.access import OPEN
+from baton.common.rpc.edge_status import edge_status
+from baton.coordinator import admin
+from baton.device_client.cli.diagnosing import doctor
+from baton.device_client.coordination import Link, check_health
+from baton.device_client.settings import DeviceSettings
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 from tests.support.nodes import coordinator, device, edge, one_line, until
 from tests.support.strangers import hanging_up, listening, saying, silent, web_server
 from tests.support.tasks import PROMPTS

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.families.loader import Family
-from device_client.sdk import AsyncClient
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
+from baton.common.families.loader import Family
+from baton.device_client.sdk import AsyncClient
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 
 HERE = 3
 

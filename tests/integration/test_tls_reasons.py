@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from common.errors import BatonError, Unreachable
-from common.rpc.access import OPEN, Access, Guard
-from common.rpc.channel import bind, make_server
-from common.rpc.edge_status import edge_status
-from common.rpc.tls import ClientTls, KeyPair, ServerTls
+from baton.common.errors import BatonError, Unreachable
+from baton.common.rpc.access import OPEN, Access, Guard
+from baton.common.rpc.channel import bind, make_server
+from baton.common.rpc.edge_status import edge_status
+from baton.common.rpc.tls import ClientTls, KeyPair, ServerTls
 from tests.support.certificates import Issuer
 from tests.support.nodes import one_line
 from tests.support.strangers import hanging_up, listening, saying

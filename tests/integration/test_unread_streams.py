@@ -12,15 +12,15 @@ import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.common.errors import UnknownName
+from baton.common.families.loader import Family
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import bind, channel_to, make_server
+from baton.common.rpc.convert import plan_to_proto
+from baton.common.rpc.status import from_rpc_error
+from baton.coordinator.daemon import Node as CoordinatorNode
+from baton.edge_server.daemon import Node as EdgeNode
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc, edge_pb2
-from common.errors import UnknownName
-from common.families.loader import Family
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import bind, channel_to, make_server
-from common.rpc.convert import plan_to_proto
-from common.rpc.status import from_rpc_error
-from coordinator.daemon import Node as CoordinatorNode
-from edge_server.daemon import Node as EdgeNode
 from tests.support.engines import Gate
 from tests.support.nodes import coordinator, edge, until
 from tests.support.stubborn import unread

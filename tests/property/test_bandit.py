@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.errors import InvalidRequest, Overloaded
-from coordinator.bandit import linucb
-from coordinator.bandit.linucb import FloatArray, LinUCB, inverse, rank_one
-from coordinator.bandit.policy import draw, propensities
+from baton.common.errors import InvalidRequest, Overloaded
+from baton.coordinator.bandit import linucb
+from baton.coordinator.bandit.linucb import FloatArray, LinUCB, inverse, rank_one
+from baton.coordinator.bandit.policy import draw, propensities
 
 D = 4
 UNIT = st.floats(0.0, 1.0, width=32)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baton.v1 import plan_pb2
-from common.errors import InvalidRequest
-from common.plan import LOCATIONS, MAX_BLOCKS, MAX_STEPS, ExecutedStep, Location, Plan
-from common.rpc.convert import (
+from baton.common.errors import InvalidRequest
+from baton.common.plan import LOCATIONS, MAX_BLOCKS, MAX_STEPS, ExecutedStep, Location, Plan
+from baton.common.rpc.convert import (
     executed_from_proto,
     executed_to_proto,
     plan_from_proto,
     plan_to_proto,
 )
+from baton.v1 import plan_pb2
 from tests.support.strategies import ahead, blocks, names, plans, prior_noises
 
 counts = st.integers(0, 2**32 - 1)

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from common.errors import CorruptEnvelope, Incompatible
-from common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
+from baton.common.errors import CorruptEnvelope, Incompatible
+from baton.common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
 from tests.support.envelopes import fields_of, seal, small_envelope
 from tests.support.strategies import ordinary_levels, states
 

@@ -7,8 +7,8 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.fleet import ASSUMED_CAPACITY, CPU_WEIGHT, MAX_EDGES, RTT_SCALE, Fleet, Need
-from coordinator.values import NodeLoad, NodeView, Registration
+from baton.coordinator.fleet import ASSUMED_CAPACITY, CPU_WEIGHT, MAX_EDGES, RTT_SCALE, Fleet, Need
+from baton.coordinator.values import NodeLoad, NodeView, Registration
 from tests.unit.coordinator.test_fleet import LEASE, Clock
 
 NAMES = [f"e{number}" for number in range(MAX_EDGES + 6)]

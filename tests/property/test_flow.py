@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.diffusion.blocks import Block, BlockGraph, Blocks, Shared
+from baton.common.diffusion.blocks import Block, BlockGraph, Blocks, Shared
 
 Wiring = tuple[tuple[int, ...], ...]
 

@@ -10,19 +10,19 @@ import grpc.aio
 import pytest
 from hypothesis import given
 
+from baton.common.errors import BatonError, CorruptEnvelope, InvalidRequest, UnknownName
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, LatentState, encode_state, largest_envelope
+from baton.common.plan import MAX_PROMPT_CHARS
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import CONTROL_BYTES, channel_to
+from baton.common.rpc.convert import MAX_ATTEMPTS, MAX_REASON_CHARS, plan_to_proto
+from baton.common.rpc.status import from_rpc_error
+from baton.edge_server.wire import largest_request
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import BatonError, CorruptEnvelope, InvalidRequest, UnknownName
-from common.families.loader import Family
-from common.latents import Codec, LatentState, encode_state, largest_envelope
-from common.plan import MAX_PROMPT_CHARS
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import CONTROL_BYTES, channel_to
-from common.rpc.convert import MAX_ATTEMPTS, MAX_REASON_CHARS, plan_to_proto
-from common.rpc.status import from_rpc_error
-from edge_server.wire import largest_request
 from tests.support.envelopes import peak_memory
 from tests.support.hostile import MOST_BYTES, Read, cases, is_refused
 from tests.support.nodes import coordinator, edge

@@ -15,21 +15,21 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baton.common.build import Origin, this_build
+from baton.common.errors import BatonError, CorruptEnvelope, ExecutionFailed, Incompatible
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, decode_state, encode_state
+from baton.common.plan import ExecutedStep
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import bind
+from baton.common.rpc.convert import executed_to_proto, plan_to_proto
+from baton.common.rpc.edge_status import edge_status
+from baton.coordinator import wire
+from baton.coordinator.checks import check_id
+from baton.device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
+from baton.edge_server.wire import work_from_proto
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2
-from common.build import Origin, this_build
-from common.errors import BatonError, CorruptEnvelope, ExecutionFailed, Incompatible
-from common.families.loader import Family
-from common.latents import Codec, decode_state, encode_state
-from common.plan import ExecutedStep
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import bind
-from common.rpc.convert import executed_to_proto, plan_to_proto
-from common.rpc.edge_status import edge_status
-from coordinator import wire
-from coordinator.checks import check_id
-from device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
-from edge_server.wire import work_from_proto
 from tests.support.envelopes import HEAD_BYTES, seal, small_envelope
 from tests.support.messages import altered, damaged
 from tests.support.tasks import plan, run_alone, task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.families.scenes.grammar import (
+from baton.common.families.scenes.grammar import (
     MAX_COUNT,
     RELATIONS,
     ObjectSpec,
@@ -13,8 +13,8 @@ from common.families.scenes.grammar import (
     parse_prompt,
     vocabulary,
 )
-from common.families.scenes.icons import ICONS
-from common.families.scenes.worlds import WORLDS, World
+from baton.common.families.scenes.icons import ICONS
+from baton.common.families.scenes.worlds import WORLDS, World
 
 worlds = st.sampled_from(WORLDS)
 

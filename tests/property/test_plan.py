@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from common.errors import InvalidRequest
-from common.plan import (
+from baton.common.errors import InvalidRequest
+from baton.common.plan import (
     LOCATIONS,
     MAX_SEGMENTS,
     MAX_STEPS,

@@ -10,10 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.diffusion.samplers import Past, advance, predictions, rescale, vp_form
-from common.diffusion.schedules import Prediction, Schedule
-from common.latents.state import NoiseLevel
-from common.plan import SAMPLERS, SamplerName
+from baton.common.diffusion.samplers import Past, advance, predictions, rescale, vp_form
+from baton.common.diffusion.schedules import Prediction, Schedule
+from baton.common.latents.state import NoiseLevel
+from baton.common.plan import SAMPLERS, SamplerName
 from tests.support.strategies import ordinary_levels
 
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")

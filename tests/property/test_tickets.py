@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import PermissionDenied
-from common.rpc.tickets import KeyRing, Refusal, Ticket
+from baton.common.errors import PermissionDenied
+from baton.common.rpc.tickets import KeyRing, Refusal, Ticket
 from tests.support.security import new_signer
 
 SIGNER = new_signer()

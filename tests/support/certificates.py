@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from common.rpc.tls import KeyPair
+from baton.common.rpc.tls import KeyPair
 
 HERE = ("localhost", "127.0.0.1")
 

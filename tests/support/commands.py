@@ -20,13 +20,10 @@ _SECONDS = 100
 
 
 def clean_environment(folder: Path, **more: str) -> dict[str, str]:
-    """This process's environment without Baton's settings; what a command keeps goes to ``folder``.
-
-    The packages come from this working tree, installed or not.
-    """
+    """This process's environment without Baton's settings; what it keeps is in ``folder``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     own = {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
+        "PYTHONPATH": str(ROOT),  # for the tests' own modules
         "BATON_CONFIG": os.devnull,
         "XDG_STATE_HOME": str(folder / "state"),
         "OMP_NUM_THREADS": "1",

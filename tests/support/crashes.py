@@ -25,11 +25,10 @@ from pathlib import Path
 
 import grpc
 
+from baton.common.rpc import PROTOCOL_VERSION
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import AdminStub, CoordinatorStub
-from common.rpc import PROTOCOL_VERSION
 
-ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = 4
 _SECONDS = 60
 #: Of the delay between the last acknowledged operation and the kill: several commits long.
@@ -138,9 +137,17 @@ class Served:
 @contextlib.contextmanager
 def serving(db: Path, *flags: str) -> Iterator[Served]:
     """A coordinator on a free port, once it has answered a call; killed at the end."""
-    command = [sys.executable, "-m", "coordinator.cli", "serve", "--port", "0", "--db", str(db)]
+    command = [
+        sys.executable,
+        "-m",
+        "baton.coordinator.cli",
+        "serve",
+        "--port",
+        "0",
+        "--db",
+        str(db),
+    ]
     environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
         "BATON_CONFIG": os.devnull,
     }
     begun = time.monotonic()

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from common.diffusion.blocks import Block, BlockGraph, Shared
-from common.diffusion.calls import Denoiser
-from common.errors import BatonError
-from common.families.loader import Family, Member
-from edge_server.engine.engine import Engine, Limits
-from edge_server.engine.job import (
+from baton.common.diffusion.blocks import Block, BlockGraph, Shared
+from baton.common.diffusion.calls import Denoiser
+from baton.common.errors import BatonError
+from baton.common.families.loader import Family, Member
+from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
     Dropped,

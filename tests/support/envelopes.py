@@ -10,8 +10,15 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from common.errors import BatonError
-from common.latents import Codec, HistoryEntry, LatentState, NoiseLevel, decode_state, encode_state
+from baton.common.errors import BatonError
+from baton.common.latents import (
+    Codec,
+    HistoryEntry,
+    LatentState,
+    NoiseLevel,
+    decode_state,
+    encode_state,
+)
 
 FINGERPRINT = "f" * 32
 HEAD_BYTES = 36  # magic and digest

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
-from common.families.scenes.members import (
+from baton.common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
+from baton.common.families.scenes.members import (
     LATENT_CHANNELS,
     TEXT_WIDTH,
     build_scheduler,
     build_text_encoder,
 )
-from common.families.scenes.text import build_tokenizer
-from common.families.scenes.worlds import FLAT
+from baton.common.families.scenes.text import build_tokenizer
+from baton.common.families.scenes.worlds import FLAT
 
 NAME = "tiny"
 MEMBERS = ("large", "small")

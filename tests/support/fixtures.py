@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.families.loader import Family, load_family
+from baton.common.families.loader import Family, load_family
 from tests.support.families import write_family
 
 

@@ -16,9 +16,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
-from common.diffusion.calls import Denoiser
-from common.families.loader import Family
-from common.families.manifest import read_manifest
+from baton.common.diffusion.calls import Denoiser
+from baton.common.families.loader import Family
+from baton.common.families.manifest import read_manifest
 from tests.support.families import copy_family
 
 #: ``s``: below 1, so that the first step still looks like the noise that the members know.

@@ -12,8 +12,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from common.rpc.channel import make_server, open_channel
-from device_client import AsyncClient, Client
+from baton.common.rpc.channel import make_server, open_channel
+from baton.device_client import AsyncClient, Client
 from tests.support.forks import forked
 
 MADE_BEFORE = "forked: make the client in the child"

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.families.loader import Family, load_family
-from common.interrupts import stop_signals
-from edge_server.daemon import running
-from edge_server.settings import EdgeSettings
+from baton.common.families.loader import Family, load_family
+from baton.common.interrupts import stop_signals
+from baton.edge_server.daemon import running
+from baton.edge_server.settings import EdgeSettings
 from tests.support.engines import WatchedFamily
 
 

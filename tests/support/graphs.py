@@ -12,13 +12,13 @@ import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
-from common.accel.masks import BlockMask, Purpose, mask_path, save_mask
-from common.accel.propagation import Propagation, propagated
-from common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
-from common.diffusion.rows import Row, RowBatch
-from common.families.loader import Family, load_family
-from common.families.manifest import MANIFEST_NAME
-from common.plan import Accel, Plan, SamplerName, StepDirective
+from baton.common.accel.masks import BlockMask, Purpose, mask_path, save_mask
+from baton.common.accel.propagation import Propagation, propagated
+from baton.common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+from baton.common.diffusion.rows import Row, RowBatch
+from baton.common.families.loader import Family, load_family
+from baton.common.families.manifest import MANIFEST_NAME
+from baton.common.plan import Accel, Plan, SamplerName, StepDirective
 from tests.support.families import copy_family, edit_json
 
 CHANNELS = 4

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 import msgpack
 import numpy as np
 
+from baton.common.errors import BatonError
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
+from baton.common.latents.envelope import MAX_ENVELOPE_BYTES, MAX_LATENT_VALUES
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.channel import CONTROL_BYTES
+from baton.common.rpc.convert import executed_from_proto
+from baton.coordinator import wire
+from baton.edge_server.wire import largest_request, work_from_proto
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2, plan_pb2
-from common.errors import BatonError
-from common.families.loader import Family
-from common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
-from common.latents.envelope import MAX_ENVELOPE_BYTES, MAX_LATENT_VALUES
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.channel import CONTROL_BYTES
-from common.rpc.convert import executed_from_proto
-from coordinator import wire
-from edge_server.wire import largest_request, work_from_proto
 from tests.support.envelopes import fields_of, forged, seal
 
 MOST_BYTES = 64 * 1024 * 1024

@@ -10,11 +10,11 @@ import grpc.aio
 import msgpack
 import numpy as np
 
+from baton.common.build import this_build
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, LatentState, encode_state
+from baton.common.rpc import PROTOCOL_VERSION
 from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
-from common.build import this_build
-from common.families.loader import Family
-from common.latents import Codec, LatentState, encode_state
-from common.rpc import PROTOCOL_VERSION
 from tests.support.envelopes import fields_of, seal
 from tests.support.families import SIZE
 from tests.support.tasks import PROMPTS, plan, run_alone, task

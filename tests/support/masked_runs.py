@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from common.accel.propagation import propagated
-from common.diffusion.blocks import BlockGraph
-from common.diffusion.calls import Denoiser
-from common.diffusion.executor import Run, StepRecord, step_alone
-from common.families.loader import Family
-from common.latents import Codec, LatentState, decode_state, encode_state
-from common.plan import Plan, Task
+from baton.common.accel.propagation import propagated
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.executor import Run, StepRecord, step_alone
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, LatentState, decode_state, encode_state
+from baton.common.plan import Plan, Task
 from tests.support.graphs import with_columns
 from tests.support.tasks import run_alone, task
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.families.scenes.grammar import MAX_COUNT, RELATIONS, ObjectSpec, SceneSpec
-from common.families.scenes.icons import ICONS
-from common.families.scenes.worlds import World
+from baton.common.families.scenes.grammar import MAX_COUNT, RELATIONS, ObjectSpec, SceneSpec
+from baton.common.families.scenes.icons import ICONS
+from baton.common.families.scenes.worlds import World
 
 
 def made_false(spec: SceneSpec, world: World, rng: np.random.Generator) -> tuple[str, SceneSpec]:

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import BatonError
-from common.families.loader import Family
-from common.plan import ExecutedStep, Plan, Task
-from coordinator.daemon import Node as CoordinatorNode
-from coordinator.daemon import running as coordinator_running
-from coordinator.settings import Settings as CoordinatorSettings
-from coordinator.store.memory import MemoryStore
-from device_client.sdk import AsyncClient
-from edge_server.daemon import Node as EdgeNode
-from edge_server.daemon import running as edge_running
-from edge_server.registry import Registry
-from edge_server.settings import EdgeSettings
+from baton.common.errors import BatonError
+from baton.common.families.loader import Family
+from baton.common.plan import ExecutedStep, Plan, Task
+from baton.coordinator.daemon import Node as CoordinatorNode
+from baton.coordinator.daemon import running as coordinator_running
+from baton.coordinator.settings import Settings as CoordinatorSettings
+from baton.coordinator.store.memory import MemoryStore
+from baton.device_client.sdk import AsyncClient
+from baton.edge_server.daemon import Node as EdgeNode
+from baton.edge_server.daemon import running as edge_running
+from baton.edge_server.registry import Registry
+from baton.edge_server.settings import EdgeSettings
 from tests.support.engines import BeforeCall, Gate, WatchedFamily
 from tests.support.tasks import run_alone
 

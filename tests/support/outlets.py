@@ -101,9 +101,9 @@ def _exit_code(main: Callable[[], object]) -> int:
 def main() -> None:
     import typer.rich_utils  # noqa: F401 # help needs it
 
-    from coordinator.cli import main as coordinator
-    from device_client.cli.main import main as device
-    from edge_server.cli import main as edge
+    from baton.coordinator.cli import main as coordinator
+    from baton.device_client.cli.main import main as device
+    from baton.edge_server.cli import main as edge
 
     mains = {"baton": device, "baton-edge": edge, "baton-coordinator": coordinator}
     lines = [Line(**fields) for fields in json.load(sys.stdin)]

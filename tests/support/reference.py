@@ -14,8 +14,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from common.families.loader import Family
-from common.plan import Task
+from baton.common.families.loader import Family
+from baton.common.plan import Task
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,

@@ -9,11 +9,11 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from common.build import Origin, this_build
-from common.families.loader import Family
-from common.families.local import begin, run_here
-from common.plan import ExecutedStep, Task
-from device_client.png import Provenance, save_png
+from baton.common.build import Origin, this_build
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here
+from baton.common.plan import ExecutedStep, Task
+from baton.device_client.png import Provenance, save_png
 from tests.support.tasks import plan, task
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.diffusion.samplers import advance, rescale, vp_form
-from common.diffusion.schedules import make_schedule
-from common.plan import SamplerName
+from baton.common.diffusion.samplers import advance, rescale, vp_form
+from baton.common.diffusion.schedules import make_schedule
+from baton.common.plan import SamplerName
 from tests.support.reference import SCHEDULERS
 
 #: ``scheduler_config.json`` of Stable Diffusion 1.5.

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.diffusion.executor import Conditioning
-from common.families.loader import Family
-from common.rpc.access import Access, AdminSettings
-from common.rpc.tickets import Signer, Ticket
+from baton.common.diffusion.executor import Conditioning
+from baton.common.families.loader import Family
+from baton.common.rpc.access import Access, AdminSettings
+from baton.common.rpc.tickets import Signer, Ticket
 from deploy.certificates import main as make_certificates
 from tests.support.engines import BeforeCall, WatchedFamily
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc.aio
 
+from baton.common.rpc.channel import bind, channel_to, make_server
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common.rpc.channel import bind, channel_to, make_server
 
 Action = Callable[[grpc.aio.ServicerContext[Any, Any]], None]
 

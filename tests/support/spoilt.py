@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.families.loader import Family
-from common.families.manifest import find_family
+from baton.common.families.loader import Family
+from baton.common.families.manifest import find_family
 
 Part = Literal["vae", "text_encoder"]
 

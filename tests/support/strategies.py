@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from common.latents import HistoryEntry, LatentState, NoiseLevel
-from common.plan import (
+from baton.common.latents import HistoryEntry, LatentState, NoiseLevel
+from baton.common.plan import (
     ACCELS,
     LOCATIONS,
     MAX_AHEAD,

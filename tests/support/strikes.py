@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from device_client.events import EdgeLost, Event, Finished, Reattached, Stepped
-from device_client.result import Result
-from device_client.sdk import AsyncClient
+from baton.device_client.events import EdgeLost, Event, Finished, Reattached, Stepped
+from baton.device_client.result import Result
+from baton.device_client.sdk import AsyncClient
 from tests.support.nodes import until
 from tests.support.processes import Steppable
 from tests.support.tasks import PROMPTS

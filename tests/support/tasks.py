@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.diffusion.executor import Run
-from common.families.loader import Family
-from common.families.local import begin, run_here
-from common.latents import Codec, LatentState
-from common.plan import Arm, Plan, SamplerName, Segment, StepDirective, Task
-from edge_server.engine.job import Work
+from baton.common.diffusion.executor import Run
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here
+from baton.common.latents import Codec, LatentState
+from baton.common.plan import Arm, Plan, SamplerName, Segment, StepDirective, Task
+from baton.edge_server.engine.job import Work
 from tests.support.families import NAME, SIZE
 
 PROMPTS = (

@@ -12,10 +12,10 @@ import sys
 from collections import Counter
 from typing import Any
 
-from common.config import load_settings
-from device_client.events import Decided, Event, Finished, Stepped
-from device_client.sdk import Client
-from device_client.settings import DeviceSettings
+from baton.common.config import load_settings
+from baton.device_client.events import Decided, Event, Finished, Stepped
+from baton.device_client.sdk import Client
+from baton.device_client.settings import DeviceSettings
 
 
 class Device:

@@ -6,9 +6,9 @@ import importlib
 import sys
 
 _MODULES = {
-    "baton": "device_client.cli.main",
-    "baton-coordinator": "coordinator.cli",
-    "baton-edge": "edge_server.cli",
+    "baton": "baton.device_client.cli.main",
+    "baton-coordinator": "baton.coordinator.cli",
+    "baton-edge": "baton.edge_server.cli",
 }
 
 

@@ -9,15 +9,15 @@ import pytest
 from cryptography import x509
 from pydantic import BaseModel
 
-from common.config import load_settings
-from common.rpc.access import AdminSettings
-from common.rpc.tls import holder
-from common.rpc.tokens import read_tokens
-from coordinator.settings import Settings
+from baton.common.config import load_settings
+from baton.common.rpc.access import AdminSettings
+from baton.common.rpc.tls import holder
+from baton.common.rpc.tokens import read_tokens
+from baton.coordinator.settings import Settings
+from baton.device_client.settings import DeviceSettings
+from baton.edge_server.checks import check_node
+from baton.edge_server.settings import EdgeSettings
 from deploy.certificates import main
-from device_client.settings import DeviceSettings
-from edge_server.checks import check_node
-from edge_server.settings import EdgeSettings
 
 M = TypeVar("M", bound=BaseModel)
 

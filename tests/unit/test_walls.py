@@ -25,12 +25,12 @@ def modules_after_importing_all_of(package: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["coordinator", "common.rpc", "common.latents"])
+@pytest.mark.parametrize("package", ["coordinator", "baton.common.rpc", "baton.common.latents"])
 def test_importing_a_torch_free_package_loads_no_model_code(package: str) -> None:
     loaded = {name.partition(".")[0] for name in modules_after_importing_all_of(package)}
     assert not loaded & {"torch", "diffusers", "transformers", "safetensors"}
 
 
-@pytest.mark.parametrize("package", ["common.rpc", "common.latents"])
+@pytest.mark.parametrize("package", ["baton.common.rpc", "baton.common.latents"])
 def test_importing_the_wire_loads_no_diffusion(package: str) -> None:
-    assert "common.diffusion" not in modules_after_importing_all_of(package)
+    assert "baton.common.diffusion" not in modules_after_importing_all_of(package)

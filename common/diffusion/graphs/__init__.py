@@ -5,10 +5,10 @@ from __future__ import annotations
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 
-from common.diffusion.blocks import BlockGraph
-from common.diffusion.graphs.dit import dit_graph
-from common.diffusion.graphs.unet import conditional_unet_graph, unet_graph
-from common.errors import Incompatible
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.graphs.dit import dit_graph
+from baton.common.diffusion.graphs.unet import conditional_unet_graph, unet_graph
+from baton.common.errors import Incompatible
 
 
 def graph_of(model: nn.Module) -> BlockGraph:

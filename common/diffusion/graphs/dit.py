@@ -13,8 +13,8 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from common.diffusion.blocks import Block, BlockGraph, Part, Shared
-from common.errors import Incompatible
+from baton.common.diffusion.blocks import Block, BlockGraph, Part, Shared
+from baton.common.errors import Incompatible
 
 _ENCODER_SHARE = 18 / 28
 

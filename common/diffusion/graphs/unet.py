@@ -13,8 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from common.diffusion.blocks import Block, BlockGraph, Part, Shared
-from common.errors import Incompatible
+from baton.common.diffusion.blocks import Block, BlockGraph, Part, Shared
+from baton.common.errors import Incompatible
 
 _CROSS = {"CrossAttnDownBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2DCrossAttn"}
 _PLAIN = {

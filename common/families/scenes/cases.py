@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.families.scenes.grammar import SceneSpec, sample_prompt
-from common.families.scenes.worlds import World
+from baton.common.families.scenes.grammar import SceneSpec, sample_prompt
+from baton.common.families.scenes.worlds import World
 
 
 @dataclass(frozen=True)

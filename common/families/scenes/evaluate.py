@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.diffusion.executor import Run, denoise_step, start_run
-from common.families.loader import Family
-from common.families.scenes.cases import Case, seeded_cases
-from common.families.scenes.grammar import GENEVAL_TASKS
-from common.families.scenes.verify import Verdict, verify
-from common.families.scenes.worlds import World, world_of
-from common.plan import Arm, Plan
-from common.quality.scores import Score, summarise
+from baton.common.diffusion.executor import Run, denoise_step, start_run
+from baton.common.families.loader import Family
+from baton.common.families.scenes.cases import Case, seeded_cases
+from baton.common.families.scenes.grammar import GENEVAL_TASKS
+from baton.common.families.scenes.verify import Verdict, verify
+from baton.common.families.scenes.worlds import World, world_of
+from baton.common.plan import Arm, Plan
+from baton.common.quality.scores import Score, summarise
 
 __all__ = ["Case", "Drawn", "draw", "member_plan", "score", "score_by_task", "seeded_cases"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.families.scenes.icons import ICONS
-from common.families.scenes.worlds import World
+from baton.common.families.scenes.icons import ICONS
+from baton.common.families.scenes.worlds import World
 
 RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")
 GENEVAL_TASKS: tuple[str, ...] = (

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from common.families.scenes.worlds import World
+from baton.common.families.scenes.worlds import World
 
 Mask = npt.NDArray[np.bool_]
 Coverage = npt.NDArray[np.float64]

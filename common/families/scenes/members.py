@@ -14,8 +14,8 @@ from typing import Any
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common.families.scenes.text import MAX_TOKENS
-from common.families.scenes.worlds import DETAIL, World
+from baton.common.families.scenes.text import MAX_TOKENS
+from baton.common.families.scenes.worlds import DETAIL, World
 
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 4

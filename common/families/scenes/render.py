@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.families.scenes.grammar import RELATIONS, SceneSpec, pick
-from common.families.scenes.icons import stamp
-from common.families.scenes.worlds import CELL, World
+from baton.common.families.scenes.grammar import RELATIONS, SceneSpec, pick
+from baton.common.families.scenes.icons import stamp
+from baton.common.families.scenes.worlds import CELL, World
 
 Pixels = npt.NDArray[np.uint8]
 _Corner = tuple[int, int]

@@ -12,8 +12,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTokenizer
 
-from common.families.scenes.grammar import vocabulary
-from common.families.scenes.worlds import DETAIL, World
+from baton.common.families.scenes.grammar import vocabulary
+from baton.common.families.scenes.worlds import DETAIL, World
 
 #: Length to which prompts are padded and cut, tokens.
 MAX_TOKENS = 32

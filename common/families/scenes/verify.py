@@ -15,10 +15,10 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from common.families.scenes.grammar import RELATIONS, SceneSpec
-from common.families.scenes.icons import ICONS, stamp
-from common.families.scenes.render import PlacedIcon, Scene
-from common.families.scenes.worlds import World, world_of
+from baton.common.families.scenes.grammar import RELATIONS, SceneSpec
+from baton.common.families.scenes.icons import ICONS, stamp
+from baton.common.families.scenes.render import PlacedIcon, Scene
+from baton.common.families.scenes.worlds import World, world_of
 
 _Floats = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]

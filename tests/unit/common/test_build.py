@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from common.build import Origin, this_build
-from common.errors import InvalidRequest
+from baton.common.build import Origin, this_build
+from baton.common.errors import InvalidRequest
 
 LARGE, SMALL = {"large": "a" * 32}, {"small": "b" * 32}
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.accel.heatmap import heat_map
-from common.accel.masks import BlockMask, Purpose, load_mask, save_mask
-from common.errors import InvalidRequest
-from common.files import create, replacing, saving
-from common.rpc.ticket_keys import kept_private_key
+from baton.common.accel.heatmap import heat_map
+from baton.common.accel.masks import BlockMask, Purpose, load_mask, save_mask
+from baton.common.errors import InvalidRequest
+from baton.common.files import create, replacing, saving
+from baton.common.rpc.ticket_keys import kept_private_key
+from baton.device_client.png import save_png
+from baton.device_client.standby import StandbyTickets
 from deploy.certificates import main as make_certificates
-from device_client.png import save_png
-from device_client.standby import StandbyTickets
 from tests.bench import report
 from tests.support.limits import no_file_above
 

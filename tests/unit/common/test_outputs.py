@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InvalidRequest
-from common.files import saving
-from common.outputs import check_writable
+from baton.common.errors import InvalidRequest
+from baton.common.files import saving
+from baton.common.outputs import check_writable
 
 NOBODY = 65534
 

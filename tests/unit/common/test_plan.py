@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from common.errors import InvalidRequest, UnknownName
-from common.plan import (
+from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.plan import (
     FULL_STEP,
     MAX_GUIDANCE,
     MAX_PROMPT_CHARS,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from common.config import config_file, default_state_folder, load_settings
-from common.errors import InvalidRequest
-from coordinator.settings import IN_MEMORY
-from coordinator.settings import Settings as CoordinatorSettings
-from device_client.settings import DeviceSettings
-from edge_server.settings import EdgeSettings
+from baton.common.config import config_file, default_state_folder, load_settings
+from baton.common.errors import InvalidRequest
+from baton.coordinator.settings import IN_MEMORY
+from baton.coordinator.settings import Settings as CoordinatorSettings
+from baton.device_client.settings import DeviceSettings
+from baton.edge_server.settings import EdgeSettings
 
 
 @pytest.fixture(autouse=True)

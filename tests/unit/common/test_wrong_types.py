@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import InvalidRequest, UnknownName
-from common.families.loader import Family
-from common.plan import (
+from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.families.loader import Family
+from baton.common.plan import (
     Arm,
     Plan,
     Task,

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from common.plan import Arm, EdgeChoice
-from coordinator.bandit.arms import Candidate, candidates
-from coordinator.fleet import RankedEdge, Ranking
-from coordinator.values import DecideQuery
+from baton.common.plan import Arm, EdgeChoice
+from baton.coordinator.bandit.arms import Candidate, candidates
+from baton.coordinator.fleet import RankedEdge, Ranking
+from baton.coordinator.values import DecideQuery
 
 USABLE = Ranking((RankedEdge("e1", "h:1", "idle", 0.0, 0.0, 0.0, 0),), ())
 DRAINING = Ranking((), (EdgeChoice("e1", "h:1", "draining"),))

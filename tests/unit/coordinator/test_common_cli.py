@@ -12,8 +12,8 @@ from typing import NoReturn
 import pytest
 import typer
 
-from common import errors
-from common.cli import INTERRUPTED, exit_code, print_rows
+from baton.common import errors
+from baton.common.cli import INTERRUPTED, exit_code, print_rows
 
 
 def raising(error: BaseException) -> Callable[[], NoReturn]:
@@ -99,18 +99,14 @@ def test_without_a_command_the_usage_is_all_that_is_told(
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_what_the_terminal_cannot_show_is_told_as_an_escape(encoding: str) -> None:
     code = (
-        "import typer; from common.cli import run\n"
+        "import typer; from baton.common.cli import run\n"
         "app = typer.Typer()\n"
         "app.command()(lambda: print('verified \\u2713 \\udcff'))\n"
         "run(app)"
     )
     told = subprocess.run(
         [sys.executable, "-c", code],
-        env={
-            **os.environ,
-            "PYTHONIOENCODING": encoding,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
+        env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
         check=False,
     )

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.bandit.context import DIMENSION, FEATURES, build_context, complexity
-from coordinator.fleet import RankedEdge
-from coordinator.values import PREFERENCES, DecideQuery, Preference, PromptFeatures
+from baton.coordinator.bandit.context import DIMENSION, FEATURES, build_context, complexity
+from baton.coordinator.fleet import RankedEdge
+from baton.coordinator.values import PREFERENCES, DecideQuery, Preference, PromptFeatures
 
 COUNT = st.integers(0, 10_000)
 PROMPTS = st.builds(PromptFeatures, COUNT, COUNT, COUNT, COUNT, COUNT)

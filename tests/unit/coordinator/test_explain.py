@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.plan import EdgeChoice
-from coordinator.explain import explain
-from coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
+from baton.common.plan import EdgeChoice
+from baton.coordinator.explain import explain
+from baton.coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
 RECORD = DecisionRecord(
     decision_id="d1",

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from common.errors import InvalidRequest, Overloaded
-from coordinator import fleet as fleet_module
-from coordinator.fleet import FORGET_AFTER_LEASES, MAX_EDGES, Fleet, Need
-from coordinator.values import NodeLoad, NodeState, Registration
+from baton.common.errors import InvalidRequest, Overloaded
+from baton.coordinator import fleet as fleet_module
+from baton.coordinator.fleet import FORGET_AFTER_LEASES, MAX_EDGES, Fleet, Need
+from baton.coordinator.values import NodeLoad, NodeState, Registration
 
 LEASE = 10.0
 IDLE = NodeLoad(capacity=4)

@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.errors import UnknownName
-from common.plan import Arm
-from coordinator.bandit.arms import RELAY_FRACTIONS
-from coordinator.bandit.context import DIMENSION
-from coordinator.bandit.linucb import MAX_ARMS, LinUCB
-from coordinator.bandit.prior import static_prior
-from coordinator.bandit.reward import RewardModel
-from coordinator.decider import Clocks, Decider, Policy
-from coordinator.known import built_in_families
-from coordinator.store.base import NewDecision, Resolution
-from coordinator.values import DecisionRecord, Preference, Registration
+from baton.common.errors import UnknownName
+from baton.common.plan import Arm
+from baton.coordinator.bandit.arms import RELAY_FRACTIONS
+from baton.coordinator.bandit.context import DIMENSION
+from baton.coordinator.bandit.linucb import MAX_ARMS, LinUCB
+from baton.coordinator.bandit.prior import static_prior
+from baton.coordinator.bandit.reward import RewardModel
+from baton.coordinator.decider import Clocks, Decider, Policy
+from baton.coordinator.known import built_in_families
+from baton.coordinator.store.base import NewDecision, Resolution
+from baton.coordinator.values import DecisionRecord, Preference, Registration
 from tests.unit.coordinator.test_decider import OK, SETTINGS, World, query
 
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import InvalidRequest, UnknownName
-from common.plan import Arm
-from coordinator.bandit.prior import expected_quality
-from coordinator.bandit.reward import WORST_REWARD, RewardModel
-from coordinator.values import PREFERENCES, Outcome, Preference
+from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.plan import Arm
+from baton.coordinator.bandit.prior import expected_quality
+from baton.coordinator.bandit.reward import WORST_REWARD, RewardModel
+from baton.coordinator.values import PREFERENCES, Outcome, Preference
 
 MODEL = RewardModel({"quality": 0.8, "balanced": 0.5, "speed": 0.2}, latency_half_seconds=4.0)
 

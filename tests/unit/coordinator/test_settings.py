@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from coordinator.settings import Settings
+from baton.coordinator.settings import Settings
 
 
 def test_unknown_keys_and_changes_are_refused() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest
-from coordinator.store.base import NewDecision, Resolution
-from coordinator.store.sqlite import SqliteStore
-from coordinator.values import DecisionRecord, Outcome
+from baton.common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest
+from baton.coordinator.store.base import NewDecision, Resolution
+from baton.coordinator.store.sqlite import SqliteStore
+from baton.coordinator.values import DecisionRecord, Outcome
 
 
 def decision(number: int) -> DecisionRecord:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from common.errors import ExecutionFailed
-from coordinator.store.base import NewDecision, Write
-from coordinator.store.memory import MemoryStore
-from coordinator.store.thread import StoreThread
-from coordinator.values import DecisionRecord
+from baton.common.errors import ExecutionFailed
+from baton.coordinator.store.base import NewDecision, Write
+from baton.coordinator.store.memory import MemoryStore
+from baton.coordinator.store.thread import StoreThread
+from baton.coordinator.values import DecisionRecord
 
 
 def new(number: int) -> NewDecision:

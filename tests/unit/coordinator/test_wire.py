@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from baton.v1 import coordinator_pb2 as pb
-from common.errors import InvalidRequest
-from common.plan import EdgeChoice
-from coordinator import wire
-from coordinator.values import (
+from baton.common.errors import InvalidRequest
+from baton.common.plan import EdgeChoice
+from baton.coordinator import wire
+from baton.coordinator.values import (
     ArmScore,
     ArmStats,
     DecisionRecord,
@@ -19,6 +18,7 @@ from coordinator.values import (
     PromptFeatures,
     Registration,
 )
+from baton.v1 import coordinator_pb2 as pb
 
 RECORD = DecisionRecord(
     decision_id="d",

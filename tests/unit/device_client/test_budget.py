@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.errors import DeadlineExceeded
-from device_client.budget import Budget, StepTimes
+from baton.common.errors import DeadlineExceeded
+from baton.device_client.budget import Budget, StepTimes
 from tests.support.tasks import plan
 
 

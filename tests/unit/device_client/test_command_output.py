@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import InvalidRequest
-from common.plan import Arm, Decision, ExecutedStep
-from common.quality.verifier import Quality
-from device_client.cli.contact_sheet import contact_sheet
-from device_client.cli.generating import (
+from baton.common.errors import InvalidRequest
+from baton.common.plan import Arm, Decision, ExecutedStep
+from baton.common.quality.verifier import Quality
+from baton.device_client.cli.contact_sheet import contact_sheet
+from baton.device_client.cli.generating import (
     MAX_PICTURES,
     Display,
     Request,
@@ -28,10 +28,10 @@ from device_client.cli.generating import (
     summary,
     verdict,
 )
-from device_client.events import Decided, EdgeLost, Event, Stepped
-from device_client.png import Provenance, read_png
-from device_client.result import Result, Seconds, Traffic
-from device_client.settings import DeviceSettings
+from baton.device_client.events import Decided, EdgeLost, Event, Stepped
+from baton.device_client.png import Provenance, read_png
+from baton.device_client.result import Result, Seconds, Traffic
+from baton.device_client.settings import DeviceSettings
 from tests.support.tasks import plan, task
 
 EXECUTED = (

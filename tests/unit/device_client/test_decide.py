@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BatonError, Incompatible, UnknownName
-from common.families.manifest import read_manifest
-from common.plan import Arm
-from device_client.decide import ArmNames, Preference, static_decision
+from baton.common.errors import BatonError, Incompatible, UnknownName
+from baton.common.families.manifest import read_manifest
+from baton.common.plan import Arm
+from baton.device_client.decide import ArmNames, Preference, static_decision
 
 EDGES = ("10.0.0.1:7701", "10.0.0.2:7701")
 

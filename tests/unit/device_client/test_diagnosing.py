@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from device_client.cli.diagnosing import doctor
-from device_client.settings import DeviceSettings
+from baton.device_client.cli.diagnosing import doctor
+from baton.device_client.settings import DeviceSettings
 from tests.support.certificates import Issuer
 
 

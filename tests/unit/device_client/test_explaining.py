@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.errors import UnknownName
+from baton.common.plan import EdgeChoice
+from baton.device_client.cli.explaining import Hindsight, explain, story
+from baton.device_client.journal import JOURNAL_FILE, Entry, Journal, Settled, Stretch
+from baton.device_client.result import EdgeAttempt, Seconds, Traffic
+from baton.device_client.settings import DeviceSettings
 from baton.v1 import coordinator_pb2 as pb
-from common.errors import UnknownName
-from common.plan import EdgeChoice
-from device_client.cli.explaining import Hindsight, explain, story
-from device_client.journal import JOURNAL_FILE, Entry, Journal, Settled, Stretch
-from device_client.result import EdgeAttempt, Seconds, Traffic
-from device_client.settings import DeviceSettings
 from tests.support.nodes import closed_port
 
 ENTRY = Entry(

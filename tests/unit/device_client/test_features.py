@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from common.plan import MAX_PROMPT_CHARS
-from coordinator.values import PromptFeatures as AcceptedFeatures
-from device_client.features import PromptFeatures, prompt_features
+from baton.common.plan import MAX_PROMPT_CHARS
+from baton.coordinator.values import PromptFeatures as AcceptedFeatures
+from baton.device_client.features import PromptFeatures, prompt_features
 
 
 @pytest.mark.parametrize(

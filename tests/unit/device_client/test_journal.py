@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ExecutionFailed, InvalidRequest, UnknownName
-from common.plan import EdgeChoice
-from device_client.journal import LAST, Entry, Journal, Settled, Stretch
-from device_client.result import EdgeAttempt, Seconds, Traffic
+from baton.common.errors import ExecutionFailed, InvalidRequest, UnknownName
+from baton.common.plan import EdgeChoice
+from baton.device_client.journal import LAST, Entry, Journal, Settled, Stretch
+from baton.device_client.result import EdgeAttempt, Seconds, Traffic
 from tests.support.limits import no_file_above
 
 FULL = Entry(
@@ -194,7 +194,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from tests.unit.device_client.test_journal import entry
-from device_client.journal import Journal
+from baton.device_client.journal import Journal
 
 journal = Journal(Path(sys.argv[1]), 500)
 for number in range(10_000):

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import Cancelled, Overloaded
-from common.families.loader import Family
-from common.rpc.access import OPEN
-from device_client.events import Decided, EdgeLost, Event, Finished, Stepped
-from device_client.result import Result
-from device_client.sdk import Client
-from device_client.session import Device, PictureSession, Wish
-from device_client.settings import DeviceSettings
-from device_client.standby import StandbyTickets
+from baton.common.errors import Cancelled, Overloaded
+from baton.common.families.loader import Family
+from baton.common.rpc.access import OPEN
+from baton.device_client.events import Decided, EdgeLost, Event, Finished, Stepped
+from baton.device_client.result import Result
+from baton.device_client.sdk import Client
+from baton.device_client.session import Device, PictureSession, Wish
+from baton.device_client.settings import DeviceSettings
+from baton.device_client.standby import StandbyTickets
 from tests.support.engines import Gate, WatchedFamily
 from tests.support.nodes import drawn_here, edge, until
 from tests.support.tasks import plan, task

@@ -16,8 +16,8 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from common.errors import ExecutionFailed
-from device_client.cli.node_process import announced_process
+from baton.common.errors import ExecutionFailed
+from baton.device_client.cli.node_process import announced_process
 from tests.support.commands import clean_environment
 
 NODE = ["/bin/sh", "-c", "echo on 127.0.0.1:7; exec sleep 600"]
@@ -137,8 +137,8 @@ def test_a_signal_that_ends_the_program_ends_its_nodes(
 
 _PROGRAM = f"""
 import sys, tempfile, time, psutil
-from common.interrupts import heed_signals
-from device_client.cli.node_process import announced_process
+from baton.common.interrupts import heed_signals
+from baton.device_client.cli.node_process import announced_process
 heed_signals()
 with tempfile.TemporaryFile("w+") as log:
     with announced_process({NODE!r}, log, 60):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.build import Origin, this_build
-from common.errors import InvalidRequest
-from common.plan import ExecutedStep, Task
-from device_client.png import Provenance
-from device_client.result import Result, Seconds, Traffic
+from baton.common.build import Origin, this_build
+from baton.common.errors import InvalidRequest
+from baton.common.plan import ExecutedStep, Task
+from baton.device_client.png import Provenance
+from baton.device_client.result import Result, Seconds, Traffic
 from tests.support.tasks import plan, task
 
 PROMPT = "a red cat"

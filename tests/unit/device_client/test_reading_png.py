@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from common.build import Build, Origin
-from common.errors import BatonError, Incompatible, InvalidRequest
-from common.plan import ExecutedStep
-from device_client.png import Provenance, read_png, save_png
+from baton.common.build import Build, Origin
+from baton.common.errors import BatonError, Incompatible, InvalidRequest
+from baton.common.plan import ExecutedStep
+from baton.device_client.png import Provenance, read_png, save_png
 from tests.support.tasks import plan, task
 
 BUILD = Build("0.1.0", "2.13.0+cpu", "0.42.1", "5.0", "2.4", "x86_64 AVX512 A Processor")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.build import Origin, this_build
-from common.errors import Incompatible, InvalidRequest, WeightsError
-from common.families.loader import Family, load_family
-from common.plan import Plan
-from device_client.events import Stepped
-from device_client.png import Provenance
-from device_client.replaying import (
+from baton.common.build import Origin, this_build
+from baton.common.errors import Incompatible, InvalidRequest, WeightsError
+from baton.common.families.loader import Family, load_family
+from baton.common.plan import Plan
+from baton.device_client.events import Stepped
+from baton.device_client.png import Provenance
+from baton.device_client.replaying import (
     TOLERANCE_LEVELS,
     TOLERANCE_SHARE,
     Difference,
@@ -24,7 +24,7 @@ from device_client.replaying import (
     replay,
     replay_provenance,
 )
-from edge_server.engine.job import Drawn
+from baton.edge_server.engine.job import Drawn
 from tests.support.engines import run_together
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.replays import Undecoded, drawn, record, saved

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import InvalidRequest
-from common.families.loader import Family, load_family
-from common.families.local import begin, run_here
-from common.latents import Codec, decode_state
-from common.plan import ACCELS, Accel, Plan, SamplerName
-from device_client.events import Stepped
-from device_client.png import Provenance, read_chunk
-from device_client.replaying import (
+from baton.common.errors import InvalidRequest
+from baton.common.families.loader import Family, load_family
+from baton.common.families.local import begin, run_here
+from baton.common.latents import Codec, decode_state
+from baton.common.plan import ACCELS, Accel, Plan, SamplerName
+from baton.device_client.events import Stepped
+from baton.device_client.png import Provenance, read_chunk
+from baton.device_client.replaying import (
     replay,
     replay_provenance,
 )
-from edge_server.engine.job import Drawn, Work
+from baton.edge_server.engine.job import Drawn, Work
 from tests.support.engines import run_together
 from tests.support.graphs import accelerated, masked_copy, random_mask, with_mask
 from tests.support.replays import Undecoded, drawn, record, saved

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import device_client
-from common.errors import BatonError, InvalidRequest, WeightsError
-from common.families.loader import Family
-from common.families.manifest import MANIFEST_NAME
-from common.rpc.access import OPEN
-from device_client.events import Decided, Event, Finished, Stepped
-from device_client.sdk import AsyncClient, Client, check_wish
-from device_client.session import Device, PictureSession, Wish
-from device_client.settings import DeviceSettings
-from device_client.standby import StandbyTickets
+from baton import device_client
+from baton.common.errors import BatonError, InvalidRequest, WeightsError
+from baton.common.families.loader import Family
+from baton.common.families.manifest import MANIFEST_NAME
+from baton.common.rpc.access import OPEN
+from baton.device_client.events import Decided, Event, Finished, Stepped
+from baton.device_client.sdk import AsyncClient, Client, check_wish
+from baton.device_client.session import Device, PictureSession, Wish
+from baton.device_client.settings import DeviceSettings
+from baton.device_client.standby import StandbyTickets
 from tests.support.engines import Gate, WatchedFamily
 from tests.support.families import copy_family, edit_json
 from tests.support.nodes import check_executed, device, drawn_here

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from common.config import config_file, load_settings
-from common.errors import InvalidRequest
-from common.families.manifest import find_family
-from common.latents import Codec
-from common.rpc.tokens import read_tokens
-from coordinator.settings import Settings as CoordinatorSettings
-from device_client import AsyncClient
-from device_client.settings import DeviceSettings, split_list
-from edge_server.settings import EdgeSettings
+from baton.common.config import config_file, load_settings
+from baton.common.errors import InvalidRequest
+from baton.common.families.manifest import find_family
+from baton.common.latents import Codec
+from baton.common.rpc.tokens import read_tokens
+from baton.coordinator.settings import Settings as CoordinatorSettings
+from baton.device_client import AsyncClient
+from baton.device_client.settings import DeviceSettings, split_list
+from baton.edge_server.settings import EdgeSettings
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_a_home_folder_of_nobody_is_refused(name: str, file: Path) -> None:
 
 def test_a_settings_file_is_read_as_utf_8_in_any_locale(file: Path) -> None:
     code = (
-        "from common.config import load_settings as load\n"
-        "from device_client.settings import DeviceSettings\n"
+        "from baton.common.config import load_settings as load\n"
+        "from baton.device_client.settings import DeviceSettings\n"
         "print(ascii(load(DeviceSettings, 'device', {})[0].family))"
     )
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -207,7 +207,7 @@ def test_a_settings_file_is_read_as_utf_8_in_any_locale(file: Path) -> None:
         file.write_bytes(start + '[device]\nfamily = "/Bücher/猫"\n'.encode())
         told = subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, **plain, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, **plain},
             capture_output=True,
             text=True,
             check=False,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.plan import Arm, Decision, EdgeChoice
-from device_client.standby import MAX_KEPT, StandbyTickets
+from baton.common.plan import Arm, Decision, EdgeChoice
+from baton.device_client.standby import MAX_KEPT, StandbyTickets
 from tests.support.security import a_ticket, new_signer
 
 SIGNER = new_signer()

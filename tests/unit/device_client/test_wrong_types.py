@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from common.errors import ExecutionFailed, InvalidRequest
-from common.families.loader import Family
-from common.rpc.access import OPEN
-from coordinator.daemon import Node
-from coordinator.values import Registration
-from device_client.png import read_png
-from device_client.replaying import Difference, Replay, replay
-from device_client.sdk import Client
-from device_client.session import Device, PictureSession, Wish
-from device_client.settings import DeviceSettings
-from device_client.standby import StandbyTickets
+from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.rpc.access import OPEN
+from baton.coordinator.daemon import Node
+from baton.coordinator.values import Registration
+from baton.device_client.png import read_png
+from baton.device_client.replaying import Difference, Replay, replay
+from baton.device_client.sdk import Client
+from baton.device_client.session import Device, PictureSession, Wish
+from baton.device_client.settings import DeviceSettings
+from baton.device_client.standby import StandbyTickets
 from tests.support.engines import WatchedFamily
 from tests.support.nodes import coordinator
 

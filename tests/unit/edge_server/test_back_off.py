@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from edge_server.membership import back_off, jittered
+from baton.edge_server.membership import back_off, jittered
 
 
 def waits(seed: int, count: int = 12) -> list[float]:

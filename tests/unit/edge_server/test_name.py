@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_server.name import Name, Wanted, own_name
-from edge_server.settings import EdgeSettings
+from baton.edge_server.name import Name, Wanted, own_name
+from baton.edge_server.settings import EdgeSettings
 
 HOLDER = """
 import sys
 from pathlib import Path
-from edge_server.name import Wanted, own_name
+from baton.edge_server.name import Wanted, own_name
 with own_name(Path(sys.argv[1]), Wanted("first", False, 0)) as name:
     print(name.node_id, name.secret, flush=True)
     sys.stdin.read()

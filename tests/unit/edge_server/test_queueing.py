@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from common.errors import Overloaded
-from common.families.loader import Family
-from common.plan import Plan, Segment, StepDirective
-from edge_server.engine.pace import Demand
-from edge_server.registry import Bounds, Registry
+from baton.common.errors import Overloaded
+from baton.common.families.loader import Family
+from baton.common.plan import Plan, Segment, StepDirective
+from baton.edge_server.engine.pace import Demand
+from baton.edge_server.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
 from tests.support.tasks import NAME, plan, task, work

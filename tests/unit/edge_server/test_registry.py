@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from common.errors import (
+from baton.common.errors import (
     Cancelled,
     DeadlineExceeded,
     Draining,
@@ -17,13 +17,21 @@ from common.errors import (
     InvalidRequest,
     Overloaded,
 )
-from common.families.loader import Family
-from common.latents import Codec
-from edge_server.engine.job import Checkpointed, Drawn, Event, HandedOff, Outcome, Progressed, Work
-from edge_server.entry import Entry
-from edge_server.kept import Keeping
-from edge_server.lifecycle import State
-from edge_server.registry import Bounds, Counts, Registry
+from baton.common.families.loader import Family
+from baton.common.latents import Codec
+from baton.edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Event,
+    HandedOff,
+    Outcome,
+    Progressed,
+    Work,
+)
+from baton.edge_server.entry import Entry
+from baton.edge_server.kept import Keeping
+from baton.edge_server.lifecycle import State
+from baton.edge_server.registry import Bounds, Counts, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work

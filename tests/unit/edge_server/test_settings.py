@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from edge_server.settings import EdgeSettings
+from baton.edge_server.settings import EdgeSettings
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "\x1b[2J", "two words", "größe", "device"])

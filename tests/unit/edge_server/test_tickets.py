@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from baton.common.errors import Overloaded, PermissionDenied
+from baton.common.families.loader import Family
+from baton.common.plan import Task
+from baton.common.rpc.convert import plan_to_proto
+from baton.common.rpc.tickets import LEEWAY, Refusal, Ticket
+from baton.edge_server.engine.job import Work
+from baton.edge_server.tickets import Entrance, Policy, TicketGate
 from baton.v1 import edge_pb2
-from common.errors import Overloaded, PermissionDenied
-from common.families.loader import Family
-from common.plan import Task
-from common.rpc.convert import plan_to_proto
-from common.rpc.tickets import LEEWAY, Refusal, Ticket
-from edge_server.engine.job import Work
-from edge_server.tickets import Entrance, Policy, TicketGate
 from tests.support.security import a_ticket, new_signer
 from tests.support.tasks import plan, run_alone, task, work
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from baton.v1 import edge_pb2, plan_pb2
-from common.build import Build, this_build
-from common.errors import (
+from baton.common.build import Build, this_build
+from baton.common.errors import (
     BatonError,
     CorruptEnvelope,
     Draining,
@@ -18,13 +17,14 @@ from common.errors import (
     UnknownName,
     WeightsError,
 )
-from common.families.loader import Family, load_family
-from common.latents import Codec, LatentState, decode_state, encode_state
-from common.plan import ExecutedStep, Plan, Segment
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.convert import executed_from_proto, plan_to_proto
-from edge_server.engine.job import Checkpointed, Drawn, HandedOff, Progressed, Times
-from edge_server.wire import accepted, event_to_proto, work_from_proto
+from baton.common.families.loader import Family, load_family
+from baton.common.latents import Codec, LatentState, decode_state, encode_state
+from baton.common.plan import ExecutedStep, Plan, Segment
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.convert import executed_from_proto, plan_to_proto
+from baton.edge_server.engine.job import Checkpointed, Drawn, HandedOff, Progressed, Times
+from baton.edge_server.wire import accepted, event_to_proto, work_from_proto
+from baton.v1 import edge_pb2, plan_pb2
 from tests.support.families import NAME
 from tests.support.graphs import with_mask
 from tests.support.tasks import plan, run_alone, task, work

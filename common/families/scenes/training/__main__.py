@@ -8,14 +8,14 @@ from typing import Annotated
 import torch
 import typer
 
-from common.errors import BatonError
-from common.families.manifest import BUILT_IN, read_manifest
-from common.families.scenes.training.device import Machine, find_device
-from common.families.scenes.training.export import export_family
-from common.families.scenes.training.pack import read_pack
-from common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
-from common.families.scenes.worlds import DETAIL, world_of
-from common.quiet import quiet_libraries
+from baton.common.errors import BatonError
+from baton.common.families.manifest import BUILT_IN, read_manifest
+from baton.common.families.scenes.training.device import Machine, find_device
+from baton.common.families.scenes.training.export import export_family
+from baton.common.families.scenes.training.pack import read_pack
+from baton.common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
+from baton.common.families.scenes.worlds import DETAIL, world_of
+from baton.common.quiet import quiet_libraries
 
 _GUIDANCE = 3.0
 _CALIBRATED = 150  # renders at most
@@ -100,9 +100,9 @@ def card(
     run_dir: Annotated[Path, typer.Option(help="Logs for the learning curves.")] = _RUN_DIR,
 ) -> None:
     """Measure a family and write its card."""
-    from common.families.scenes.training.calibration import draw_calibration
-    from common.families.scenes.training.card import write_card
-    from common.families.scenes.training.curves import draw_curves
+    from baton.common.families.scenes.training.calibration import draw_calibration
+    from baton.common.families.scenes.training.card import write_card
+    from baton.common.families.scenes.training.curves import draw_curves
 
     draw_curves(run_dir, tuple(STAGES), folder / "learning.png")
     world = world_of(read_manifest(folder).sizes.default)

@@ -12,11 +12,11 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from common.families.scenes.grammar import SceneSpec, sample_spec
-from common.families.scenes.render import Pixels, Scene, compose, render
-from common.families.scenes.verify import detect, judge
-from common.families.scenes.worlds import World
-from common.files import saving
+from baton.common.families.scenes.grammar import SceneSpec, sample_spec
+from baton.common.families.scenes.render import Pixels, Scene, compose, render
+from baton.common.families.scenes.verify import detect, judge
+from baton.common.families.scenes.worlds import World
+from baton.common.files import saving
 
 #: Standard deviations: of a Gaussian blur in pixels, and of noise in levels of 255.
 BLURS = (0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0)

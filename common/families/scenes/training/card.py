@@ -18,9 +18,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from common.build import processor_name
-from common.families.loader import Family, load_family
-from common.families.scenes.evaluate import (
+from baton.common.build import processor_name
+from baton.common.families.loader import Family, load_family
+from baton.common.families.scenes.evaluate import (
     Drawn,
     draw,
     member_plan,
@@ -28,13 +28,13 @@ from common.families.scenes.evaluate import (
     seeded_cases,
     world_drawn_by,
 )
-from common.families.scenes.grammar import GENEVAL_TASKS, SURFACE_TASK, sample_spec, tasks_of
-from common.families.scenes.members import FINISHER, build_unet
-from common.families.scenes.render import compose, render
-from common.families.scenes.training.export import TRAINING_NAME
-from common.families.scenes.training.vae import acceptance, psnr, to_model_range
-from common.files import saving
-from common.quality.scores import Score
+from baton.common.families.scenes.grammar import GENEVAL_TASKS, SURFACE_TASK, sample_spec, tasks_of
+from baton.common.families.scenes.members import FINISHER, build_unet
+from baton.common.families.scenes.render import compose, render
+from baton.common.families.scenes.training.export import TRAINING_NAME
+from baton.common.families.scenes.training.vae import acceptance, psnr, to_model_range
+from baton.common.files import saving
+from baton.common.quality.scores import Score
 
 _REPEATS = 9
 _GRID_COLUMNS = 8

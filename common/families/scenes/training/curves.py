@@ -11,7 +11,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from common.files import saving
+from baton.common.files import saving
 
 _QUANTITIES = {
     "loss": "denoising loss",

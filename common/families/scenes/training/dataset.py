@@ -17,14 +17,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from common.families.scenes.grammar import SURFACE_TASK, sample_prompt, tasks_of
-from common.families.scenes.render import Pixels, compose, render
-from common.families.scenes.training.device import Machine
-from common.families.scenes.training.layout import layout
-from common.families.scenes.training.meaning import meaning
-from common.families.scenes.training.vae import any_scene, encode
-from common.families.scenes.worlds import World, world_of
-from common.files import saving
+from baton.common.families.scenes.grammar import SURFACE_TASK, sample_prompt, tasks_of
+from baton.common.families.scenes.render import Pixels, compose, render
+from baton.common.families.scenes.training.device import Machine
+from baton.common.families.scenes.training.layout import layout
+from baton.common.families.scenes.training.meaning import meaning
+from baton.common.families.scenes.training.vae import any_scene, encode
+from baton.common.families.scenes.worlds import World, world_of
+from baton.common.files import saving
 
 _T = TypeVar("_T")
 _CHUNK = 1000  # scenes that one process renders at a time

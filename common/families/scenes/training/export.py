@@ -12,19 +12,19 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.build import processor_name
-from common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
-from common.families.scenes.members import (
+from baton.common.build import processor_name
+from baton.common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
+from baton.common.families.scenes.members import (
     FINISHER,
     MEMBERS,
     build_scheduler,
     build_text_encoder,
     build_unet,
 )
-from common.families.scenes.training.loop import read_averages, read_position
-from common.families.scenes.training.stages import STAGES, tokenizer_of, trained_vae
-from common.families.scenes.worlds import CELL, World
-from common.files import saving
+from baton.common.families.scenes.training.loop import read_averages, read_position
+from baton.common.families.scenes.training.stages import STAGES, tokenizer_of, trained_vae
+from baton.common.families.scenes.worlds import CELL, World
+from baton.common.files import saving
 
 #: What is told of the training beside the weights.
 TRAINING_NAME = "training.json"

@@ -19,13 +19,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from common.families.scenes.members import FINISHER, build_unet
-from common.families.scenes.training.dataset import LatentDataset
-from common.families.scenes.training.denoiser import NoiseProcess
-from common.families.scenes.training.device import Machine
-from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
-from common.families.scenes.worlds import World
-from common.files import saving
+from baton.common.families.scenes.members import FINISHER, build_unet
+from baton.common.families.scenes.training.dataset import LatentDataset
+from baton.common.families.scenes.training.denoiser import NoiseProcess
+from baton.common.families.scenes.training.device import Machine
+from baton.common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from baton.common.families.scenes.worlds import World
+from baton.common.files import saving
 
 #: The levels that it is for, as sigma = b / a.
 QUIET = (0.1, 1.6)

@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from common.families.scenes.training.meaning import FIRST_OBJECT_AT, ICON_OF, SECOND_OBJECT_AT
+from baton.common.families.scenes.training.meaning import FIRST_OBJECT_AT, ICON_OF, SECOND_OBJECT_AT
 
 
 class Grounding:

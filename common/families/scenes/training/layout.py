@@ -14,9 +14,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from common.families.scenes.icons import ICONS, stamp
-from common.families.scenes.render import Scene
-from common.families.scenes.worlds import CELL, World
+from baton.common.families.scenes.icons import ICONS, stamp
+from baton.common.families.scenes.render import Scene
+from baton.common.families.scenes.worlds import CELL, World
 
 _COVERED = 0.4  # share of a cell that makes it the icon's
 

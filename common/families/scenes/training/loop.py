@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from common.files import saving
+from baton.common.files import saving
 
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY = 100

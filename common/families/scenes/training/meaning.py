@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from common.families.scenes.grammar import MAX_COUNT, RELATIONS, ObjectSpec, SceneSpec
-from common.families.scenes.icons import ICONS
-from common.families.scenes.text import MAX_TOKENS
-from common.families.scenes.training.device import Machine
-from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
-from common.families.scenes.worlds import World
+from baton.common.families.scenes.grammar import MAX_COUNT, RELATIONS, ObjectSpec, SceneSpec
+from baton.common.families.scenes.icons import ICONS
+from baton.common.families.scenes.text import MAX_TOKENS
+from baton.common.families.scenes.training.device import Machine
+from baton.common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from baton.common.families.scenes.worlds import World
 
 _OBJECT_FACTS = 6
 #: How many classes a meaning has: six facts of each of two objects, and the background.

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from common.errors import InvalidRequest
-from common.files import saving
+from baton.common.errors import InvalidRequest
+from baton.common.files import saving
 
 LIMIT = 15 * 2**20  # bytes a tar file
 MOST_FILES = 4

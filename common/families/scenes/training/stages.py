@@ -13,29 +13,29 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.errors import ExecutionFailed
-from common.families.scenes.members import (
+from baton.common.errors import ExecutionFailed
+from baton.common.families.scenes.members import (
     FINISHER,
     TEXT_WIDTH,
     build_text_encoder,
     build_unet,
 )
-from common.families.scenes.text import build_tokenizer
-from common.families.scenes.training.dataset import LatentDataset, load_dataset, load_pictures
-from common.families.scenes.training.denoiser import Text, train_denoiser
-from common.families.scenes.training.device import Machine
-from common.families.scenes.training.finisher import Teachers, train_finisher
-from common.families.scenes.training.loop import (
+from baton.common.families.scenes.text import build_tokenizer
+from baton.common.families.scenes.training.dataset import LatentDataset, load_dataset, load_pictures
+from baton.common.families.scenes.training.denoiser import Text, train_denoiser
+from baton.common.families.scenes.training.device import Machine
+from baton.common.families.scenes.training.finisher import Teachers, train_finisher
+from baton.common.families.scenes.training.loop import (
     Allowance,
     Position,
     read_averages,
     read_position,
 )
-from common.families.scenes.training.meaning import MeaningHeads, train_meaning
-from common.families.scenes.training.pack import write_pack
-from common.families.scenes.training.vae import acceptance, build_vae, set_scaling, train_vae
-from common.families.scenes.worlds import World
-from common.files import saving
+from baton.common.families.scenes.training.meaning import MeaningHeads, train_meaning
+from baton.common.families.scenes.training.pack import write_pack
+from baton.common.families.scenes.training.vae import acceptance, build_vae, set_scaling, train_vae
+from baton.common.families.scenes.worlds import World
+from baton.common.files import saving
 
 #: Share of the whole time, in the order in which they train.
 STAGES: Mapping[str, float] = {

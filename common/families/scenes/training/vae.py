@@ -16,13 +16,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from common.families.scenes.grammar import pick, sample_spec
-from common.families.scenes.icons import ICONS
-from common.families.scenes.render import Pixels, PlacedIcon, Scene, compose, render
-from common.families.scenes.training.device import Machine
-from common.families.scenes.training.loop import Allowance, Optimisation, TrainState
-from common.families.scenes.verify import detect
-from common.families.scenes.worlds import CELL, World
+from baton.common.families.scenes.grammar import pick, sample_spec
+from baton.common.families.scenes.icons import ICONS
+from baton.common.families.scenes.render import Pixels, PlacedIcon, Scene, compose, render
+from baton.common.families.scenes.training.device import Machine
+from baton.common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from baton.common.families.scenes.verify import detect
+from baton.common.families.scenes.worlds import CELL, World
 
 _DENSE_SHARE = 0.7
 _MAX_DENSE = 6  # icons

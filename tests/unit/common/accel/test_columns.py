@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from common.accel.columns import Accelerator, available_masks
-from common.accel.masks import load_mask, mask_path, save_mask
-from common.accel.propagation import Propagation
-from common.errors import Incompatible, InvalidRequest, WeightsError
-from common.families.loader import Family, load_family
-from common.families.local import begin
-from common.plan import ACCELS, FULL_STEP, Accel, Plan, SamplerName, StepDirective
+from baton.common.accel.columns import Accelerator, available_masks
+from baton.common.accel.masks import load_mask, mask_path, save_mask
+from baton.common.accel.propagation import Propagation
+from baton.common.errors import Incompatible, InvalidRequest, WeightsError
+from baton.common.families.loader import Family, load_family
+from baton.common.families.local import begin
+from baton.common.plan import ACCELS, FULL_STEP, Accel, Plan, SamplerName, StepDirective
 from tests.support.families import flip_bit
 from tests.support.graphs import accelerated, make_mask, masked_copy, with_columns, with_mask
 from tests.support.tasks import plan, task

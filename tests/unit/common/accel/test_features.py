@@ -13,7 +13,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from common.accel.features import (
+from baton.common.accel.features import (
     Changes,
     Features,
     check_key_count,
@@ -21,14 +21,14 @@ from common.accel.features import (
     propose_keys,
     read_by_decoder,
 )
-from common.accel.propagation import LONGEST_GROUP, Propagation, propagated
-from common.diffusion.blocks import Block, BlockGraph, Shared
-from common.diffusion.executor import Conditioning, Run, denoise_step, start_run
-from common.diffusion.graphs import graph_of
-from common.errors import ExecutionFailed, InvalidRequest
-from common.families.loader import Family
-from common.families.local import begin
-from common.plan import Plan, SamplerName, StepDirective
+from baton.common.accel.propagation import LONGEST_GROUP, Propagation, propagated
+from baton.common.diffusion.blocks import Block, BlockGraph, Shared
+from baton.common.diffusion.executor import Conditioning, Run, denoise_step, start_run
+from baton.common.diffusion.graphs import graph_of
+from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.families.local import begin
+from baton.common.plan import Plan, SamplerName, StepDirective
 from tests.support.tasks import PROMPTS, plan, task
 
 STEPS = 6

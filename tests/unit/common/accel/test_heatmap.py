@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.accel.heatmap import heat_map
-from common.errors import ExecutionFailed, InvalidRequest
+from baton.common.accel.heatmap import heat_map
+from baton.common.errors import ExecutionFailed, InvalidRequest
 
 MARK = np.array([0xD5, 0x5E, 0x00])
 #: The ends of viridis.

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from common.accel.masks import BlockMask, Purpose, load_mask, mask_path, save_mask
-from common.diffusion.blocks import BlockGraph
-from common.diffusion.graphs import graph_of
-from common.errors import BatonError, Incompatible, WeightsError
+from baton.common.accel.masks import BlockMask, Purpose, load_mask, mask_path, save_mask
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.graphs import graph_of
+from baton.common.errors import BatonError, Incompatible, WeightsError
 from tests.support.graphs import conditional_unet, dit, random_mask
 
 PURPOSE = Purpose("tiny", "large", "0123456789abcdef" * 2, "ddim", 4)

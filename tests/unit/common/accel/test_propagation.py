@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from common.accel.propagation import (
+from baton.common.accel.propagation import (
     LONGEST_GROUP,
     PAPER_KEYS,
     PAPER_STEPS,
@@ -16,10 +16,10 @@ from common.accel.propagation import (
     propagated,
     uniform_keys,
 )
-from common.diffusion.blocks import BlockGraph
-from common.diffusion.graphs import graph_of
-from common.errors import InvalidRequest
-from common.plan import MAX_AHEAD, MAX_STEPS
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.graphs import graph_of
+from baton.common.errors import InvalidRequest
+from baton.common.plan import MAX_AHEAD, MAX_STEPS
 from tests.support.graphs import conditional_unet
 
 DENSE = Propagation(keys=(0, 1, 2, 40, 49), steps=50)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.accel.estimators import ESTIMATORS, Estimator, check_estimator, gates
-from common.accel.training import MaskTrainer, PartialMask, Settings, relative_error
-from common.diffusion.executor import Run
-from common.errors import UnknownName
-from common.families.loader import Family
-from common.families.local import begin
+from baton.common.accel.estimators import ESTIMATORS, Estimator, check_estimator, gates
+from baton.common.accel.training import MaskTrainer, PartialMask, Settings, relative_error
+from baton.common.diffusion.executor import Run
+from baton.common.errors import UnknownName
+from baton.common.families.loader import Family
+from baton.common.families.local import begin
 from tests.support.tasks import PROMPTS, plan, task
 
 QUICK = Settings(iterations=3, learning_rate=1.0, refresh_every=0)

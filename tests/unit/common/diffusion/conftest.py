@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.families.loader import Family
-from common.plan import SamplerName
+from baton.common.families.loader import Family
+from baton.common.plan import SamplerName
 from tests.support.graphs import masked_copy
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion.executor import start_run, step_alone
-from common.diffusion.schedules import make_schedule
-from common.families.loader import Family
-from common.plan import SAMPLERS, SamplerName, Task
+from baton.common.diffusion.executor import start_run, step_alone
+from baton.common.diffusion.schedules import make_schedule
+from baton.common.families.loader import Family
+from baton.common.plan import SAMPLERS, SamplerName, Task
 from tests.support.reference import drawn_by_diffusers
 from tests.support.tasks import PROMPTS, plan, run_alone, task
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion.blocks import Shared
-from common.diffusion.calls import Denoiser, flow_of
-from common.diffusion.executor import Run, StepRecord, denoise_step, step_alone
-from common.diffusion.profile import profile
-from common.families.loader import Family
-from common.families.local import begin
-from common.plan import Task
+from baton.common.diffusion.blocks import Shared
+from baton.common.diffusion.calls import Denoiser, flow_of
+from baton.common.diffusion.executor import Run, StepRecord, denoise_step, step_alone
+from baton.common.diffusion.profile import profile
+from baton.common.families.loader import Family
+from baton.common.families.local import begin
+from baton.common.plan import Task
 from tests.support.families import SIZE
 from tests.support.graphs import (
     accelerated,

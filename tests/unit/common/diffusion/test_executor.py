@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion.calls import Denoiser
-from common.diffusion.executor import (
+from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.executor import (
     Conditioning,
     Run,
     denoise_step,
@@ -20,11 +20,11 @@ from common.diffusion.executor import (
     start_run,
     step_alone,
 )
-from common.diffusion.samplers import Past
-from common.errors import ExecutionFailed, Incompatible, InvalidRequest
-from common.families.loader import Family
-from common.families.local import begin, run_here, warm_up
-from common.latents import (
+from baton.common.diffusion.samplers import Past
+from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.families.local import begin, run_here, warm_up
+from baton.common.latents import (
     Codec,
     HistoryEntry,
     LatentState,
@@ -32,7 +32,7 @@ from common.latents import (
     decode_state,
     encode_state,
 )
-from common.plan import SAMPLERS, Plan, SamplerName, Task
+from baton.common.plan import SAMPLERS, Plan, SamplerName, Task
 from tests.support.engines import Counter, WatchedFamily
 from tests.support.tasks import PROMPTS, plan, run_alone, task
 

@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from common.diffusion.blocks import BlockGraph, Shared
-from common.diffusion.graphs import graph_of
-from common.errors import Incompatible
+from baton.common.diffusion.blocks import BlockGraph, Shared
+from baton.common.diffusion.graphs import graph_of
+from baton.common.errors import Incompatible
 from tests.support.graphs import conditional_unet, ddpm_unet, dit, in_full, inputs
 
 ROWS = [1, 3]

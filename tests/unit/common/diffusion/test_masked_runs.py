@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion.blocks import BlockGraph
-from common.diffusion.calls import Denoiser, flow_of
-from common.diffusion.executor import denoise_step, step_alone
-from common.errors import ExecutionFailed, InvalidRequest
-from common.families.loader import Family, Member
-from common.families.local import begin, run_here
-from common.plan import SAMPLERS, Plan, SamplerName, StepDirective
+from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.calls import Denoiser, flow_of
+from baton.common.diffusion.executor import denoise_step, step_alone
+from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.families.loader import Family, Member
+from baton.common.families.local import begin, run_here
+from baton.common.plan import SAMPLERS, Plan, SamplerName, StepDirective
 from tests.support.graphs import (
     Unrectified,
     accelerated,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion.blocks import Block, BlockGraph, Shared
-from common.diffusion.graphs import graph_of
-from common.diffusion.rows import Row, RowBatch, Slot
-from common.errors import ExecutionFailed
+from baton.common.diffusion.blocks import Block, BlockGraph, Shared
+from baton.common.diffusion.graphs import graph_of
+from baton.common.diffusion.rows import Row, RowBatch, Slot
+from baton.common.errors import ExecutionFailed
 from tests.support.graphs import conditional_unet, dit, in_full, inputs
 
 ROWS = 5

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from common.diffusion.scheduler_config import check_scheduler
-from common.diffusion.schedules import make_schedule
-from common.errors import Incompatible
-from common.families.loader import Family
-from common.plan import SAMPLERS, SamplerName
+from baton.common.diffusion.scheduler_config import check_scheduler
+from baton.common.diffusion.schedules import make_schedule
+from baton.common.errors import Incompatible
+from baton.common.families.loader import Family
+from baton.common.plan import SAMPLERS, SamplerName
 from tests.support.reference import SCHEDULERS
 from tests.support.schedulers import SD15, SD15_LIKE, stepped_by_diffusers, stepped_by_us
 

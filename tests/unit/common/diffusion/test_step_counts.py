@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from common.diffusion.samplers import Past, advance, vp_form
-from common.diffusion.schedules import Schedule, make_schedule
-from common.errors import Incompatible
-from common.families.loader import Family
-from common.latents.state import NoiseLevel
-from common.plan import MAX_STEPS, SAMPLERS, SamplerName
+from baton.common.diffusion.samplers import Past, advance, vp_form
+from baton.common.diffusion.schedules import Schedule, make_schedule
+from baton.common.errors import Incompatible
+from baton.common.families.loader import Family
+from baton.common.latents.state import NoiseLevel
+from baton.common.plan import MAX_STEPS, SAMPLERS, SamplerName
 from tests.support.reference import SCHEDULERS
 from tests.support.schedulers import (
     SD15,

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common.errors import WeightsError
-from common.families.loader import Family, load_family
+from baton.common.errors import WeightsError
+from baton.common.families.loader import Family, load_family
 from tests.support.families import copy_family, edit_json
 
 PARTS = {

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from common.families.hearing import Hearing
-from common.families.loader import Family
-from common.families.scenes.text import MAX_TOKENS
-from device_client.journal import JOURNAL_FILE, Journal
-from device_client.sdk import Client
+from baton.common.families.hearing import Hearing
+from baton.common.families.loader import Family
+from baton.common.families.scenes.text import MAX_TOKENS
+from baton.device_client.journal import JOURNAL_FILE, Journal
+from baton.device_client.sdk import Client
 
 #: A prompt, the same without the letters that no token stands for, and those letters.
 SPOILT: list[tuple[str, str, tuple[str, ...]]] = [

@@ -11,10 +11,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from common.errors import InvalidRequest, UnknownName, WeightsError
-from common.families.loader import Family, load_family
-from common.families.manifest import MANIFEST_NAME
-from common.families.scenes.text import MAX_TOKENS
+from baton.common.errors import InvalidRequest, UnknownName, WeightsError
+from baton.common.families.loader import Family, load_family
+from baton.common.families.manifest import MANIFEST_NAME
+from baton.common.families.scenes.text import MAX_TOKENS
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.reference import plain_pipeline
 

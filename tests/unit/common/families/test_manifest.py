@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from common.errors import InvalidRequest, UnknownName, WeightsError
-from common.families.manifest import (
+from baton.common.errors import InvalidRequest, UnknownName, WeightsError
+from baton.common.families.manifest import (
     BUILT_IN,
     MANIFEST_NAME,
     find_family,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import WeightsError
-from common.families.loader import load_family
+from baton.common.errors import WeightsError
+from baton.common.families.loader import load_family
 from tests.support.families import copy_family
 
 WEIGHTS = {

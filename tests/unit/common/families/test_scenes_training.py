@@ -12,30 +12,35 @@ import torch
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.errors import ExecutionFailed, InvalidRequest
-from common.families.scenes.grammar import parse_prompt
-from common.families.scenes.icons import ICONS, stamp
-from common.families.scenes.members import build_text_encoder, build_unet
-from common.families.scenes.render import PlacedIcon, Scene
-from common.families.scenes.text import MAX_TOKENS, build_tokenizer
-from common.families.scenes.training import pack as packing
-from common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
-from common.families.scenes.training.denoiser import Text, train_denoiser
-from common.families.scenes.training.device import Machine, find_device
-from common.families.scenes.training.grounding import Grounding
-from common.families.scenes.training.layout import LayoutHead, layout
-from common.families.scenes.training.loop import (
+from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.families.scenes.grammar import parse_prompt
+from baton.common.families.scenes.icons import ICONS, stamp
+from baton.common.families.scenes.members import build_text_encoder, build_unet
+from baton.common.families.scenes.render import PlacedIcon, Scene
+from baton.common.families.scenes.text import MAX_TOKENS, build_tokenizer
+from baton.common.families.scenes.training import pack as packing
+from baton.common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
+from baton.common.families.scenes.training.denoiser import Text, train_denoiser
+from baton.common.families.scenes.training.device import Machine, find_device
+from baton.common.families.scenes.training.grounding import Grounding
+from baton.common.families.scenes.training.layout import LayoutHead, layout
+from baton.common.families.scenes.training.loop import (
     Allowance,
     Optimisation,
     TrainState,
     read_averages,
     read_position,
 )
-from common.families.scenes.training.meaning import FACTS, MeaningHeads, meaning, train_meaning
-from common.families.scenes.training.pack import read_pack, write_pack
-from common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
-from common.families.scenes.training.vae import batch_of_pictures, build_vae, psnr, train_vae
-from common.families.scenes.worlds import DETAIL
+from baton.common.families.scenes.training.meaning import (
+    FACTS,
+    MeaningHeads,
+    meaning,
+    train_meaning,
+)
+from baton.common.families.scenes.training.pack import read_pack, write_pack
+from baton.common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
+from baton.common.families.scenes.training.vae import batch_of_pictures, build_vae, psnr, train_vae
+from baton.common.families.scenes.worlds import DETAIL
 
 CPU = Machine(torch.device("cpu"))
 OPTIONS = Optimisation(lr=0.05, batch=4, warmup=2)

@@ -9,9 +9,9 @@ import msgpack
 import numpy as np
 import pytest
 
-from common.errors import CorruptEnvelope, Incompatible, InvalidRequest
-from common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
-from common.latents.envelope import MAX_ENVELOPE_BYTES, MAX_LATENT_VALUES
+from baton.common.errors import CorruptEnvelope, Incompatible, InvalidRequest
+from baton.common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
+from baton.common.latents.envelope import MAX_ENVELOPE_BYTES, MAX_LATENT_VALUES
 from tests.support.envelopes import (
     FINGERPRINT,
     fields_of,

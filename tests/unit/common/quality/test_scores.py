@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.quality.scores import bootstrap_interval, summarise
+from baton.common.quality.scores import bootstrap_interval, summarise
 
 
 def test_a_score_holds_means_and_intervals_around_them() -> None:

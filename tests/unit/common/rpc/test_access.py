@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InvalidRequest
-from common.rpc.access import (
+from baton.common.errors import InvalidRequest
+from baton.common.rpc.access import (
     OPEN,
     UNGUARDED,
     Access,
@@ -18,10 +18,10 @@ from common.rpc.access import (
     ServerAccess,
     ending_soon,
 )
-from common.rpc.channel import open_channel
-from common.rpc.serving import check_exposure
-from common.rpc.tls import holder
-from common.rpc.tokens import Identity, read_tokens
+from baton.common.rpc.channel import open_channel
+from baton.common.rpc.serving import check_exposure
+from baton.common.rpc.tls import holder
+from baton.common.rpc.tokens import Identity, read_tokens
 from tests.support.certificates import Issuer
 from tests.support.security import Credentials
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from baton.common.rpc.auth import ANONYMOUS, PERMITTED, caller
 from baton.v1 import coordinator_pb2, edge_pb2
-from common.rpc.auth import ANONYMOUS, PERMITTED, caller
 
 
 def test_every_method_of_every_service_has_its_roles_and_nothing_else_has() -> None:

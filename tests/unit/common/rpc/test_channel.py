@@ -5,18 +5,18 @@ from __future__ import annotations
 import grpc.aio
 import pytest
 
-from baton.v1 import edge_pb2
-from baton.v1.edge_pb2_grpc import EdgeStub
-from common.errors import InvalidRequest, Unreachable
-from common.rpc.channel import (
+from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.rpc.channel import (
     Keepalive,
     bind,
     channel_to,
     make_server,
     open_channel,
 )
-from common.rpc.naming import check_address
-from common.rpc.serving import check_exposure
+from baton.common.rpc.naming import check_address
+from baton.common.rpc.serving import check_exposure
+from baton.v1 import edge_pb2
+from baton.v1.edge_pb2_grpc import EdgeStub
 from tests.support.nodes import closed_port
 from tests.support.servers import ActingEdge, serving
 

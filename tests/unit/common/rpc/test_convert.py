@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from baton.v1 import plan_pb2
-from common.errors import Incompatible, InvalidRequest, UnknownName
-from common.plan import MAX_ROWS, MAX_STEPS, Arm
-from common.rpc import PROTOCOL_VERSION
-from common.rpc.convert import (
+from baton.common.errors import Incompatible, InvalidRequest, UnknownName
+from baton.common.plan import MAX_ROWS, MAX_STEPS, Arm
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.convert import (
     check_protocol,
     executed_from_proto,
     location_from_proto,
     plan_from_proto,
     plan_to_proto,
 )
+from baton.v1 import plan_pb2
 from tests.support.envelopes import peak_memory
 
 EDGE = plan_pb2.LOCATION_EDGE

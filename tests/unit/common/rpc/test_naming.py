@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from common.errors import InvalidRequest
-from common.rpc.naming import (
+from baton.common.errors import InvalidRequest
+from baton.common.rpc.naming import (
     MAX_ADDRESS_CHARS,
     bare,
     check_address,
@@ -15,8 +15,8 @@ from common.rpc.naming import (
     check_node_id,
     joined,
 )
-from coordinator.fleet import Fleet
-from coordinator.values import Registration
+from baton.coordinator.fleet import Fleet
+from baton.coordinator.values import Registration
 
 NOBODYS = ["0.0.0.0:7701", "[::]:7701", "[0:0::0]:7701", "[::ffff:0.0.0.0]:7701",
            "255.255.255.255:1", "224.0.0.1:1", "[ff02::1]:1"]  # fmt: skip

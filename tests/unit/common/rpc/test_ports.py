@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common.errors import BatonError, InvalidRequest, Unreachable
-from common.rpc.channel import bind, make_server
-from common.rpc.tls import KeyPair, ServerTls
+from baton.common.errors import BatonError, InvalidRequest, Unreachable
+from baton.common.rpc.channel import bind, make_server
+from baton.common.rpc.tls import KeyPair, ServerTls
 from tests.support.certificates import Issuer
 from tests.support.nodes import closed_port
 

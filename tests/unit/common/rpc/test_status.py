@@ -12,11 +12,11 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from baton.common import errors
+from baton.common.errors import BatonError, ExecutionFailed, Overloaded, Unreachable
+from baton.common.rpc.channel import MAX_MESSAGE_BYTES, channel_to
+from baton.common.rpc.status import from_rpc_error
 from baton.v1 import edge_pb2, edge_pb2_grpc
-from common import errors
-from common.errors import BatonError, ExecutionFailed, Overloaded, Unreachable
-from common.rpc.channel import MAX_MESSAGE_BYTES, channel_to
-from common.rpc.status import from_rpc_error
 from tests.support.nodes import Cable
 from tests.support.servers import ActingEdge, Action, edge_stub, raising, serving
 

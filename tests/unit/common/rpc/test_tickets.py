@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InvalidRequest, PermissionDenied
-from common.rpc.ticket_keys import kept_private_key, read_private_key, read_public_key
-from common.rpc.tickets import (
+from baton.common.errors import InvalidRequest, PermissionDenied
+from baton.common.rpc.ticket_keys import kept_private_key, read_private_key, read_public_key
+from baton.common.rpc.tickets import (
     LEEWAY,
     MAX_TICKET_CHARS,
     Ask,

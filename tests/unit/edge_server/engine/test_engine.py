@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.errors import BatonError, Draining, ExecutionFailed, Incompatible
-from common.errors import InvalidRequest as Invalid
-from common.families.loader import Family
-from common.latents import Codec, HistoryEntry, LatentState, decode_state
-from common.plan import Plan, Segment, Task
-from edge_server.engine.engine import Engine, Limits
-from edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Started
+from baton.common.errors import BatonError, Draining, ExecutionFailed, Incompatible
+from baton.common.errors import InvalidRequest as Invalid
+from baton.common.families.loader import Family
+from baton.common.latents import Codec, HistoryEntry, LatentState, decode_state
+from baton.common.plan import Plan, Segment, Task
+from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Started
 from tests.support.engines import (
     NODE,
     Counter,

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.errors import ExecutionFailed, InvalidRequest
-from common.families.loader import Family
-from common.latents import LatentState, decode_state
-from common.plan import SamplerName, Task
-from edge_server.engine.engine import Engine, Limits
-from edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Progressed
+from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.families.loader import Family
+from baton.common.latents import LatentState, decode_state
+from baton.common.plan import SamplerName, Task
+from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Progressed
 from tests.support.engines import NODE, Counter, Listener, WatchedFamily, run_together, submitted
 from tests.support.graphs import accelerated, masked_copy, random_mask, with_mask
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.plan import Plan, Segment
-from edge_server.engine.pace import Demand, Forecast, Pace
+from baton.common.plan import Plan, Segment
+from baton.edge_server.engine.pace import Demand, Forecast, Pace
 from tests.support.families import NAME
 from tests.support.tasks import plan
 

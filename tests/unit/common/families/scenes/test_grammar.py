@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
-from common.families.manifest import BUILT_IN, read_manifest
-from common.families.scenes.grammar import (
+from baton.common.families.manifest import BUILT_IN, read_manifest
+from baton.common.families.scenes.grammar import (
     GENEVAL_TASKS,
     MAX_COUNT,
     SURFACE_TASK,
@@ -21,8 +21,8 @@ from common.families.scenes.grammar import (
     tasks_of,
     vocabulary,
 )
-from common.families.scenes.text import build_tokenizer
-from common.families.scenes.worlds import DETAIL, FLAT, WORLDS, World, world_of
+from baton.common.families.scenes.text import build_tokenizer
+from baton.common.families.scenes.worlds import DETAIL, FLAT, WORLDS, World, world_of
 
 SHIPPED = BUILT_IN["scenes"] / "shared/tokenizer"
 FIRST_PROMPTS = [

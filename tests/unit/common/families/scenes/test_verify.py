@@ -11,11 +11,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from common.families.manifest import BUILT_IN
-from common.families.scenes.grammar import SceneSpec, parse_prompt, sample_spec
-from common.families.scenes.icons import ICONS, stamp
-from common.families.scenes.render import Pixels, PlacedIcon, Scene, compose, render
-from common.families.scenes.training.calibration import (
+from baton.common.families.manifest import BUILT_IN
+from baton.common.families.scenes.grammar import SceneSpec, parse_prompt, sample_spec
+from baton.common.families.scenes.icons import ICONS, stamp
+from baton.common.families.scenes.render import Pixels, PlacedIcon, Scene, compose, render
+from baton.common.families.scenes.training.calibration import (
     BLURS,
     NOISES,
     acceptance_curve,
@@ -23,9 +23,9 @@ from common.families.scenes.training.calibration import (
     noisy,
     scenes_of,
 )
-from common.families.scenes.verify import UNCLEAR, detect, judge, relation_between, verify
-from common.families.scenes.worlds import DETAIL, FLAT, WORLDS, World, world_of
-from common.quality.verifier import find_scorer, scenes_verifier
+from baton.common.families.scenes.verify import UNCLEAR, detect, judge, relation_between, verify
+from baton.common.families.scenes.worlds import DETAIL, FLAT, WORLDS, World, world_of
+from baton.common.quality.verifier import find_scorer, scenes_verifier
 from tests.support.mutations import made_false
 
 COUNT = 400
