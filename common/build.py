@@ -44,7 +44,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Origin:
+class NodeBuild:
     """What a node draws with. members: fingerprint of each member that it used or will use."""
 
     build: Build
@@ -58,7 +58,7 @@ class Origin:
             if not _FINGERPRINT.fullmatch(fingerprint):
                 raise InvalidRequest("a member's fingerprint is 32 hex digits")
 
-    def agrees(self, other: Origin) -> bool:
+    def agrees(self, other: NodeBuild) -> bool:
         """Whether both may be one node's: the same build, and no member with two fingerprints."""
         shared = self.members.keys() & other.members.keys()
         return self.build == other.build and all(

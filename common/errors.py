@@ -26,6 +26,9 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+#: Of an error's text, or another reason that a node tells.
+MAX_REASON_CHARS = 500
+
 
 class BatonError(Exception):
     """Base of every error that Baton raises on purpose.

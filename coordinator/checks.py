@@ -6,9 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from baton.common.errors import InvalidRequest
+from baton.common.errors import MAX_REASON_CHARS, InvalidRequest
 from baton.common.plan import MAX_NAME_CHARS
-from baton.common.rpc.convert import MAX_REASON_CHARS
 from baton.common.rpc.naming import check_id
 
 MAX_MEMBERS = 8

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.common.errors import BatonError
 from baton.common.interrupts import stop_signals
+from baton.common.request import Preference
 from baton.common.rpc.access import Guard, ending_soon
 from baton.common.rpc.channel import CONTROL_BYTES, bind, make_server
 from baton.common.rpc.naming import is_loopback, joined
@@ -36,7 +37,6 @@ from baton.coordinator.store.base import Store
 from baton.coordinator.store.sqlite import SqliteStore
 from baton.coordinator.store.thread import StoreThread
 from baton.coordinator.tickets import Issuer
-from baton.coordinator.values import Preference
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 
 _log = logging.getLogger(__name__)

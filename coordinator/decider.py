@@ -25,6 +25,7 @@ from baton.common.errors import (
     Unreachable,
 )
 from baton.common.plan import Arm
+from baton.common.request import Preference
 from baton.coordinator.bandit.arms import Candidate, candidates
 from baton.coordinator.bandit.context import DIMENSION, build_context
 from baton.coordinator.bandit.linucb import FloatArray, LinUCB
@@ -35,14 +36,7 @@ from baton.coordinator.fleet import Fleet, Need, RankedEdge, Ranking
 from baton.coordinator.known import UNKEPT, Families, Known, holds_arm, is_learned, unkept_id
 from baton.coordinator.store.base import NewDecision, Resolution, Store
 from baton.coordinator.store.thread import StoreThread
-from baton.coordinator.values import (
-    ArmScore,
-    ArmStats,
-    DecideQuery,
-    DecisionRecord,
-    Outcome,
-    Preference,
-)
+from baton.coordinator.values import ArmScore, ArmStats, DecideQuery, DecisionRecord, Outcome
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -277,7 +271,7 @@ class Decider:
         chosen = feasible[drawn.index]
         arm = Arm.parse(chosen.arm)
         ranking = anywhere if arm.kind == "device" else edges[arm.members[0]]
-        reason = "asked for" if query.wish else told(drawn, feasible, anywhere)
+        reason = "asked for" if query.requested_arm else told(drawn, feasible, anywhere)
         return DecisionRecord(
             decision_id=uuid.uuid4().hex if kept else unkept_id(query),
             request_id=query.request_id,
@@ -315,8 +309,8 @@ class Decider:
     ) -> BatonError:
         device = "holds no member" if not query.members else "cannot run any arm"
         message = f"no arm is feasible: the device {device}, and edges: {edges.complaint}"
-        if query.wish is not None:
-            message = f"arm {query.wish.name} is not to be had: {scores[0].reason}"
+        if query.requested_arm is not None:
+            message = f"arm {query.requested_arm.name} is not to be had: {scores[0].reason}"
         if not self._fleet.members(query.family):
             return Unreachable(f"{message} for family {query.family}; start an edge that serves it")
         if self._fleet.rank(Need(query.family)).best:

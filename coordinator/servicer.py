@@ -65,7 +65,7 @@ class CoordinatorServicer(pb_grpc.CoordinatorServicer):
             edges=[wire.edge_to_proto(edge) for edge in record.edges],
             reason=record.reason,
             ticket=self._issuer.ticket(query, record),
-            standby_ticket=self._issuer.standby(query, record),
+            offline_ticket=self._issuer.offline(query, record),
         )
 
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:

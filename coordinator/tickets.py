@@ -9,7 +9,7 @@ from baton.common.plan import MAX_STEPS
 from baton.common.rpc.tickets import MAX_SIZE, Signer, Ticket
 from baton.coordinator.values import DecideQuery, DecisionRecord
 
-#: Seconds for which a standby ticket is good: as long as a coordinator may well be away.
+#: Seconds for which a offline ticket is good: as long as a coordinator may well be away.
 STANDBY_SECONDS = 3600.0
 
 
@@ -47,9 +47,9 @@ class Issuer:
         )
         return self._issue(query, record, scope)
 
-    def standby(self, query: DecideQuery, record: DecisionRecord) -> str:
+    def offline(self, query: DecideQuery, record: DecisionRecord) -> str:
         """For one later request of any id on the same edges, while no coordinator answers."""
-        name = f"{record.decision_id}-standby"
+        name = f"{record.decision_id}-offline"
         return self._issue(query, record, _Scope(name, "", MAX_STEPS, MAX_SIZE, STANDBY_SECONDS))
 
     def _issue(self, query: DecideQuery, record: DecisionRecord, scope: _Scope) -> str:

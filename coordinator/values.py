@@ -6,20 +6,18 @@ Raises InvalidRequest for anything outside the limits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from baton.common.errors import Cancelled, InvalidRequest
 from baton.common.plan import MAX_STEPS, Arm, EdgeChoice, check_steps
+from baton.common.request import Preference
 from baton.common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
 from baton.common.rpc.naming import MAX_ADDRESS_CHARS, check_advertised, check_id, check_node_id
 from baton.common.rpc.tickets import MAX_SIZE
 from baton.coordinator import checks
 
-Preference = Literal["quality", "balanced", "speed"]
 DecisionState = Literal["pending", "rewarded", "expired", "withdrawn"]
 NodeState = Literal["alive", "draining", "lost"]
-
-PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class DecideQuery:
     members: those that the device holds. steps: number of denoising steps. device_cpu: share of the
     device's machine, 0 to 1. rtt_seconds: round trip to the coordinator. probes: (node id, round
     trip in seconds) of the edges that the device has measured. An empty fingerprint says that the
-    device holds no model, so that any edge may finish the picture. wish: an arm that the user
+    device holds no model, so that any edge may finish the picture. requested_arm: which the user
     insists on; None leaves the choice to the bandit. owner: the name under which the device has
     proved who it is; empty where nobody asked. size: of the picture's side, pixels; 0: not said.
     """
@@ -111,7 +109,7 @@ class DecideQuery:
     device_cpu: float = 0.0
     rtt_seconds: float = 0.0
     probes: tuple[tuple[str, float], ...] = ()
-    wish: Arm | None = None
+    requested_arm: Arm | None = None
     owner: str = ""
     size: int = 0
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from baton.common.errors import InvalidRequest
 from baton.common.plan import Arm, EdgeChoice
+from baton.common.request import PREFERENCES, Preference
 from baton.common.rpc.convert import MAX_ATTEMPTS, MAX_FAMILY_MEMBERS
 from baton.coordinator.checks import MAX_PROBES, check_members
 from baton.coordinator.values import (
-    PREFERENCES,
     ArmScore,
     ArmStats,
     DecideQuery,
@@ -24,7 +24,6 @@ from baton.coordinator.values import (
     NodeState,
     NodeView,
     Outcome,
-    Preference,
     PromptFeatures,
     Registration,
 )
@@ -89,7 +88,7 @@ def query_from_proto(message: pb.DecideRequest, owner: str = "") -> DecideQuery:
         device_cpu=message.device_cpu,
         rtt_seconds=message.rtt_seconds,
         probes=tuple((probe.node_id, probe.rtt_seconds) for probe in message.probes),
-        wish=Arm.parse(message.arm) if message.arm else None,
+        requested_arm=Arm.parse(message.arm) if message.arm else None,
         owner=owner,
         size=message.size,
     )

@@ -1,14 +1,14 @@
-"""What can be refused before a model library is imported: settings, wishes, pictures to replay."""
+"""What can be refused before a model library is imported: settings, requests, saved pictures."""
 
 from __future__ import annotations
 
 from baton.common.errors import Incompatible, WeightsError
 from baton.common.families.manifest import BUILT_IN, Manifest, find_family, read_manifest
+from baton.common.request import GenerationRequest
 from baton.common.rpc.naming import check_address
 from baton.device_client.decide import ArmNames
 from baton.device_client.png import Provenance
 from baton.device_client.settings import DeviceSettings, split_list
-from baton.device_client.wish import Wish
 
 
 def check_device(settings: DeviceSettings) -> Manifest:
@@ -26,18 +26,18 @@ def check_device(settings: DeviceSettings) -> Manifest:
     return manifest
 
 
-def check_here(wish: Wish, settings: DeviceSettings, manifest: Manifest) -> None:
-    """Raises BatonError for a wish, checked already, that this device can never fulfil.
+def check_here(request: GenerationRequest, settings: DeviceSettings, manifest: Manifest) -> None:
+    """Raises BatonError for a request, checked already, that this device can never fulfil.
 
     What a coordinator knows better is left to it.
     """
-    if wish.size is not None:
-        manifest.check_size(wish.size)
-    for address in split_list(wish.edge or ""):
+    if request.size is not None:
+        manifest.check_size(request.size)
+    for address in split_list(request.edge or ""):
         check_address(address)
-    if wish.arm is None:
+    if request.arm is None:
         return
-    arm = ArmNames(manifest, settings.member_list).resolve(wish.arm)
+    arm = ArmNames(manifest, settings.member_list).resolve(request.arm)
     if arm.kind != "edge" and arm.members[-1] not in settings.member_list:
         raise WeightsError(
             f"member {arm.members[-1]} of {manifest.name} is not loaded on this node"

@@ -16,16 +16,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.common.errors import BatonError, ExecutionFailed, UnknownName
 from baton.common.plan import Arm, Decision, EdgeChoice
+from baton.common.request import Preference
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.access import Access
 from baton.common.rpc.convert import MAX_ATTEMPTS, check_protocol
 from baton.common.rpc.peer import Peer
 from baton.common.rpc.status import parsed
 from baton.common.rpc.tickets import MAX_TICKET_CHARS
-from baton.device_client.decide import Preference, is_static
+from baton.device_client.decide import is_static
 from baton.device_client.features import PromptFeatures
+from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.result import EdgeAttempt
-from baton.device_client.standby import StandbyTickets
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Situation:
-    """What a decision depends on, as the device sees it. ``wish``: an arm to use, or nothing."""
+    """What a decision depends on, as the device sees it. ``requested_arm``: may be empty."""
 
     request_id: str
     features: PromptFeatures
@@ -63,13 +64,13 @@ class Situation:
     members: Sequence[str]
     steps: int
     size: int = 0
-    wish: str = ""
+    requested_arm: str = ""
 
 
-async def ask(link: Link, situation: Situation, standby: StandbyTickets | None = None) -> Decision:
+async def ask(link: Link, situation: Situation, offline: OfflineTickets | None = None) -> Decision:
     """The coordinator's decision, within the link's timeout from end to end.
 
-    ``standby`` takes the ticket for a later time without a coordinator. Raises the coordinator's
+    ``offline`` takes the ticket for a later time without a coordinator. Raises the coordinator's
     BatonError, or Unreachable.
     """
     try:
@@ -80,8 +81,8 @@ async def ask(link: Link, situation: Situation, standby: StandbyTickets | None =
     check_protocol(response.protocol_version, str(link.peer))
     _check_decision(response)
     edges = tuple(EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in response.edges)
-    if standby is not None:
-        standby.keep(response.standby_ticket, [edge.address for edge in edges])
+    if offline is not None:
+        offline.keep(response.offline_ticket, [edge.address for edge in edges])
     arm = Arm.parse(response.arm)
     return Decision(response.decision_id, arm, edges, response.reason, response.ticket)
 
@@ -90,7 +91,7 @@ def _check_decision(response: coordinator_pb2.DecideResponse) -> None:
     """Raises ExecutionFailed for an id or a ticket that no coordinator gives."""
     if not _ID.fullmatch(response.decision_id) or is_static(response.decision_id):
         raise ExecutionFailed("the coordinator's decision has no id")
-    if max(len(response.ticket), len(response.standby_ticket)) > MAX_TICKET_CHARS:
+    if max(len(response.ticket), len(response.offline_ticket)) > MAX_TICKET_CHARS:
         raise ExecutionFailed("the coordinator's ticket is too long for one")
 
 
@@ -178,6 +179,6 @@ def _request(situation: Situation, rtt: float) -> coordinator_pb2.DecideRequest:
         steps=situation.steps,
         device_cpu=psutil.cpu_percent() / 100,
         rtt_seconds=rtt,
-        arm=situation.wish,
+        arm=situation.requested_arm,
         size=situation.size,
     )

@@ -1,18 +1,15 @@
-"""Where to hand over: the coordinator's word, the caller's wish, or a static default."""
+"""Where to hand over: the coordinator's word, the caller's request, or a static default."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from baton.common.errors import ExecutionFailed, Incompatible, UnknownName
 from baton.common.families.manifest import Manifest
 from baton.common.plan import Arm, Decision, EdgeChoice, check_fraction
-
-Preference = Literal["quality", "balanced", "speed"]
-PREFERENCES: tuple[Preference, ...] = get_args(Preference)
+from baton.common.request import Preference
 
 _DEFAULT_FRACTION = 0.4
 _STATIC = "static-"
@@ -62,7 +59,7 @@ class ArmNames:
             self.manifest.check_member(member)
         return arm
 
-    def check(self, decision: Decision, wish: Arm | None) -> Decision:
+    def check(self, decision: Decision, requested_arm: Arm | None) -> Decision:
         """A coordinator's decision. Raises ExecutionFailed for one that cannot be carried out."""
         arm = decision.arm
         own = arm.members[-1:] if arm.kind != "edge" else ()
@@ -70,8 +67,10 @@ class ArmNames:
             raise ExecutionFailed(f"the coordinator decided for {arm.name}, which is not to be had")
         if not set(own) <= set(self.device_members):
             raise ExecutionFailed(f"the coordinator decided for {arm.name}, not held here")
-        if wish is not None and arm != wish:
-            raise ExecutionFailed(f"the coordinator decided for {arm.name} in place of {wish.name}")
+        if requested_arm is not None and arm != requested_arm:
+            raise ExecutionFailed(
+                f"the coordinator decided for {arm.name} in place of {requested_arm.name}"
+            )
         return decision
 
     def _fraction(self, text: str, name: str) -> float:
@@ -87,18 +86,18 @@ class ArmNames:
 
 def static_decision(
     names: ArmNames,
-    wish: str | None,
+    requested_arm: str | None,
     preference: Preference,
     edges: Sequence[str],
     fallback: bool = False,
 ) -> Decision:
-    """The decision without a coordinator: the wish, or a relay unless the preference is extreme.
+    """The decision without a coordinator: the arm asked for, else a relay unless extreme ones win.
 
     Raises UnknownName for an unknown arm, Incompatible for one that needs an edge where none is
     known, unless the device may draw in its place (``fallback``).
     """
-    if wish is not None:
-        arm, reason = names.resolve(wish), "asked for"
+    if requested_arm is not None:
+        arm, reason = names.resolve(requested_arm), "asked for"
     elif edges and not names.device_members:
         arm, reason = names.resolve("edge"), "this device holds no member"
     elif not edges or preference == "speed":

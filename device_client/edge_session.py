@@ -13,7 +13,7 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from baton.common.build import Build, Origin, check_line
+from baton.common.build import Build, NodeBuild, check_line
 from baton.common.errors import (
     ConnectionBroken,
     CorruptEnvelope,
@@ -60,7 +60,7 @@ class EdgePart:
     newest: bytes = field(default=b"", repr=False)
     executed: list[ExecutedStep] = field(default_factory=list)
     picture: npt.NDArray[np.uint8] | None = None
-    nodes: dict[str, Origin] = field(default_factory=dict)
+    nodes: dict[str, NodeBuild] = field(default_factory=dict)
     begun: bool = False
     handed_over: bool = False
     handoff_bytes: int = 0
@@ -275,22 +275,22 @@ class EdgeSession:
         """Note who it is and what it draws with, for the picture's record.
 
         Raises InvalidRequest for nonsense, Incompatible if steps are already on record as this
-        node's that were drawn with something else: a record holds one origin for a node id.
+        node's that were drawn with something else: a record holds one build for a node id.
         """
-        node_id, origin = check_line(accepted.node_id, "its node id"), _origin(accepted)
+        node_id, build = check_line(accepted.node_id, "its node id"), _node_build(accepted)
         if node_id == DEVICE_NODE:
             raise InvalidRequest(f"no edge may be called {DEVICE_NODE!r}")
-        if not self._planned_members() <= origin.members.keys():
+        if not self._planned_members() <= build.members.keys():
             raise InvalidRequest("a member of its part has no fingerprint")
         known = self._part.nodes.get(node_id)
         if known and any(step.node_id == node_id for step in self._part.executed):
-            if not known.agrees(origin):
+            if not known.agrees(build):
                 raise Incompatible(
                     f"edge {node_id} has other weights or another build than when it drew earlier"
                     " steps; if two edges have one name, give each its own"
                 )
-            origin = Origin(origin.build, {**known.members, **origin.members})
-        self.node_id, self._part.nodes[node_id] = node_id, origin
+            build = NodeBuild(build.build, {**known.members, **build.members})
+        self.node_id, self._part.nodes[node_id] = node_id, build
         self._part.begun = True
 
     def _planned_members(self) -> set[str]:
@@ -382,7 +382,7 @@ class EdgeSession:
             await stub.Cancel(request, timeout=_CANCEL_TIMEOUT)
 
 
-def _origin(accepted: edge_pb2.Accepted) -> Origin:
+def _node_build(accepted: edge_pb2.Accepted) -> NodeBuild:
     """Raises InvalidRequest for what no edge can be."""
     told = {name.name: getattr(accepted.build, name.name) for name in fields(Build)}
-    return Origin(Build(**told), dict(accepted.members))
+    return NodeBuild(Build(**told), dict(accepted.members))

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo, PngStream
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from baton.common.build import Origin, check_line
+from baton.common.build import NodeBuild, check_line
 from baton.common.config import user_path
 from baton.common.errors import BatonError, Incompatible, InvalidRequest
 from baton.common.files import saving
@@ -66,7 +66,7 @@ class Provenance:
     fingerprint: str
     codec: str
     transfers: tuple[int, ...]
-    nodes: Mapping[str, Origin]
+    nodes: Mapping[str, NodeBuild]
 
     @property
     def members_run(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Provenance:
                 "protocol": PROTOCOL_VERSION,
                 "family": plan.family,
                 "fingerprint": self.fingerprint,
-                "nodes": {node_id: asdict(origin) for node_id, origin in self.nodes.items()},
+                "nodes": {node_id: asdict(node) for node_id, node in self.nodes.items()},
                 "prompt": task.prompt,
                 "negative_prompt": task.negative,
                 "seed": task.seed,
@@ -232,7 +232,7 @@ class _Chunk(BaseModel):
     protocol: _Version
     family: _Name
     fingerprint: _Fingerprint
-    nodes: dict[str, Origin] = Field(max_length=MAX_STEPS)
+    nodes: dict[str, NodeBuild] = Field(max_length=MAX_STEPS)
     prompt: str
     negative_prompt: str
     seed: int = Field(ge=0, lt=2**63)

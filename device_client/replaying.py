@@ -207,8 +207,8 @@ def _carried(run: Run, family: Family, codec: Codec) -> LatentState:
 
 
 def _reasons(provenance: Provenance) -> Iterator[str]:
-    for node_id, origin in provenance.nodes.items():
-        yield from origin.build.differences(this_build(), _place(node_id))
+    for node_id, node in provenance.nodes.items():
+        yield from node.build.differences(this_build(), _place(node_id))
 
 
 def _place(node_id: str) -> str:

@@ -18,16 +18,16 @@ from baton.common.families.local import use_threads
 from baton.common.given import text, whole
 from baton.common.plan import check_seed
 from baton.common.quality.verifier import find_scorer
-from baton.device_client.account import run_and_tell
+from baton.common.request import GenerationRequest, check_request
 from baton.device_client.checks import check_device
 from baton.device_client.events import Event, Finished
 from baton.device_client.journal import Journal
+from baton.device_client.journaling import run_and_tell
 from baton.device_client.model_thread import ModelThread
+from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.result import Result
 from baton.device_client.session import Device, PictureSession
 from baton.device_client.settings import DeviceSettings
-from baton.device_client.standby import StandbyTickets
-from baton.device_client.wish import Wish, check_wish
 
 
 class AsyncClient:
@@ -50,9 +50,9 @@ class AsyncClient:
         check_device(settings)
         access = settings.access()
         thread, family = _model(settings)
-        standby = StandbyTickets(settings.state_folder)
+        offline = OfflineTickets(settings.state_folder)
         scorer = find_scorer(family.name)
-        self._device = Device(family, settings, scorer, thread, access, standby)
+        self._device = Device(family, settings, scorer, thread, access, offline)
         self._journal = Journal.within(settings.state_folder, settings.journal_requests)
 
     @property
@@ -60,7 +60,7 @@ class AsyncClient:
         return self._device.settings
 
     async def generate(self, prompt: str, **options: Any) -> Result:
-        """Draw one picture; the options are the fields of `Wish`. Raises BatonError."""
+        """Draw one picture; the options are `GenerationRequest`'s fields. Raises BatonError."""
         async with aclosing(self.stream(prompt, **options)) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -73,9 +73,9 @@ class AsyncClient:
         Closing the stream early cancels the request. Raises BatonError.
         """
         self.check_usable()
-        wish = check_wish(Wish(prompt, **options))
+        request = check_request(GenerationRequest(prompt, **options))
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        session = PictureSession(self._device, wish, uuid.uuid4().hex, queue.put_nowait)
+        session = PictureSession(self._device, request, uuid.uuid4().hex, queue.put_nowait)
         task = asyncio.ensure_future(run_and_tell(session, self._journal))
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
@@ -108,9 +108,9 @@ class Client:
     def generate(
         self, prompt: str, on_event: Callable[[Event], None] | None = None, **options: Any
     ) -> Result:
-        """Draw one picture; ``on_event`` hears how it goes, the options are the fields of `Wish`.
+        """Draw one picture; ``on_event`` hears how it goes.
 
-        Raises BatonError.
+        The options are the fields of `GenerationRequest`. Raises BatonError.
         """
         return self.generate_many(prompt, 1, on_event, **options)[0]
 
@@ -128,7 +128,7 @@ class Client:
         their seeds. Raises BatonError.
         """
         self._async.check_usable()
-        wishes = _successive(Wish(prompt, **options), count)
+        requests = _successive(GenerationRequest(prompt, **options), count)
         finished: dict[int, Result] = {}
 
         def tell(event: Event) -> None:
@@ -138,11 +138,11 @@ class Client:
                 on_event(event)
 
         try:
-            _run_blocking(lambda: _draw_all(self._async, wishes, tell))
+            _run_blocking(lambda: _draw_all(self._async, requests, tell))
         except BaseException as error:
             vars(error)["finished"] = tuple(finished[seed] for seed in sorted(finished))
             raise
-        return [finished[wish.seed] for wish in wishes]
+        return [finished[request.seed] for request in requests]
 
     def close(self) -> None:
         """End the model thread."""
@@ -174,9 +174,9 @@ def _model(settings: DeviceSettings) -> tuple[ModelThread, Family]:
         raise
 
 
-def _successive(first: Wish, count: int) -> list[Wish]:
+def _successive(first: GenerationRequest, count: int) -> list[GenerationRequest]:
     """Raises InvalidRequest unless every one of them can work."""
-    first, count = check_wish(first), whole("the number of pictures", count)
+    first, count = check_request(first), whole("the number of pictures", count)
     if count < 0:
         raise InvalidRequest(f"the number of pictures is 0 or more, got {count}")
     check_seed(first.seed + max(count - 1, 0))
@@ -184,7 +184,7 @@ def _successive(first: Wish, count: int) -> list[Wish]:
 
 
 async def _draw_all(
-    client: AsyncClient, wishes: Sequence[Wish], tell: Callable[[Event], None]
+    client: AsyncClient, requests: Sequence[GenerationRequest], tell: Callable[[Event], None]
 ) -> None:
     """Draw them at once. Raises the first picture's failure after the last picture's end.
 
@@ -192,15 +192,15 @@ async def _draw_all(
     """
     failures: list[BatonError] = []
 
-    async def one(wish: Wish) -> None:
-        async with aclosing(_ending(client.stream(**vars(wish)))) as events:
+    async def one(request: GenerationRequest) -> None:
+        async with aclosing(_ending(client.stream(**vars(request)))) as events:
             async for event in events:
                 if isinstance(event, BatonError):
                     failures.append(event)
                 else:
                     tell(event)
 
-    tasks = [asyncio.ensure_future(one(wish)) for wish in wishes]
+    tasks = [asyncio.ensure_future(one(request)) for request in requests]
     try:
         await asyncio.gather(*tasks)
     finally:

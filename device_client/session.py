@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.diffusion.executor import resumed
 from baton.common.errors import (
     BatonError,
@@ -25,6 +25,7 @@ from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here
 from baton.common.plan import DEVICE_NODE, Decision, ExecutedStep, Plan, Task, arm_that_ran
 from baton.common.quality.verifier import Scorer
+from baton.common.request import GenerationRequest
 from baton.common.rpc.access import Access
 from baton.common.rpc.channel import Keepalive, check_peer
 from baton.device_client import coordination
@@ -34,12 +35,11 @@ from baton.device_client.edge_session import EdgePart, EdgeRequest
 from baton.device_client.events import Decided, Event, Stepped
 from baton.device_client.features import prompt_features
 from baton.device_client.model_thread import ModelThread
+from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.png import Provenance
 from baton.device_client.relay import EdgeRelay, Telling, without_edge
 from baton.device_client.result import EdgeAttempt, Result, Seconds, Traffic
 from baton.device_client.settings import DeviceSettings, split_list
-from baton.device_client.standby import StandbyTickets
-from baton.device_client.wish import Wish
 from baton.v1 import coordinator_pb2
 
 _FAREWELL_SECONDS = 1.0
@@ -61,7 +61,7 @@ class Device:
     scorer: Scorer | None
     model_thread: ModelThread
     access: Access
-    standby: StandbyTickets
+    offline_tickets: OfflineTickets
     times: StepTimes = field(default_factory=StepTimes)
 
     @property
@@ -77,10 +77,14 @@ class PictureSession:
     """
 
     def __init__(
-        self, device: Device, wish: Wish, request_id: str, emit: Callable[[Event], None]
+        self,
+        device: Device,
+        request: GenerationRequest,
+        request_id: str,
+        emit: Callable[[Event], None],
     ) -> None:
         self.device = device
-        self.wish = wish
+        self.request = request
         self.request_id = request_id
         self._hear = emit
         self._budget = Budget()
@@ -96,7 +100,7 @@ class PictureSession:
         The coordinator hears of that too, and of a request that is withdrawn: silence would count
         against the arm.
         """
-        self._budget = Budget.of(self.wish.timeout)
+        self._budget = Budget.of(self.request.timeout)
         with executing("deciding"):
             self.device.family.latent_shape(self._size)  # nobody is asked about what cannot work
             decision = self.decision = await self._decide()
@@ -153,7 +157,7 @@ class PictureSession:
 
     def unheard(self, quote: bool) -> list[str]:
         """What of the prompts is lost on the encoder; without ``quote``, none of it is told."""
-        texts = {"prompt": self.wish.prompt, "negative prompt": self.wish.negative}
+        texts = {"prompt": self.request.prompt, "negative prompt": self.request.negative}
         family = self.device.family
         return [
             note for what, text in texts.items() for note in family.heard(text).notes(what, quote)
@@ -167,51 +171,51 @@ class PictureSession:
             transfers.add(part.resume_step)
         ran_here = {step.member for step in executed if step.location == "device"}
         own = {member: family.member_fingerprints[member] for member in ran_here}
-        origins = {**part.nodes, DEVICE_NODE: Origin(this_build(), own)}
+        builds = {**part.nodes, DEVICE_NODE: NodeBuild(this_build(), own)}
         return Provenance(
             task=task,
             executed=executed,
             fingerprint=family.fingerprint,
             codec=str(self.device.settings.codec),
             transfers=tuple(sorted(transfers - {0})),
-            nodes={step.node_id: origins[step.node_id] for step in executed},
+            nodes={step.node_id: builds[step.node_id] for step in executed},
         )
 
     async def _decide(self) -> Decision:
         """Ask the coordinator unless an edge is named; decide alone if it has no sound answer."""
-        wish, settings, family = self.wish, self.device.settings, self.device.family
-        edges = split_list(wish.edge or "") or settings.edge_list
-        names, fallback = self.device.arm_names, bool(wish.fallback)
-        arm = None if wish.arm is None else names.resolve(wish.arm)
+        request, settings, family = self.request, self.device.settings, self.device.family
+        edges = split_list(request.edge or "") or settings.edge_list
+        names, fallback = self.device.arm_names, bool(request.fallback)
+        arm = None if request.arm is None else names.resolve(request.arm)
         alone: list[str] = []
-        if settings.coordinator and not wish.edge:
+        if settings.coordinator and not request.edge:
             situation = coordination.Situation(
                 request_id=self.request_id,
-                features=prompt_features(wish.prompt),
-                preference=wish.preference,
+                features=prompt_features(request.prompt),
+                preference=request.preference,
                 family=family.name,
                 fingerprint=family.fingerprint,
                 members=settings.member_list,
-                steps=wish.steps or family.manifest.default_steps,
+                steps=request.steps or family.manifest.default_steps,
                 size=self._size,
-                wish=arm.name if arm else "",
+                requested_arm=arm.name if arm else "",
             )
             try:
                 timeout = self._budget.within(settings.coordinator_timeout)
                 link = replace(self._link, timeout=timeout)
-                decision = await coordination.ask(link, situation, self.device.standby)
+                decision = await coordination.ask(link, situation, self.device.offline_tickets)
                 return names.check(decision, arm)
             except BatonError as error:
                 if error.status in _FINAL:
                     raise
-                alone = [wish.hide(f"decided alone: {error}")]
+                alone = [request.hide(f"decided alone: {error}")]
                 self.notes += alone
 
         def decide(edges: Sequence[str]) -> Decision:
-            return static_decision(names, wish.arm, wish.preference, edges, fallback)
+            return static_decision(names, request.arm, request.preference, edges, fallback)
 
         try:
-            return self.device.standby.apply(decide, edges, family.fingerprint)
+            return self.device.offline_tickets.apply(decide, edges, family.fingerprint)
         except Incompatible as error:
             raise Incompatible("; ".join([str(error), *alone])) from error
 
@@ -221,12 +225,12 @@ class PictureSession:
         return coordination.Link(of.coordinator, self.device.access, of.coordinator_timeout)
 
     def _task(self, decision: Decision) -> Task:
-        wish, family = self.wish, self.device.family
+        request, family = self.request, self.device.family
         manifest = family.manifest
-        steps = manifest.default_steps if wish.steps is None else wish.steps
-        guidance = manifest.default_guidance if wish.guidance is None else wish.guidance
-        plan = decision.arm.expand(family.name, wish.sampler, steps, guidance)
-        accel = wish.accel or self.device.settings.accel
+        steps = manifest.default_steps if request.steps is None else request.steps
+        guidance = manifest.default_guidance if request.guidance is None else request.guidance
+        plan = decision.arm.expand(family.name, request.sampler, steps, guidance)
+        accel = request.accel or self.device.settings.accel
         plan = replace(plan, accel=accel or manifest.default_accel)
         own = [segment.member for segment in plan.segments if segment.location == "device"]
         for member in own:
@@ -234,11 +238,11 @@ class PictureSession:
         notes = family.accelerator.notes(plan, own)
         if accel is not None:  # who asks for nothing misses nothing
             self.notes += notes
-        return Task(wish.prompt, wish.negative, plan, wish.seed, self._size)
+        return Task(request.prompt, request.negative, plan, request.seed, self._size)
 
     @property
     def _size(self) -> int:
-        size = self.wish.size
+        size = self.request.size
         return self.device.family.manifest.sizes.default if size is None else size
 
     async def _edge_part(self, decision: Decision, task: Task) -> Task:
@@ -267,20 +271,20 @@ class PictureSession:
             ticket=decision.ticket,
             access=self.device.access,
         )
-        telling = Telling(self._emit, self.notes, self.attempts, self.wish.hide)
+        telling = Telling(self._emit, self.notes, self.attempts, self.request.hide)
         relay = EdgeRelay(request, self.part, telling)
         reserve = self.device.times.reserve(task.plan, self._budget)
         lost = await relay.run(decision.edges, self._budget, reserve)
         return task if self.part.done else self._fall_back(task, lost)
 
     def _fall_back(self, task: Task, lost: BatonError | None) -> Task:
-        members, allowed = self.device.settings.member_list, self.wish.fallback
+        members, allowed = self.device.settings.member_list, self.request.fallback
         if allowed is None:
-            allowed = self.wish.arm is None or self.part.begun
+            allowed = self.request.arm is None or self.part.begun
         if not (members and allowed):
             lost = lost or Incompatible("no edge is available")
             remedy = "--fallback lets the device draw instead" if members else _NO_MEMBER
-            raise without_edge(lost, self.part, f"{self.wish.hide(str(lost))}; {remedy}")
+            raise without_edge(lost, self.part, f"{self.request.hide(str(lost))}; {remedy}")
         step = self.part.resume_step
         self.notes.append(f"drawn on the device with {members[0]} from step {step}")
         return replace(task, plan=task.plan.rest_on(members[0], "device", step))
@@ -290,7 +294,7 @@ class PictureSession:
         try:
             return task, await self._device_part(task)
         except ExecutionFailed as error:
-            if self.part.state is None or self.wish.fallback is False:
+            if self.part.state is None or self.request.fallback is False:
                 raise
             self.notes.append(f"what came from an edge was of no use here: {error}")
         self.attempts[:] = [attempt.in_vain() for attempt in self.attempts]

@@ -23,10 +23,10 @@ from baton.common.rpc.serving import Health
 from baton.common.streams import announce
 from baton.edge_server.checks import Secrets, check_node
 from baton.edge_server.engine.engine import Engine, Limits
-from baton.edge_server.kept import Keeping
 from baton.edge_server.membership import Identity, Link, Membership
 from baton.edge_server.name import own_name
 from baton.edge_server.registry import Bounds, Occupancy, Registry
+from baton.edge_server.result_cache import Retention
 from baton.edge_server.servicer import EdgeServicer
 from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import Entrance, TicketGate
@@ -135,8 +135,8 @@ class Node:
 
 
 def _bounds(settings: EdgeSettings) -> Bounds:
-    keeping = Keeping(settings.result_ttl, settings.result_count, settings.result_bytes)
-    return Bounds(settings.capacity, settings.linger, keeping=keeping)
+    retention = Retention(settings.result_ttl, settings.result_count, settings.result_bytes)
+    return Bounds(settings.capacity, settings.linger, retention=retention)
 
 
 def _keepalive(settings: EdgeSettings) -> Keepalive:

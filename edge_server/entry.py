@@ -20,7 +20,7 @@ from baton.edge_server.engine.job import (
     Queued,
     Work,
 )
-from baton.edge_server.engine.pace import Demand
+from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.lifecycle import State, check_transition
 
 News = Queued | Progressed | Checkpointed | Outcome
@@ -68,14 +68,14 @@ class Entry:
                 timer.cancel()
         self._wake()
 
-    def demand(self) -> Demand:
+    def remaining(self) -> RemainingWork:
         """What it still asks of the model: looked up, since each refusal asks all entries."""
         done = self.progress.step if self.progress else self.work.first_step
         return self._course[done - self.work.first_step]
 
     @cached_property
-    def _course(self) -> tuple[Demand, ...]:
-        return Demand.course(self.work.task.plan, self.work.first_step, self.work.stop)
+    def _course(self) -> tuple[RemainingWork, ...]:
+        return RemainingWork.course(self.work.task.plan, self.work.first_step, self.work.stop)
 
     @property
     def size(self) -> int:

@@ -33,10 +33,10 @@ from baton.edge_server.engine.job import (
     Started,
     Work,
 )
-from baton.edge_server.engine.pace import Demand
+from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.entry import Entry
-from baton.edge_server.kept import Keeping, Kept, Key
 from baton.edge_server.lifecycle import State
+from baton.edge_server.result_cache import Key, ResultCache, Retention
 
 _MAX_RETRY_SECONDS = 30.0
 
@@ -52,7 +52,7 @@ class Bounds:
     capacity: int
     linger: float = 10.0
     listeners: int = 16
-    keeping: Keeping = field(default_factory=Keeping)
+    retention: Retention = field(default_factory=Retention)
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Registry:
         self._engine = engine
         self._bounds = bounds
         self._open: dict[Key, Entry] = {}
-        self._kept = Kept(bounds.keeping)
+        self._kept = ResultCache(bounds.retention)
         self._places = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -109,7 +109,7 @@ class Registry:
         return self._places
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> ResultCache:
         return self._kept
 
     def occupancy(self) -> Occupancy:
@@ -228,31 +228,31 @@ class Registry:
             )
         left = deadline - asyncio.get_running_loop().time()
         if left < math.inf:
-            self._check_time(entry.demand(), left)
+            self._check_time(entry.remaining(), left)
 
-    def _check_time(self, demand: Demand, left: float) -> None:
+    def _check_time(self, work: RemainingWork, left: float) -> None:
         """Refuse what cannot end in time, as far as the measured pace tells."""
         forecast = self._engine.forecast()
-        ahead = [entry.demand() for entry in self._open.values()]
-        if left > 0 and not forecast.knows([*ahead, demand], time.monotonic()):
+        ahead = [entry.remaining() for entry in self._open.values()]
+        if left > 0 and not forecast.knows([*ahead, work], time.monotonic()):
             return
-        alone = forecast.seconds([demand]) if left > 0 else 0.0
+        alone = forecast.seconds([work]) if left > 0 else 0.0
         if alone >= left:
             raise DeadlineExceeded(
-                f"{demand.steps} steps take about {alone:.3g} s here and {max(left, 0):.3g} s are"
+                f"{work.steps} steps take about {alone:.3g} s here and {max(left, 0):.3g} s are"
                 " left; allow more time or fewer steps"
             )
-        needed = forecast.seconds([*ahead, demand], left)
+        needed = forecast.seconds([*ahead, work], left)
         if needed > left:
             raise Overloaded(
-                f"with {len(ahead)} requests ahead, {demand.steps} steps would not end within the"
+                f"with {len(ahead)} requests ahead, {work.steps} steps would not end within the"
                 f" {left:.3g} s that are left; try again later or elsewhere",
                 retry_after=self._seconds_until_room(),
             )
 
     def _seconds_until_room(self) -> float:
         """When the first of the requests ends, as far as one knows."""
-        forecast, ahead = self._engine.forecast(), [e.demand() for e in self._open.values()]
+        forecast, ahead = self._engine.forecast(), [e.remaining() for e in self._open.values()]
         if not ahead or not forecast.knows(ahead, time.monotonic()):
             return 1.0
         return min(forecast.seconds(ahead) / len(ahead), _MAX_RETRY_SECONDS)

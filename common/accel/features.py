@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from baton.common.accel.propagation import LONGEST_GROUP, check_key_count
-from baton.common.diffusion.blocks import BlockGraph, Blocks, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
 from baton.common.diffusion.executor import Run, denoise_step
 from baton.common.errors import InvalidRequest
 
@@ -113,9 +113,9 @@ class _Watch:
         self.relative: Changes = np.zeros((steps, len(graph)))
 
     def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        shared, outputs = Shared(x, timesteps, context), self._outputs
+        inputs, outputs = ModelInputs(x, timesteps, context), self._outputs
         for index, block in enumerate(self._graph.blocks):
-            output = block.run([outputs[source] for source in block.inputs], shared)
+            output = block.run([outputs[source] for source in block.inputs], inputs)
             if self._step:
                 squared, relative = _change(output, outputs[index])
                 self.squared[self._step, index] = squared

@@ -27,7 +27,7 @@ _MAX_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Purpose:
+class MaskKey:
     """What a mask was trained for; it is of no use to anything else.
 
     fingerprint: of the member and its text encoder; keys: the key steps of the encoder propagation
@@ -58,19 +58,19 @@ class BlockMask:
     chances: by step and block, the learned chance that it runs; settings: of the training.
     """
 
-    purpose: Purpose
+    key: MaskKey
     blocks: tuple[str, ...]
     run: tuple[Blocks, ...]
     chances: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     settings: dict[str, float | int | str | bool] = field(default_factory=dict)
 
-    def check(self, wanted: Purpose, graph: BlockGraph) -> BlockMask:
+    def check(self, wanted: MaskKey, graph: BlockGraph) -> BlockMask:
         """Itself. Raises Incompatible, naming both, if it is for something else."""
-        if self.purpose != wanted:
-            raise Incompatible(f"the block mask is for {self.purpose}, not for {wanted}")
+        if self.key != wanted:
+            raise Incompatible(f"the block mask is for {self.key}, not for {wanted}")
         if self.blocks != graph.names:
             raise Incompatible(
-                f"the block mask has {len(self.blocks)} blocks, {self.purpose.member} has other"
+                f"the block mask has {len(self.blocks)} blocks, {self.key.member} has other"
                 f" {len(graph)}"
             )
         return self
@@ -88,12 +88,12 @@ def save_mask(mask: BlockMask, path: Path) -> Path:
     """Raises InvalidRequest, naming the file and the cause, if it cannot be written."""
     content = {
         "version": _VERSION,
-        "family": mask.purpose.family,
-        "member": mask.purpose.member,
-        "fingerprint": mask.purpose.fingerprint,
-        "sampler": mask.purpose.sampler,
-        "steps": mask.purpose.steps,
-        "keys": list(mask.purpose.keys),
+        "family": mask.key.family,
+        "member": mask.key.member,
+        "fingerprint": mask.key.fingerprint,
+        "sampler": mask.key.sampler,
+        "steps": mask.key.steps,
+        "keys": list(mask.key.keys),
         "blocks": list(mask.blocks),
         "run": [f"{bits:x}" for bits in mask.run],
         "chances": [[round(chance, 3) for chance in row] for row in mask.chances],
@@ -126,7 +126,7 @@ def load_mask(path: Path) -> BlockMask:
     if stored.keys and not are_keys(stored.keys, stored.steps):
         raise WeightsError(f"{path} is not a block mask: its key steps are none")
     return BlockMask(
-        Purpose(
+        MaskKey(
             stored.family,
             stored.member,
             stored.fingerprint,

@@ -48,7 +48,7 @@ class Propagation:
         scaled = {key * steps // self.steps for key in self.keys}
         return bounded(scaled, steps, max(LONGEST_GROUP, _longest(self.keys, self.steps)))
 
-    def columns(self, graph: BlockGraph, steps: int) -> tuple[StepDirective, ...]:
+    def directives(self, graph: BlockGraph, steps: int) -> tuple[StepDirective, ...]:
         """One directive per step of the whole trajectory."""
         return propagated(
             graph, steps, self.keys_for(steps), parallel=self.parallel, prior_noise=self.prior_noise

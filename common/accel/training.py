@@ -16,7 +16,7 @@ from torch import Tensor
 
 from baton.common.accel.estimators import gates
 from baton.common.accel.mask_settings import Settings
-from baton.common.diffusion.blocks import BlockGraph, Blocks, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
 from baton.common.diffusion.executor import Conditioning, Run
 from baton.common.diffusion.samplers import advance, rescale, vp_form
 from baton.common.errors import ExecutionFailed
@@ -38,7 +38,7 @@ class PartialMask:
 class _Point:
     """A step of the plain trajectory: what the model is given, and what it predicts."""
 
-    shared: Shared
+    inputs: ModelInputs
     out: Tensor
 
 
@@ -93,7 +93,7 @@ class MaskTrainer:
                 self._settle(step, trajectory, cache)
                 if on_step is not None:
                     on_step(self.partial)
-            cache = self._masked(point.shared, cache, self.partial.run[step])
+            cache = self._masked(point.inputs, cache, self.partial.run[step])
         return self.partial
 
     def _settle(self, step: int, trajectory: Sequence[_Point], cache: list[Tensor]) -> None:
@@ -129,7 +129,7 @@ class MaskTrainer:
         for _ in range(settings.iterations):
             point = points[_any_of(len(points), generator)]
             drawn = gates(settings.estimator, logits, len(self._runs), generator)
-            out = self._gated(point.shared, cache, drawn)
+            out = self._gated(point.inputs, cache, drawn)
             chances = torch.sigmoid(logits)
             loss = relative_error(self._guided(out), self._guided(point.out))
             loss = loss + weight * settings.sparsity * (shares * chances).sum() / shares.sum()
@@ -141,7 +141,7 @@ class MaskTrainer:
 
     def _pressure(self) -> float:
         """Raises the regularisers while the mask so far is slower than asked, and the reverse."""
-        settled = self._graph.flow(self.partial.run).run
+        settled = self._graph.schedule(self.partial.run).run
         spent = sum(self._cost(blocks) for blocks in settled)
         full, others = len(self._full), max(self.steps - len(self._full), 1)
         per_step = (self.steps / self._settings.target_speed - full) / others
@@ -154,7 +154,7 @@ class MaskTrainer:
 
     def speed(self) -> float:
         """Of the rectified mask so far."""
-        settled = self._graph.flow(self.partial.run).run
+        settled = self._graph.schedule(self.partial.run).run
         return len(settled) / sum(self._cost(blocks) for blocks in settled)
 
     @torch.no_grad()
@@ -162,11 +162,11 @@ class MaskTrainer:
         """The plain one, by step. Raises ExecutionFailed if it stops being finite."""
         runs, points = [replace(run) for run in self._runs], []
         for _ in range(self.steps):
-            shared = self._shared(runs)
-            out = self._masked(shared, [], self._graph.all)[-1]
-            points.append(_Point(shared, out))
+            inputs = self._inputs(runs)
+            out = self._masked(inputs, [], self._graph.all)[-1]
+            points.append(_Point(inputs, out))
             for run, prediction in zip(runs, self._guided(out), strict=True):
-                run.x, run.past = advance(run.x, prediction, run.schedule, run.step, run.past)
+                run.x, run.history = advance(run.x, prediction, run.schedule, run.step, run.history)
                 if not torch.isfinite(run.x).all():
                     raise ExecutionFailed(f"the latent stopped being finite at step {run.step}")
                 run.step += 1
@@ -183,35 +183,35 @@ class MaskTrainer:
         median = statistics.median(changes[1:]) if len(changes) > 1 else 0.0
         return [self._settings.busy if c > median else self._settings.calm for c in changes]
 
-    def _shared(self, runs: Sequence[Run]) -> Shared:
+    def _inputs(self, runs: Sequence[Run]) -> ModelInputs:
         """The rows of a step."""
         level = runs[0].schedule.levels[runs[0].step]
         latents = torch.stack([rescale(run.x, level, vp_form(level)) for run in runs])
         latents = latents.repeat(len(self._contexts) // len(runs), 1, 1, 1)
         timesteps = torch.full((len(latents),), runs[0].schedule.timesteps[runs[0].step])
-        return Shared(latents, timesteps, self._contexts)
+        return ModelInputs(latents, timesteps, self._contexts)
 
     @torch.no_grad()
-    def _masked(self, shared: Shared, cache: list[Tensor], run: Blocks) -> list[Tensor]:
+    def _masked(self, inputs: ModelInputs, cache: list[Tensor], run: Blocks) -> list[Tensor]:
         """Every block's output under a settled mask."""
         outputs: list[Tensor] = []
         for index, block in enumerate(self._graph.blocks):
             if run >> index & 1:
-                outputs.append(block.run([outputs[i] for i in block.inputs], shared))
+                outputs.append(block.run([outputs[i] for i in block.inputs], inputs))
             else:
                 outputs.append(cache[index])
         return outputs
 
-    def _gated(self, shared: Shared, cache: list[Tensor], drawn: Tensor) -> Tensor:
+    def _gated(self, inputs: ModelInputs, cache: list[Tensor], drawn: Tensor) -> Tensor:
         """The last block's output; each learnable block mixes its own with its cache (Eq. 4)."""
         outputs: list[Tensor] = []
         columns = {block: column for column, block in enumerate(self._learnable)}
-        repeats = len(shared.sample) // len(drawn)
+        repeats = len(inputs.sample) // len(drawn)
         for index, block in enumerate(self._graph.blocks):
             if self._reused >> index & 1:
                 outputs.append(cache[index])
                 continue
-            out = block.run([outputs[i] for i in block.inputs], shared)
+            out = block.run([outputs[i] for i in block.inputs], inputs)
             if index in columns:
                 gate = drawn[:, columns[index]].repeat(repeats)
                 gate = gate.reshape(-1, *[1] * (out.dim() - 1))

@@ -22,7 +22,7 @@ Part = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True)
-class Shared:
+class ModelInputs:
     """What every block may read, for the same rows: sample [B, C, H, W], timesteps [B], context.
 
     context: text [B, L, D], or class labels [B]; a model that takes neither does not look at it.
@@ -32,8 +32,8 @@ class Shared:
     timesteps: Tensor
     context: Tensor
 
-    def rows(self, index: Tensor) -> Shared:
-        return Shared(self.sample[index], self.timesteps[index], self.context[index])
+    def rows(self, index: Tensor) -> ModelInputs:
+        return ModelInputs(self.sample[index], self.timesteps[index], self.context[index])
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Block:
     name: str
     part: Part
     inputs: tuple[int, ...]
-    run: Callable[[Sequence[Tensor], Shared], Tensor] = field(repr=False)
+    run: Callable[[Sequence[Tensor], ModelInputs], Tensor] = field(repr=False)
     constant: bool = False
     learnable: bool = True
 
@@ -118,13 +118,13 @@ class BlockGraph:
     def _index(self) -> dict[str, int]:
         return {block.name: index for index, block in enumerate(self.blocks)}
 
-    def flow(self, mask: Sequence[Blocks]) -> Flow:
+    def schedule(self, mask: Sequence[Blocks]) -> BlockSchedule:
         """What the mask means step by step; the first step runs in full."""
-        return _flow(self.readers, tuple(mask))
+        return _schedule(self.readers, tuple(mask))
 
 
 @dataclass(frozen=True)
-class Flow:
+class BlockSchedule:
     """A rectified mask (block masking, Sec. 3.5), and what its steps leave behind for later ones.
 
     run: by step, the blocks that run: those asked for whose output somebody reads, within the step
@@ -136,7 +136,7 @@ class Flow:
 
 
 @lru_cache(maxsize=256)
-def _flow(readers: tuple[Blocks, ...], mask: tuple[Blocks, ...]) -> Flow:
+def _schedule(readers: tuple[Blocks, ...], mask: tuple[Blocks, ...]) -> BlockSchedule:
     """Liveness, backwards over steps and blocks.
 
     A value is needed if the block is the last one, if a reader runs, or if the next step needs it
@@ -156,4 +156,4 @@ def _flow(readers: tuple[Blocks, ...], mask: tuple[Blocks, ...]) -> Flow:
                 else:
                     reused |= bit
         run[step], reused_next = running, reused
-    return Flow(tuple(run), tuple(held))
+    return BlockSchedule(tuple(run), tuple(held))

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs
 from baton.common.diffusion.profile import profile
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.errors import InvalidRequest
@@ -78,7 +78,7 @@ class Ask:
             return [None] * self.steps
         first = self.step - self.segment.start
         bits: list[Blocks | None] = list(
-            flow_of(graph, self.segment).run[first : first + self.steps]
+            block_schedule_of(graph, self.segment).run[first : first + self.steps]
         )
         if self.usable_cache() is None:
             bits[0] = graph.all
@@ -145,18 +145,18 @@ def call(
     latents = torch.stack([ask.latent for ask in asks for _ in range(ask.rows)])
     timesteps = torch.tensor([t for ask in asks for t in ask.timesteps for _ in ask.contexts])
     contexts = torch.stack([c for ask in asks for _ in ask.timesteps for c in ask.contexts])
-    shared, first = Shared(latents, timesteps, contexts), 0
+    inputs, first = ModelInputs(latents, timesteps, contexts), 0
     if recorded is not None and recorded.rows == len(latents):
         recorded = None
     if recorded is not None:
-        shared = shared.rows((torch.arange(recorded.rows) - recorded.row) % len(latents))
+        inputs = inputs.rows((torch.arange(recorded.rows) - recorded.row) % len(latents))
         first = recorded.row
     if any(ask.segment.masked for ask in asks) or (recorded is not None and recorded.neighbours):
         graph = getattr(denoiser, "graph", None)
         if not isinstance(graph, BlockGraph):
             raise InvalidRequest(f"the blocks of {asks[0].segment.member} cannot be addressed")
-        return _by_blocks(graph, asks, shared, recorded)
-    out = denoiser(shared.sample, shared.timesteps, shared.context)
+        return _by_blocks(graph, asks, inputs, recorded)
+    out = denoiser(inputs.sample, inputs.timesteps, inputs.context)
     answers = []
     for ask in asks:
         part = out[first : first + ask.rows].unflatten(0, (ask.steps, -1))
@@ -166,9 +166,9 @@ def call(
 
 
 def _by_blocks(
-    graph: BlockGraph, asks: Sequence[Ask], shared: Shared, recorded: RecordedBatch | None
+    graph: BlockGraph, asks: Sequence[Ask], inputs: ModelInputs, recorded: RecordedBatch | None
 ) -> list[Answer]:
-    others = [] if recorded is None else _stand_ins(graph, recorded, shared)
+    others = [] if recorded is None else _stand_ins(graph, recorded, inputs)
     rows = others[: recorded.row] if recorded else []
     firsts = []
     for ask in asks:
@@ -176,7 +176,7 @@ def _by_blocks(
         rows += _rows(graph, ask, len(rows))
     rows += others[len(rows) :]
     held = [_held(graph, ask) for ask in asks]
-    batch = RowBatch(graph, shared, rows, reduce(or_, held))
+    batch = RowBatch(graph, inputs, rows, reduce(or_, held))
     answers = []
     for ask, first, blocks in zip(asks, firsts, held, strict=True):
         out = batch.out[first : first + ask.rows].unflatten(0, (ask.steps, -1))
@@ -184,9 +184,9 @@ def _by_blocks(
     return answers
 
 
-def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, shared: Shared) -> list[Row]:
+def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, inputs: ModelInputs) -> list[Row]:
     """Rows that run the recorded blocks; what they read of earlier steps may be anything."""
-    shapes = profile(graph, shared).shapes
+    shapes = profile(graph, inputs).shapes
     anything = {block: (torch.zeros(1, *shape), 0) for block, shape in enumerate(shapes)}
     blocks = recorded.blocks or [-1] * recorded.rows
     return [Row(graph.all if bits < 0 else bits & graph.all, anything) for bits in blocks]
@@ -204,19 +204,19 @@ def _rows(graph: BlockGraph, ask: Ask, first: int) -> list[Row]:
     return rows
 
 
-def flow_of(graph: BlockGraph, segment: Segment) -> Flow:
+def block_schedule_of(graph: BlockGraph, segment: Segment) -> BlockSchedule:
     """What a segment's column of blocks means. Raises InvalidRequest for blocks that it lacks."""
     mask = [graph.all if item.blocks is None else item.blocks for item in segment.directives]
     if max(mask) > graph.all:
         raise InvalidRequest(f"member {segment.member} has only {len(graph)} blocks")
-    return graph.flow(mask)
+    return graph.schedule(mask)
 
 
 def _held(graph: BlockGraph, ask: Ask) -> Blocks:
     """The blocks whose outputs later steps of the segment reuse."""
     if not ask.segment.masked:
         return 0
-    return flow_of(graph, ask.segment).held[ask.step + ask.steps - 1 - ask.segment.start]
+    return block_schedule_of(graph, ask.segment).held[ask.step + ask.steps - 1 - ask.segment.start]
 
 
 def _kept(batch: RowBatch, ask: Ask, first: int, held: Blocks) -> BlockCache | None:

@@ -22,7 +22,7 @@ from baton.common.diffusion.calls import (
     call,
     followers,
 )
-from baton.common.diffusion.samplers import Past, advance, rescale, vp_form
+from baton.common.diffusion.samplers import SamplerHistory, advance, rescale, vp_form
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
 from baton.common.latents.state import HistoryEntry, LatentState
@@ -53,7 +53,7 @@ class Run:
     x: Tensor
     prior: Tensor = field(repr=False)
     step: int = 0
-    past: Past | None = None
+    history: SamplerHistory | None = None
     pause_every: int = 0
     most_rows: int = MAX_ROWS
     cache: BlockCache | None = field(default=None, repr=False)
@@ -86,8 +86,8 @@ class Run:
     def state(self) -> LatentState:
         """The paused request: everything that another node needs to go on."""
         history: tuple[HistoryEntry, ...] = ()
-        if self.past is not None:
-            history = (HistoryEntry(self.past.level, self.past.x0.cpu().numpy().copy()),)
+        if self.history is not None:
+            history = (HistoryEntry(self.history.level, self.history.x0.cpu().numpy().copy()),)
         return LatentState(
             x=self.x.cpu().numpy().copy(),
             level=self.schedule.levels[self.step],
@@ -123,12 +123,12 @@ def resume_run(
 
     Raises Incompatible as `resumed`.
     """
-    x, past = resumed(state, schedule)
+    x, history = resumed(state, schedule)
     noise = prior_noise(seed, tuple(x.shape))
-    return Run(plan, schedule, conditioning, x, noise, state.step, past)
+    return Run(plan, schedule, conditioning, x, noise, state.step, history)
 
 
-def resumed(state: LatentState, schedule: Schedule) -> tuple[Tensor, Past | None]:
+def resumed(state: LatentState, schedule: Schedule) -> tuple[Tensor, SamplerHistory | None]:
     """The latent of a state at its schedule's own level, and the sampler's history.
 
     Raises Incompatible if the state belongs to another sampler, number of steps or noise level, or
@@ -145,17 +145,17 @@ def resumed(state: LatentState, schedule: Schedule) -> tuple[Tensor, Past | None
     x = rescale(torch.from_numpy(state.x.copy()), state.level, level)
     if not torch.isfinite(x).all():
         raise Incompatible(f"the latent is not finite at the noise level of step {state.step}")
-    return x, _past_of(state, schedule)
+    return x, _history_of(state, schedule)
 
 
-def _past_of(state: LatentState, schedule: Schedule) -> Past | None:
+def _history_of(state: LatentState, schedule: Schedule) -> SamplerHistory | None:
     if not state.history:
         return None
     newest, level = state.history[-1], schedule.levels[state.step]
     before = [above for above in schedule.levels[: state.step] if above.noisier_than(level)]
     if not before or not newest.level.same_noise(before[-1]):
         raise Incompatible(f"the latent's history is not that of step {state.step}")
-    return Past(newest.level, torch.from_numpy(newest.x0.copy()))
+    return SamplerHistory(newest.level, torch.from_numpy(newest.x0.copy()))
 
 
 @dataclass(frozen=True)
@@ -281,14 +281,14 @@ def _advance_group(run: Run, answer: Answer, taken: list[StepRecord]) -> None:
 
 def _advance_run(run: Run, out: Tensor) -> None:
     try:
-        x, past = advance(_noised(run), out, run.schedule, run.step, run.past)
-    except (ValueError, ArithmeticError) as error:  # its neighbours have their own levels and past
+        x, history = advance(_noised(run), out, run.schedule, run.step, run.history)
+    except (ValueError, ArithmeticError) as error:  # its neighbours have levels of their own
         run.error = ExecutionFailed(f"the sampler failed at step {run.step}: {error}")
         return
     if not torch.isfinite(x).all():
         run.error = ExecutionFailed(f"the latent stopped being finite at step {run.step}")
         return
-    run.x, run.past, run.step = x, past, run.step + 1
+    run.x, run.history, run.step = x, history, run.step + 1
 
 
 def step_alone(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from baton.common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Profile:
         """MACs of as many full steps, in those of these."""
         return len(run) * sum(self.macs) / sum(self.macs_of(blocks) for blocks in run)
 
-    def cache_bytes(self, flow: Flow) -> int:
+    def cache_bytes(self, flow: BlockSchedule) -> int:
         """The most that one row keeps between steps."""
         held = (
             sum(size for index, size in enumerate(self.nbytes) if blocks >> index & 1)
@@ -40,9 +40,9 @@ class Profile:
 
 
 @torch.inference_mode()
-def profile(graph: BlockGraph, shared: Shared) -> Profile:
+def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
     """Count on the first of the given rows; what it holds does not matter."""
-    one = shared.rows(torch.tensor([0]))
+    one = inputs.rows(torch.tensor([0]))
     outputs: list[Tensor] = []
     macs = []
     for block in graph.blocks:
@@ -58,13 +58,13 @@ def profile(graph: BlockGraph, shared: Shared) -> Profile:
 
 
 @torch.inference_mode()
-def seconds_of(graph: BlockGraph, shared: Shared, repeats: int = 15) -> list[float]:
+def seconds_of(graph: BlockGraph, inputs: ModelInputs, repeats: int = 15) -> list[float]:
     """By block, median seconds for these rows on this machine."""
     samples: list[list[float]] = [[] for _ in graph.blocks]
     for _ in range(repeats):
         outputs: list[Tensor] = []
         for index, block in enumerate(graph.blocks):
             begun = time.perf_counter()
-            outputs.append(block.run([outputs[source] for source in block.inputs], shared))
+            outputs.append(block.run([outputs[source] for source in block.inputs], inputs))
             samples[index].append(time.perf_counter() - begun)
     return [statistics.median(taken) for taken in samples]

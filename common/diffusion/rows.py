@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.blocks import BlockGraph, Blocks, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
 from baton.common.errors import ExecutionFailed
 
 #: A block's output for one row: a tensor over some rows, and which of them.
@@ -48,16 +48,16 @@ class RowBatch:
     """
 
     def __init__(
-        self, graph: BlockGraph, shared: Shared, rows: Sequence[Row], keep: Blocks = 0
+        self, graph: BlockGraph, inputs: ModelInputs, rows: Sequence[Row], keep: Blocks = 0
     ) -> None:
         self._graph = graph
         self._rows = rows
         self._values: dict[int, _Value] = {}
-        self._shared: dict[tuple[int, ...], Shared] = {tuple(range(len(rows))): shared}
+        self._inputs: dict[tuple[int, ...], ModelInputs] = {tuple(range(len(rows))): inputs}
         for index, block in enumerate(graph.blocks):
             if running := self._running(index):
-                inputs = [self._gather(source, running) for source in block.inputs]
-                tensor = block.run(inputs, self._shared_of(running, shared))
+                read = [self._gather(source, running) for source in block.inputs]
+                tensor = block.run(read, self._inputs_of(running, inputs))
                 self._values[index] = _Value(running, tensor)
             for source in graph.released[index]:
                 if not keep >> source & 1:
@@ -82,10 +82,10 @@ class RowBatch:
     def _running(self, block: int) -> tuple[int, ...]:
         return tuple(i for i, row in enumerate(self._rows) if row.run >> block & 1)
 
-    def _shared_of(self, rows: tuple[int, ...], everything: Shared) -> Shared:
-        if rows not in self._shared:
-            self._shared[rows] = everything.rows(torch.tensor(rows))
-        return self._shared[rows]
+    def _inputs_of(self, rows: tuple[int, ...], everything: ModelInputs) -> ModelInputs:
+        if rows not in self._inputs:
+            self._inputs[rows] = everything.rows(torch.tensor(rows))
+        return self._inputs[rows]
 
     def _gather(self, block: int, rows: tuple[int, ...]) -> Tensor:
         value = self._values.get(block)

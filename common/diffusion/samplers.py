@@ -19,7 +19,7 @@ from baton.common.plan import SamplerName
 
 
 @dataclass(frozen=True)
-class Past:
+class SamplerHistory:
     """An earlier x0 prediction and the noise level at which it was made."""
 
     level: NoiseLevel
@@ -60,23 +60,27 @@ def predictions(
 
 
 def advance(
-    x: Tensor, out: Tensor, schedule: Schedule, step: int, past: Past | None
-) -> tuple[Tensor, Past | None]:
+    x: Tensor, out: Tensor, schedule: Schedule, step: int, history: SamplerHistory | None
+) -> tuple[Tensor, SamplerHistory | None]:
     """One sampler step: the next native latent and the history to keep.
 
     A step without a change of level leaves both as they are.
     """
     level = schedule.levels[step]
     if not level.noisier_than(schedule.levels[step + 1]):
-        return x, past
+        return x, history
     model_level = vp_form(level)
     x0, eps = predictions(rescale(x, level, model_level), out, model_level, schedule.prediction)
-    kept = Past(level, x0) if schedule.sampler in _MULTISTEP else None
-    return _SAMPLERS[schedule.sampler](x, (x0, eps), schedule, step, past), kept
+    kept = SamplerHistory(level, x0) if schedule.sampler in _MULTISTEP else None
+    return _SAMPLERS[schedule.sampler](x, (x0, eps), schedule, step, history), kept
 
 
 def ddim(
-    x: Tensor, predicted: tuple[Tensor, Tensor], schedule: Schedule, step: int, past: Past | None
+    x: Tensor,
+    predicted: tuple[Tensor, Tensor],
+    schedule: Schedule,
+    step: int,
+    history: SamplerHistory | None,
 ) -> Tensor:
     """DDIM with eta = 0 (Song et al. 2021, Eq. 12): x' = a'*x0 + b'*eps, x0 clipped if wanted."""
     x0, eps = predicted
@@ -87,7 +91,11 @@ def ddim(
 
 
 def euler(
-    x: Tensor, predicted: tuple[Tensor, Tensor], schedule: Schedule, step: int, past: Past | None
+    x: Tensor,
+    predicted: tuple[Tensor, Tensor],
+    schedule: Schedule,
+    step: int,
+    history: SamplerHistory | None,
 ) -> Tensor:
     """Euler's method on the probability-flow ODE (Karras et al. 2022, Alg. 1), VE form."""
     sigma, target = schedule.levels[step].b, schedule.levels[step + 1].b
@@ -96,7 +104,11 @@ def euler(
 
 
 def dpmpp_2m(
-    x: Tensor, predicted: tuple[Tensor, Tensor], schedule: Schedule, step: int, past: Past | None
+    x: Tensor,
+    predicted: tuple[Tensor, Tensor],
+    schedule: Schedule,
+    step: int,
+    history: SamplerHistory | None,
 ) -> Tensor:
     """DPM-Solver++ 2M, midpoint form (Lu et al. 2022, Alg. 2), with lambda = log(a / b).
 
@@ -109,9 +121,9 @@ def dpmpp_2m(
     h = math.inf if target.b == 0 else _log_snr(target) - log_snr
     decay = math.expm1(-h)
     direction = x0
-    if past is not None and not (last and schedule.first_order_end):
-        ratio = (log_snr - _log_snr(past.level)) / h
-        direction = x0 + (x0 - past.x0) * (0.5 / ratio)
+    if history is not None and not (last and schedule.first_order_end):
+        ratio = (log_snr - _log_snr(history.level)) / h
+        direction = x0 + (x0 - history.x0) * (0.5 / ratio)
     return (target.b / level.b) * x - (target.a * decay) * direction
 
 
@@ -119,7 +131,7 @@ def _log_snr(level: NoiseLevel) -> float:
     return math.log(level.a / level.b)
 
 
-_Sampler = Callable[[Tensor, tuple[Tensor, Tensor], Schedule, int, Past | None], Tensor]
+_Sampler = Callable[[Tensor, tuple[Tensor, Tensor], Schedule, int, SamplerHistory | None], Tensor]
 _SAMPLERS: dict[SamplerName, _Sampler] = {"ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m}
 #: Those whose next step needs what this one predicted.
 _MULTISTEP: frozenset[SamplerName] = frozenset({"dpmpp_2m"})

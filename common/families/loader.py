@@ -19,10 +19,10 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from baton.common.accel.columns import AcceleratedMember, Accelerator
+from baton.common.accel.directives import AcceleratedMember, Accelerator
 from baton.common.accel.propagation import propagation_of
-from baton.common.diffusion.blocks import BlockGraph, Shared
-from baton.common.diffusion.calls import Denoiser, flow_of
+from baton.common.diffusion.blocks import BlockGraph, ModelInputs
+from baton.common.diffusion.calls import Denoiser, block_schedule_of
 from baton.common.diffusion.executor import Conditioning
 from baton.common.diffusion.graphs import graph_of
 from baton.common.diffusion.profile import Profile, profile
@@ -136,7 +136,7 @@ class Family:
         sizes = [0]
         for segment in plan.segments:
             if segment.masked and segment.member in self.unets:
-                flow = flow_of(self.member(segment.member).blocks, segment)
+                flow = block_schedule_of(self.member(segment.member).blocks, segment)
                 sizes.append(_BRANCHES * self.profile(segment.member, size).cache_bytes(flow))
         return max(sizes)
 
@@ -149,7 +149,7 @@ class Family:
 
     def _make_profile(self, member: str, size: int) -> Profile:
         prompt = self.encode_text("")
-        shared = Shared(
+        shared = ModelInputs(
             torch.zeros(1, *self.latent_shape(size)), torch.zeros(1), prompt.positive[None]
         )
         return profile(self.member(member).blocks, shared)

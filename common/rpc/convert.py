@@ -26,7 +26,6 @@ from baton.v1 import plan_pb2
 #: Of what a device reports about the edges that it tried.
 MAX_ATTEMPTS = 64
 MAX_FAMILY_MEMBERS = 64
-MAX_REASON_CHARS = 500
 
 _STEP_BYTES = 1024  # of a stretch without its neighbours: names and numbers
 _ROWS_BYTES = 16  # of a neighbour without its blocks

@@ -35,8 +35,10 @@ def candidates(query: DecideQuery, edges: Mapping[str, Ranking]) -> list[Candida
     direction, for the coordinator does not know which is larger; edge:L for every L. If the user
     insists on an arm, that one alone.
     """
-    if query.wish is not None:
-        return [Candidate(query.wish, _wish_reason(query, query.wish, edges))]
+    if query.requested_arm is not None:
+        return [
+            Candidate(query.requested_arm, _requested_arm_reason(query, query.requested_arm, edges))
+        ]
     return [
         *_device_arms(query, edges),
         *_relay_arms(query, edges),
@@ -47,16 +49,18 @@ def candidates(query: DecideQuery, edges: Mapping[str, Ranking]) -> list[Candida
     ]
 
 
-def _wish_reason(query: DecideQuery, wish: Arm, edges: Mapping[str, Ranking]) -> str:
+def _requested_arm_reason(
+    query: DecideQuery, requested_arm: Arm, edges: Mapping[str, Ranking]
+) -> str:
     """Why the arm that the user insists on cannot be had; empty if it can."""
-    if wish.kind != "edge" and wish.members[-1] not in query.members:
-        return f"the device does not hold {wish.members[-1]}"
-    if wish.kind == "device":
+    if requested_arm.kind != "edge" and requested_arm.members[-1] not in query.members:
+        return f"the device does not hold {requested_arm.members[-1]}"
+    if requested_arm.kind == "device":
         return ""
-    if wish.members[0] not in edges:
-        return f"no edge holds {wish.members[0]}"
-    unmatched = _match_reason(query) if wish.kind == "relay" else ""
-    return unmatched or _edge_reason(wish.members[0], edges[wish.members[0]])
+    if requested_arm.members[0] not in edges:
+        return f"no edge holds {requested_arm.members[0]}"
+    unmatched = _match_reason(query) if requested_arm.kind == "relay" else ""
+    return unmatched or _edge_reason(requested_arm.members[0], edges[requested_arm.members[0]])
 
 
 def _device_arms(query: DecideQuery, edges: Mapping[str, Ranking]) -> Iterator[Candidate]:

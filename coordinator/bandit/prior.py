@@ -16,9 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from baton.common.plan import Arm
+from baton.common.request import Preference
 from baton.coordinator.bandit.context import FEATURES
 from baton.coordinator.bandit.linucb import FloatArray, Prior
-from baton.coordinator.values import Preference
 
 DEVICE_QUALITY, EDGE_QUALITY = 0.55, 0.90
 DEVICE_SPEED, EDGE_SPEED = 0.70, 0.45

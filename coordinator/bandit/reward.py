@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from baton.common.plan import Arm
+from baton.common.request import Preference
 from baton.coordinator.bandit.prior import expected_quality
-from baton.coordinator.values import Outcome, Preference
+from baton.coordinator.values import Outcome
 
 #: Of a failure, and of a decision that nobody reported in time.
 WORST_REWARD = 0.0

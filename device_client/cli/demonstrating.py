@@ -17,13 +17,13 @@ from rich.table import Table
 from baton.common.cli import print_json
 from baton.common.outputs import check_writable
 from baton.common.quiet import quiet_libraries
+from baton.common.request import GenerationRequest, check_request
 from baton.device_client.cli import generating
 from baton.device_client.cli.contact_sheet import contact_sheet
 from baton.device_client.cli.node_process import announced_process
 from baton.device_client.png import save_png
 from baton.device_client.result import Result
 from baton.device_client.settings import DeviceSettings
-from baton.device_client.wish import Wish, check_wish
 
 PROMPTS = (
     "a red heart",
@@ -48,7 +48,7 @@ def demo(request: DemoRequest, as_json: bool) -> None:
     """Start the nodes, draw, print the table, write the pictures. Raises BatonError."""
     prompts = [request.prompt] if request.prompt is not None else list(PROMPTS)
     for prompt in prompts:
-        check_wish(Wish(prompt, steps=request.steps, seed=request.seed))
+        check_request(GenerationRequest(prompt, steps=request.steps, seed=request.seed))
     out = check_writable(request.out / "1.png").parent
     check_writable(CONTACT_SHEET)
     quiet_libraries()

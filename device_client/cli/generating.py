@@ -15,6 +15,7 @@ from baton.common.cli import print_json
 from baton.common.errors import InvalidRequest
 from baton.common.outputs import check_writable, claiming, file_or_folder
 from baton.common.quiet import quiet_libraries
+from baton.common.request import GenerationRequest, check_request
 from baton.device_client.checks import check_device, check_here
 from baton.device_client.events import (
     Decided,
@@ -28,7 +29,6 @@ from baton.device_client.events import (
 )
 from baton.device_client.result import Result
 from baton.device_client.settings import DeviceSettings
-from baton.device_client.wish import Wish, check_wish
 
 MAX_PICTURES = 64
 #: Characters of a request's id for people: `baton explain` takes any unique beginning.
@@ -37,7 +37,7 @@ SHORT_ID = 8
 
 @dataclass(frozen=True)
 class Request:
-    """options: fields of `Wish`; out: a PNG file or a folder, None for names in this folder."""
+    """options: of `GenerationRequest`; out: a PNG or a folder, None for names in this folder."""
 
     options: dict[str, Any]
     count: int
@@ -58,9 +58,9 @@ def generate(settings: DeviceSettings, request: Request, as_json: bool) -> None:
     """Draw, save each picture when it is done, and tell of those. Raises BatonError."""
     if not 1 <= request.count <= MAX_PICTURES:
         raise InvalidRequest(f"--n must be from 1 to {MAX_PICTURES}, got {request.count}")
-    wish = check_wish(Wish(**request.options))
-    check_here(wish, settings, check_device(settings))
-    album = _Album(request, wish.seed)
+    first = check_request(GenerationRequest(**request.options))
+    check_here(first, settings, check_device(settings))
+    album = _Album(request, first.seed)
     quiet_libraries()
     from baton.device_client.sdk import Client
 

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from baton.common.accel.heatmap import heat_map
 from baton.common.accel.mask_settings import Settings
-from baton.common.accel.masks import BlockMask, Purpose, save_mask
+from baton.common.accel.masks import BlockMask, MaskKey, save_mask
 from baton.common.accel.training import MaskTrainer, PartialMask
 from baton.common.cli import print_json
-from baton.common.diffusion.blocks import BlockGraph, Shared
+from baton.common.diffusion.blocks import BlockGraph, ModelInputs
 from baton.common.diffusion.executor import Run
 from baton.common.diffusion.profile import Profile, seconds_of
 from baton.common.errors import ExecutionFailed, executing
@@ -33,21 +33,21 @@ def train_and_tell(request: MaskRequest, asked: Terms, settings: Settings, as_js
     graph = family.member(request.member).blocks
     fingerprint = family.member_fingerprints[request.member]
     keys, path = asked.keys, asked.path
-    purpose = Purpose(family.name, request.member, fingerprint, asked.sampler, request.steps, keys)
+    key = MaskKey(family.name, request.member, fingerprint, asked.sampler, request.steps, keys)
     runs = [begin(family, task) for task in asked.tasks]
     counted = family.profile(request.member)
-    terms = {"purpose": str(purpose), "settings": repr(settings), "request": repr(request)}
+    terms = {"key": str(key), "settings": repr(settings), "request": repr(request)}
     costs, begun = _restore(path, terms) or (_costs(request.cost, counted, graph, runs), None)
     trainer = MaskTrainer(graph, runs, costs, settings, keys)
     keep = _Keeper(path, terms, costs)
     with executing("training the mask"):
         settled = _train(trainer, begun, keep, quiet=as_json)
-    flow = graph.flow(settled.run)
+    flow = graph.schedule(settled.run)
     removed = sum((m & ~r).bit_count() for m, r in zip(settled.run, flow.run, strict=True))
     speed = {"speed": round(trainer.speed(), 4), "macs_speed": round(counted.speed(flow.run), 4)}
     told: dict[str, Any] = asdict(settings) | {"cost": request.cost, "prompts": request.count}
     told |= speed | {"removed_by_rectification": removed}
-    mask = BlockMask(purpose, graph.names, tuple(settled.run), tuple(settled.chances), told)
+    mask = BlockMask(key, graph.names, tuple(settled.run), tuple(settled.chances), told)
     save_mask(mask, path)
     _partial(path).unlink(missing_ok=True)
     plot, note = _plotted(path.with_suffix(".png"), mask, graph)
@@ -63,22 +63,22 @@ def train_and_tell(request: MaskRequest, asked: Terms, settings: Settings, as_js
 
 def _plotted(path: Path, mask: BlockMask, graph: BlockGraph) -> tuple[str | None, str]:
     """The plot's path, or None and the reason. Blank is what does not run."""
-    run = graph.flow(mask.run).run
+    run = graph.schedule(mask.run).run
     runs = np.array([[bits >> block & 1 for bits in run] for block in range(len(graph))])
     chances = np.where(runs, np.array(mask.chances).T, np.nan)
     full = [step for step, bits in enumerate(run) if bits | graph.constant == graph.all]
     try:
-        heat_map(path, chances, mask.blocks, str(mask.purpose), full, "chance to run", 1.0)
+        heat_map(path, chances, mask.blocks, str(mask.key), full, "chance to run", 1.0)
     except ExecutionFailed as error:
         return None, str(error)
     return str(path), ""
 
 
-def _shared(runs: list[Run]) -> Shared:
+def _inputs(runs: list[Run]) -> ModelInputs:
     first = runs[0]
     contexts = torch.stack([first.conditioning.positive, first.conditioning.negative]).clone()
     latents = torch.stack([first.x, first.x])
-    return Shared(latents, torch.full((2,), first.schedule.timesteps[0]), contexts)
+    return ModelInputs(latents, torch.full((2,), first.schedule.timesteps[0]), contexts)
 
 
 def _costs(kind: str, counted: Profile, graph: BlockGraph, runs: list[Run]) -> list[float]:
@@ -86,7 +86,7 @@ def _costs(kind: str, counted: Profile, graph: BlockGraph, runs: list[Run]) -> l
         return [float(macs) for macs in counted.macs]
     if kind == "blocks":
         return [1.0] * len(counted.macs)
-    return seconds_of(graph, _shared(runs))
+    return seconds_of(graph, _inputs(runs))
 
 
 def _train(

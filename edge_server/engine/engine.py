@@ -26,7 +26,7 @@ from baton.edge_server.engine.job import (
     Progressed,
     Started,
 )
-from baton.edge_server.engine.pace import Forecast, Pace
+from baton.edge_server.engine.latency import Forecast, LatencyModel
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 30.0  # for the model call that is under way
@@ -63,7 +63,7 @@ class Engine:
         self._jobs: dict[Job, None] = {}
         self._waiting: deque[Job] = deque()
         self._active: deque[Job] = deque()
-        self._paces: dict[str, Pace] = {}
+        self._latency: dict[str, LatencyModel] = {}
         self._stopping = False
         self._over: BatonError | None = None
         self._closing = threading.Lock()
@@ -99,7 +99,7 @@ class Engine:
 
     def forecast(self) -> Forecast:
         """What the measured pace lets one expect. Thread-safe."""
-        return Forecast(dict(self._paces), self._limits.active, self._limits.rows)
+        return Forecast(dict(self._latency), self._limits.active, self._limits.rows)
 
     def _loop(self) -> None:
         error: BatonError = _stopped()
@@ -140,8 +140,8 @@ class Engine:
             return
         member, rows = batch[0].group[0], sum(job.started.rows for job in batch)
         self._step(batch)
-        pace = self._paces.get(member, Pace())
-        self._paces[member] = pace.after(rows, time.monotonic() - begun)
+        model = self._latency.get(member, LatencyModel())
+        self._latency[member] = model.after(rows, time.monotonic() - begun)
 
     def _stop(self) -> None:
         self._stopping = True

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from baton.common.diffusion.blocks import BlockGraph, Flow, Shared
+from baton.common.diffusion.blocks import BlockGraph, BlockSchedule, ModelInputs
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.families.loader import Family, Member, load_family
@@ -87,10 +87,10 @@ QUICK = Size(2, 3, 1, 2)
 class Unrectified(BlockGraph):
     """Runs every block that a mask names, also those whose output nobody reads."""
 
-    def flow(self, mask: Sequence[int]) -> Flow:
+    def schedule(self, mask: Sequence[int]) -> BlockSchedule:
         run = (self.all, *mask[1:])
         held = [self.all & ~following for following in run[1:]]
-        return Flow(run, (*held, 0))
+        return BlockSchedule(run, (*held, 0))
 
 
 class Benchmark:
@@ -169,7 +169,7 @@ class Benchmark:
         mask = [graph.all if d.blocks is None else d.blocks for d in directives]
         if all(directive.blocks is None for directive in directives):
             return 2 * len(mask) * self.profile.macs_of(graph.all)
-        return 2 * sum(self.profile.macs_of(blocks) for blocks in graph.flow(mask).run)
+        return 2 * sum(self.profile.macs_of(blocks) for blocks in graph.schedule(mask).run)
 
     def _graph(self, config: Accelerated) -> BlockGraph:
         graph = self.configs.graph
@@ -222,8 +222,8 @@ class Benchmark:
 
     def decoder_share(self, repeats: int = 30) -> float:
         """The decoder's share of a guided step's time, interleaved (the ``d`` of the ceiling)."""
-        graph, shared = self.configs.graph, _shared(self.family)
-        whole = RowBatch(graph, shared, [Row(graph.all)] * 2, graph.all)
+        graph, inputs = self.configs.graph, _inputs(self.family)
+        whole = RowBatch(graph, inputs, [Row(graph.all)] * 2, graph.all)
         cache = {i: (whole.take(i, (0, 1)), 0) for i in range(len(graph))}
         other = {i: (whole.take(i, (0, 1)), 1) for i in range(len(graph))}
         bits = graph.all & ~graph.encoder
@@ -235,7 +235,7 @@ class Benchmark:
             ):
                 begun = time.perf_counter()
                 with torch.inference_mode():
-                    RowBatch(graph, shared, rows)
+                    RowBatch(graph, inputs, rows)
                 taken[name].append(time.perf_counter() - begun)
         return median(d / w for d, w in zip(taken["decoder"], taken["whole"], strict=True))
 
@@ -288,11 +288,11 @@ def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> Result:
     return told
 
 
-def _shared(family: Family) -> Shared:
+def _inputs(family: Family) -> ModelInputs:
     shape = family.latent_shape(family.manifest.sizes.default)
     prompt = family.encode_text("a red cat")
     contexts = torch.stack([prompt.positive, prompt.negative])
-    return Shared(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
+    return ModelInputs(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
 
 
 def run(size: Size, seed: int, arm: Arm, out: Path) -> Path:

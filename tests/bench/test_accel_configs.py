@@ -109,10 +109,10 @@ def test_unrectified_runs_what_nobody_reads(configs: AccelConfigs) -> None:
     graph = configs.graph
     mask = [graph.all, *[1 << (len(graph) - 1)] * 2]
     wasteful = [graph.all, graph.all & ~(1 << (len(graph) - 1)) | mask[1], mask[2]]
-    assert Unrectified(graph.blocks).flow(wasteful).run == tuple(wasteful)
+    assert Unrectified(graph.blocks).schedule(wasteful).run == tuple(wasteful)
     alone = [graph.all, 1 | mask[1], mask[2]]  # the time embedding, for blocks that do not run
-    assert graph.flow(alone).run[1] == mask[1]
-    assert Unrectified(graph.blocks).flow(alone).run[1] == alone[1]
+    assert graph.schedule(alone).run[1] == mask[1]
+    assert Unrectified(graph.blocks).schedule(alone).run[1] == alone[1]
 
 
 def test_the_ceiling_is_the_papers(configs: AccelConfigs) -> None:

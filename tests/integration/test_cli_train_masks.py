@@ -91,7 +91,7 @@ def test_a_trained_mask_lies_where_it_is_looked_for(told: tuple[dict[str, Told],
     said = done["trained"].json()
     mask = load_mask(folder / said["path"])
     assert Path(said["path"]) == Path("tiny/small/masks/ddim-4.json")
-    assert (mask.purpose.member, mask.purpose.steps) == ("small", 4)
+    assert (mask.key.member, mask.key.steps) == ("small", 4)
     assert mask.settings["cost"] == "macs"
     assert len(mask.chances) == 4
     with Image.open(folder / said["plot"]) as plot:
@@ -127,7 +127,7 @@ def test_a_picture_is_propagated_with_the_mask_that_was_trained_for_it(
     path = Path(done["for propagation"].json()["path"])
     assert path == Path("tiny/small/masks/ddim-4-propagated.json")
     mask = load_mask(folder / path)
-    assert mask.purpose.keys == (0, 2)
+    assert mask.key.keys == (0, 2)
     assert done["drawn in full"].code == 0, done["drawn in full"].err
     executed = read_png(folder / "full.png").provenance.executed
     for step, asked in zip(executed, mask.run, strict=True):

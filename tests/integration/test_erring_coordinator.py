@@ -129,7 +129,7 @@ NONSENSE: dict[str, Answer] = {
     "an id that is no line": deciding(decision_id="a\n"),
     "an id as the device gives": deciding(decision_id="static-1", arm="edge:large", edges=NOWHERE),
     "a ticket that is none": deciding(ticket="x" * 9_000),
-    "a ticket for later that is none": deciding(standby_ticket="x" * 9_000),
+    "a ticket for later that is none": deciding(offline_ticket="x" * 9_000),
     "more than can be right": deciding(reason="x" * (20 << 20)),
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError, ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family
 from baton.common.plan import MAX_BLOCKS, MAX_ROWS, MAX_STEPS, ExecutedStep
@@ -62,7 +62,7 @@ def test_the_largest_record_is_within_the_bound_of_its_message() -> None:
 def test_the_largest_record_is_read_from_its_picture(tmp_path: Path) -> None:
     steps = MAX_STEPS // 4
     executed, of = largest(steps), task(plan("edge:large", steps))
-    origin = Origin(this_build(), {"m" * 64: FINGERPRINT})
+    origin = NodeBuild(this_build(), {"m" * 64: FINGERPRINT})
     made = Provenance(of, executed, FINGERPRINT, "fp16", (), {"n" * 128: origin})
     found = read_png(save_png(IMAGE, tmp_path / "a.png", made)).provenance
     assert found.executed == executed
@@ -89,8 +89,8 @@ async def test_a_picture_of_a_large_mixed_batch_arrives_and_is_read_again(
 ) -> None:
     async with serving(Scripted(drawn_in_a_large_batch)) as address:
         with device(family_folder, edges=address) as client:
-            wish = {"arm": "edge:large", "steps": STEPS, "fallback": False}
-            result = await client.generate(PROMPT, **wish)
+            asked = {"arm": "edge:large", "steps": STEPS, "fallback": False}
+            result = await client.generate(PROMPT, **asked)
     assert [len(step.neighbours) for step in result.executed] == [MAX_ROWS] * STEPS
     assert read_png(result.save(tmp_path / "a.png")).provenance.executed == result.executed
 

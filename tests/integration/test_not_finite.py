@@ -73,11 +73,11 @@ def test_what_a_member_makes_of_no_numbers_is_neither_analyzed_nor_trained_on(
 async def test_the_next_edge_decodes_what_one_cannot(family: Family, family_folder: Path) -> None:
     async with edge(Spoilt(family), node_id="blind") as blind, edge(family) as good:
         edges = f"{blind.address},{good.address}"
-        wish = {"arm": "edge:large", "steps": 5, "fallback": False}
+        asked = {"arm": "edge:large", "steps": 5, "fallback": False}
         with device(family_folder, checkpoint_every=EVERY) as client:
-            result = await client.generate(PROMPT, edge=edges, **wish)
+            result = await client.generate(PROMPT, edge=edges, **asked)
             with pytest.raises(ExecutionFailed, match="decoder"):
-                await client.generate(PROMPT, edge=blind.address, **wish)
+                await client.generate(PROMPT, edge=blind.address, **asked)
             alone = await client.generate(PROMPT, edge=blind.address, arm="edge:small", steps=5)
         assert blind.registry.counts.failed == 3
     whole = task(plan("edge:large", 5), PROMPT)
@@ -133,12 +133,12 @@ async def test_a_latent_with_which_nothing_can_be_drawn_is_left_for_a_picture_of
     state = liar.state()
     poison = LatentState(vast, state.level, CUT, STEPS, state.sampler)
     script = Scripted(lambda ask: [accepted(), handoff(liar.envelope(ask, poison))])
-    wish = {"arm": "relay:large>small@0.5", "steps": STEPS}
+    asked = {"arm": "relay:large>small@0.5", "steps": STEPS}
     async with serving(script) as address:
         with device(family_folder, edges=address) as client:
-            result = await client.generate(PROMPT, **wish)
+            result = await client.generate(PROMPT, **asked)
             with pytest.raises(ExecutionFailed, match="finite"):
-                await client.generate(PROMPT, fallback=False, **wish)
+                await client.generate(PROMPT, fallback=False, **asked)
     check_executed(result.executed, plan("device:small", STEPS))
     alone = task(plan("device:small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, alone))

@@ -257,8 +257,8 @@ async def busy(family: Family, client: AsyncClient) -> AsyncIterator[tuple[Edge,
     """An edge with one place, which a request holds that does not end before the gate is lifted."""
     gate = Gate()
     async with edge(family, gate, node_id="good", max_active=1) as node:
-        wish = {"arm": "edge:large", "edge": node.address, "steps": 2}
-        held = asyncio.ensure_future(client.generate(PROMPT, **wish))
+        asked = {"arm": "edge:large", "edge": node.address, "steps": 2}
+        held = asyncio.ensure_future(client.generate(PROMPT, **asked))
         await asyncio.to_thread(gate.wait_for_call, 1)
         try:
             yield node, gate
@@ -276,8 +276,8 @@ async def test_who_waits_hears_its_position_and_is_not_given_up_for_it(
             heard: list[list[int]] = [[], []]
 
             async def wait(number: int) -> Result:
-                wish = {"arm": "edge:large", "edge": node.address, "steps": 2}
-                async for event in client.stream(PROMPT, fallback=False, **wish):
+                asked = {"arm": "edge:large", "edge": node.address, "steps": 2}
+                async for event in client.stream(PROMPT, fallback=False, **asked):
                     if isinstance(event, Queued):
                         assert event.address == node.address
                         heard[number].append(event.position)
@@ -299,6 +299,6 @@ async def test_a_request_that_only_ever_waited_has_not_begun(
 ) -> None:
     with device(family_folder, edge_timeout=1.4) as late, device(family_folder) as client:
         async with busy(family, client) as (node, _):
-            wish = {"arm": "edge:large", "edge": node.address, "steps": 2}
+            asked = {"arm": "edge:large", "edge": node.address, "steps": 2}
             with pytest.raises(BatonError, match="--fallback"):
-                await late.generate(PROMPT, **wish)
+                await late.generate(PROMPT, **asked)

@@ -154,8 +154,8 @@ async def test_an_edge_that_gossips_reaches_neither_coordinator_nor_logs(
         async with edge(family, coordinator=brain.address, advertise=far):
             await joined(brain)
             with device(family_folder, coordinator=brain.address) as client:
-                wish = {"arm": RELAY, "steps": 4, "fallback": True}
-                result = await client.generate(PROMPT, negative=NEGATIVE, **wish)
+                asked = {"arm": RELAY, "steps": 4, "fallback": True}
+                result = await client.generate(PROMPT, negative=NEGATIVE, **asked)
             record = await brain.decider.find(result.decision_id)
         check_nowhere(logs, tmp_path, capfd, repr(record))
     assert result.steps_at("edge") == 0

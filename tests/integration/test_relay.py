@@ -181,7 +181,7 @@ async def test_many_pictures_at_once_are_the_single_ones(
 async def test_requests_of_many_kinds_share_an_edge_without_mixing(
     node: Edge, client: AsyncClient, family: Family
 ) -> None:
-    wishes = [
+    requests = [
         {"prompt": prompt, "arm": arm, "sampler": sampler, "seed": seed, "steps": 4 + seed}
         for seed, (prompt, arm, sampler) in enumerate(
             [
@@ -193,9 +193,11 @@ async def test_requests_of_many_kinds_share_an_edge_without_mixing(
             ]
         )
     ]
-    results = await asyncio.gather(*(client.generate(edge=node.address, **wish) for wish in wishes))
-    for wish, result in zip(wishes, results, strict=True):
-        assert result.task.prompt == wish["prompt"]
+    results = await asyncio.gather(
+        *(client.generate(edge=node.address, **asked) for asked in requests)
+    )
+    for asked, result in zip(requests, results, strict=True):
+        assert result.task.prompt == asked["prompt"]
         check_executed(result.executed, result.task.plan)
         assert differ(result.picture, drawn_here(family, result.task)) <= 1
 

@@ -49,10 +49,10 @@ class Doomed:
         """Draw on this edge, then on ``others``; keeps what was told about lost edges."""
         settings = {"checkpoint_every": options.pop("checkpoint_every", EVERY)}
         edges = ",".join([self.node.address, *others])
-        wish = {"steps": STEPS, "seed": 1} | options
-        with device(folder, members=str(wish.pop("members", "small,large")), **settings) as client:
+        asked = {"steps": STEPS, "seed": 1} | options
+        with device(folder, members=str(asked.pop("members", "small,large")), **settings) as client:
             self.gate.allow(1)
-            async for event in client.stream(PROMPT, edge=edges, **wish):
+            async for event in client.stream(PROMPT, edge=edges, **asked):
                 self._follow(event)
                 if isinstance(event, Finished):
                     return event.result

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError
 from baton.common.families.loader import Family
 from baton.v1 import edge_pb2, plan_pb2
@@ -187,8 +187,8 @@ async def test_the_truth_is_believed(family: Family, family_folder: Path) -> Non
     np.testing.assert_array_equal(result.picture, drawn_here(family, split))
     assert [step.node_id for step in result.executed] == ["liar"] * CUT + ["device"] * CUT
     assert result.provenance.nodes == {
-        "liar": Origin(this_build(), {"large": "a" * 32}),
-        "device": Origin(this_build(), {"small": family.member_fingerprints["small"]}),
+        "liar": NodeBuild(this_build(), {"large": "a" * 32}),
+        "device": NodeBuild(this_build(), {"small": family.member_fingerprints["small"]}),
     }
     assert result.notes == ()
 

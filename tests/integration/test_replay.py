@@ -33,17 +33,17 @@ def assert_replays(family: Family, result: Result) -> None:
 
 
 async def drawn_together(
-    family: Family, folder: Path, wishes: list[dict[str, Any]], codec: str, threads: int = 1
+    family: Family, folder: Path, requests: list[dict[str, Any]], codec: str, threads: int = 1
 ) -> list[Result]:
     """Pictures that meet at one edge: its first call waits until all of them are there."""
     gate = Gate()
     async with edge(family, gate, threads=threads) as node:
         with device(folder, codec=codec, edges=node.address, threads=threads) as client:
             tasks = [
-                asyncio.ensure_future(client.generate(prompt, **wish))
-                for prompt, wish in zip(PROMPTS, wishes, strict=False)
+                asyncio.ensure_future(client.generate(prompt, **asked))
+                for prompt, asked in zip(PROMPTS, requests, strict=False)
             ]
-            await until(lambda: node.registry.unfinished == len(wishes))
+            await until(lambda: node.registry.unfinished == len(requests))
             gate.lift()
             return await asyncio.gather(*tasks)
 
@@ -52,18 +52,18 @@ async def drawn_together(
 async def test_relays_in_shared_batches_replay_to_the_same_pixels(
     family: Family, family_folder: Path, codec: str, threads: int
 ) -> None:
-    wishes = [
+    requests = [
         {"arm": "relay:large>small@0.5", "sampler": "ddim", "steps": 8, "negative": "blue"},
         {"arm": "relay:large>small@0.7", "sampler": "euler", "steps": 6, "guidance": 1.0},
         {"arm": "relay:large>small@0.4", "sampler": "dpmpp_2m", "steps": 10, "size": 16},
         {"arm": "relay:small>large@0.5", "sampler": "dpmpp_2m", "steps": 4, "seed": 9},
         {"arm": "edge:large", "sampler": "euler", "steps": 5, "seed": 2**63 - 1},
     ]
-    results = await drawn_together(family, family_folder, wishes, codec, threads)
-    for result, wish in zip(results, wishes, strict=True):
+    results = await drawn_together(family, family_folder, requests, codec, threads)
+    for result, asked in zip(results, requests, strict=True):
         assert {step.threads for step in result.executed} == {threads}
         transfers = result.provenance.transfers
-        assert transfers == (() if wish["arm"] == "edge:large" else (result.steps_at("edge"),))
+        assert transfers == (() if asked["arm"] == "edge:large" else (result.steps_at("edge"),))
         assert_replays(family, result)
     rows = {step.rows for result in results for step in result.executed}
     assert {1, 2} < rows
@@ -89,15 +89,15 @@ async def test_a_picture_in_a_file_is_drawn_again_from_the_file(
     assert {name: origin.members.keys() for name, origin in found.provenance.nodes.items()} == ran
 
 
-async def with_a_lost_edge(family: Family, folder: Path, others: str, **wish: Any) -> Result:
+async def with_a_lost_edge(family: Family, folder: Path, others: str, **asked: Any) -> Result:
     """Drawn on an edge that vanishes after a checkpoint, then elsewhere."""
     gate = Gate()
-    settings = {"checkpoint_every": EVERY, "codec": wish.pop("codec")}
+    settings = {"checkpoint_every": EVERY, "codec": asked.pop("codec")}
     async with edge(family, gate, node_id="doomed") as node:
         edges = ",".join(filter(None, [node.address, others]))
         with device(folder, members="small,large", **settings) as client:
             gate.allow(1)
-            stream = client.stream(PROMPTS[3], edge=edges, steps=STEPS, seed=1, **wish)
+            stream = client.stream(PROMPTS[3], edge=edges, steps=STEPS, seed=1, **asked)
             async for event in stream:
                 if isinstance(event, Finished):
                     return event.result

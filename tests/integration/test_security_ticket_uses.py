@@ -138,10 +138,10 @@ async def test_a_decision_that_is_asked_for_again_gives_no_second_leave(family: 
         )  # fmt: skip
         stub, at = CoordinatorStub(channel), EdgeStub(direct)
         one, other = [await stub.Decide(question, timeout=60) for _ in range(2)]
-        for text, id_ in ((one.ticket, "good"), (one.standby_ticket, "later")):
+        for text, id_ in ((one.ticket, "good"), (one.offline_ticket, "later")):
             await drawn(at, ask(id_, ticket=text))
         await until(lambda: len(node.registry.kept) == 0)
-        for text, id_ in ((other.ticket, "good"), (other.standby_ticket, "latest")):
+        for text, id_ in ((other.ticket, "good"), (other.offline_ticket, "latest")):
             error = await refusal(at, ask(id_, ticket=text, prompt=PROMPTS[1]))
             assert isinstance(error, PermissionDenied)
             assert error.reason in (Refusal.OTHER_PICTURE, Refusal.REPLAYED)

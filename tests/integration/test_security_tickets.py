@@ -153,10 +153,10 @@ async def test_a_replayed_ticket_is_refused(guarded: Guarded) -> None:
     assert guarded.work == done
 
 
-async def test_a_standby_ticket_admits_one_request(guarded: Guarded) -> None:
-    standby = ticket(guarded.family, request_id="")
-    await guarded.draw(standby, request_id="one")
-    assert await guarded.refusal(standby, request_id="two") == Refusal.REPLAYED
+async def test_a_offline_ticket_admits_one_request(guarded: Guarded) -> None:
+    offline = ticket(guarded.family, request_id="")
+    await guarded.draw(offline, request_id="one")
+    assert await guarded.refusal(offline, request_id="two") == Refusal.REPLAYED
 
 
 async def test_another_resume_point_of_the_request_is_let_in_once(
@@ -256,7 +256,7 @@ async def test_without_a_ticket_the_device_draws_alone_and_says_so(
     assert "ticket refused" in result.notes[0]
 
 
-async def test_a_standby_ticket_serves_once_when_no_coordinator_answers(
+async def test_a_offline_ticket_serves_once_when_no_coordinator_answers(
     family: Family, family_folder: Path
 ) -> None:
     """Its edges, too: the device was told of none. A new client finds it in the state folder."""
@@ -294,16 +294,16 @@ async def test_what_the_coordinator_signs(family: Family) -> None:
             ),
             timeout=60,
         )  # fmt: skip
-    found, standby = peek(answer.ticket), peek(answer.standby_ticket)
+    found, offline = peek(answer.ticket), peek(answer.offline_ticket)
     assert found == Ticket(
         id=found.id, audience=("edge-test",), subject="", request_id="r", family=family.name,
         fingerprint=family.fingerprint, max_steps=7, max_size=16, count=1,
         not_before=found.not_before, expires=found.not_before + 60,
     )  # fmt: skip
     assert begun <= found.not_before <= begun + 60
-    assert standby.request_id == ""
-    assert standby.expires - standby.not_before == 3600
-    assert found.id != standby.id
+    assert offline.request_id == ""
+    assert offline.expires - offline.not_before == 3600
+    assert found.id != offline.id
 
 
 async def test_the_coordinators_key_outlives_it_beside_its_database(

@@ -44,8 +44,8 @@ async def test_nodes_take_one_unless_they_are_told_to_take_as_many_as_their_proc
     settings = EdgeSettings(family=str(family_folder), port=0, node_id="e", **setting)
     async with running(settings) as node:
         client = AsyncClient(family=str(family_folder), members="small", **setting)
-        wish = {"edge": node.address, "arm": "relay:large>small@0.5", "steps": 2}
-        result = await client.generate("a red cat", **wish)
+        asked = {"edge": node.address, "arm": "relay:large>small@0.5", "steps": 2}
+        result = await client.generate("a red cat", **asked)
         client.close()
     assert [step.location for step in result.executed] == ["edge", "device"]
     assert [step.threads for step in result.executed] == [taken, taken]
@@ -57,8 +57,8 @@ async def test_an_edge_with_a_family_that_is_loaded_takes_one_too(
     settings = EdgeSettings(family=str(family_folder), port=0, node_id="e")
     async with running(settings, family) as node:
         client = AsyncClient(family=str(family_folder), members="small")
-        wish = {"edge": node.address, "arm": "edge:large", "steps": 2}
-        result = await client.generate("a red cat", **wish)
+        asked = {"edge": node.address, "arm": "edge:large", "steps": 2}
+        result = await client.generate("a red cat", **asked)
         client.close()
     assert [step.threads for step in result.executed] == [1, 1]
 

@@ -10,13 +10,19 @@ import grpc.aio
 import pytest
 from hypothesis import given
 
-from baton.common.errors import BatonError, CorruptEnvelope, InvalidRequest, UnknownName
+from baton.common.errors import (
+    MAX_REASON_CHARS,
+    BatonError,
+    CorruptEnvelope,
+    InvalidRequest,
+    UnknownName,
+)
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, LatentState, encode_state, largest_envelope
 from baton.common.plan import MAX_PROMPT_CHARS
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import CONTROL_BYTES, channel_to
-from baton.common.rpc.convert import MAX_ATTEMPTS, MAX_REASON_CHARS, plan_to_proto
+from baton.common.rpc.convert import MAX_ATTEMPTS, plan_to_proto
 from baton.common.rpc.status import from_rpc_error
 from baton.edge_server.wire import largest_request
 from baton.v1 import coordinator_pb2 as pb

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError, CorruptEnvelope, ExecutionFailed, Incompatible
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, decode_state, encode_state
@@ -325,7 +325,7 @@ def test_the_truth_is_believed(
     part = liar.told_to(asked)
     assert part.handed_over
     assert part.resume_step == 3
-    assert part.nodes == {"e1": Origin(this_build(), family.member_fingerprints)}
+    assert part.nodes == {"e1": NodeBuild(this_build(), family.member_fingerprints)}
 
 
 def test_an_answer_that_is_no_message_is_an_error_of_the_peer(liar: Liar) -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baton.common.diffusion.samplers import Past, advance, predictions, rescale, vp_form
+from baton.common.diffusion.samplers import SamplerHistory, advance, predictions, rescale, vp_form
 from baton.common.diffusion.schedules import Prediction, Schedule
 from baton.common.latents.state import NoiseLevel
 from baton.common.plan import SAMPLERS, SamplerName
@@ -98,10 +98,10 @@ def test_a_perfect_model_is_followed_exactly_from_level_to_level(
     steps = len(levels) - 1
     schedule = Schedule(sampler, kind, tuple(range(steps, 0, -1)), tuple(levels), 1.0)
     x0, eps = latent(seed), latent(seed + 1)
-    x, past = levels[0].a * x0 + levels[0].b * eps, None
+    x, history = levels[0].a * x0 + levels[0].b * eps, None
     for step in range(steps):
         out = output(x0, eps, vp_form(levels[step]), kind)
-        x, past = advance(x, out, schedule, step, past)
+        x, history = advance(x, out, schedule, step, history)
         target = levels[step + 1]
         torch.testing.assert_close(x, target.a * x0 + target.b * eps, rtol=1e-6, atol=1e-6)
-    assert isinstance(past, Past) is (sampler == "dpmpp_2m")
+    assert isinstance(history, SamplerHistory) is (sampler == "dpmpp_2m")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from baton.common.diffusion.blocks import Block, BlockGraph, Shared
+from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
 from baton.common.diffusion.calls import Denoiser
 from baton.common.errors import BatonError
 from baton.common.families.loader import Family, Member
@@ -53,12 +53,12 @@ class _Watched:
         self.graph: BlockGraph | None = None
         if inner.graph is not None:
             first, *others = inner.graph.blocks
-            watched = replace(first, run=lambda ins, shared: self._run(first, ins, shared))
+            watched = replace(first, run=lambda ins, inputs: self._run(first, ins, inputs))
             self.graph = BlockGraph((watched, *others))
 
-    def _run(self, block: Block, ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        self._before(self._name, shared.sample)
-        return block.run(ins, shared)
+    def _run(self, block: Block, ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        self._before(self._name, inputs.sample)
+        return block.run(ins, inputs)
 
     def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         self._before(self._name, x)

@@ -12,9 +12,9 @@ import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
-from baton.common.accel.masks import BlockMask, Purpose, mask_path, save_mask
+from baton.common.accel.masks import BlockMask, MaskKey, mask_path, save_mask
 from baton.common.accel.propagation import Propagation, propagated
-from baton.common.diffusion.blocks import BlockGraph, Blocks, Flow, Shared
+from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.families.loader import Family, load_family
 from baton.common.families.manifest import MANIFEST_NAME
@@ -79,20 +79,20 @@ def _ready(kind: type[Any], **options: Any) -> Any:
     return kind(**options).eval().requires_grad_(False)
 
 
-def inputs(rows: int, size: tuple[int, int] = (8, 8), labels: bool = False) -> Shared:
+def model_inputs(rows: int, size: tuple[int, int] = (8, 8), labels: bool = False) -> ModelInputs:
     """Rows with a timestep of their own each; labels: classes for a context."""
     random_ = torch.Generator().manual_seed(rows)
     context = torch.randn((rows, *CONTEXT), generator=random_)
-    return Shared(
+    return ModelInputs(
         torch.randn((rows, CHANNELS, *size), generator=random_),
         torch.arange(rows) * 331 + 7,
         torch.arange(rows) % CLASSES if labels else context,
     )
 
 
-def in_full(graph: BlockGraph, shared: Shared) -> Tensor:
+def in_full(graph: BlockGraph, inputs: ModelInputs) -> Tensor:
     """Every block on every row."""
-    return RowBatch(graph, shared, [Row(graph.all) for _ in shared.timesteps]).out
+    return RowBatch(graph, inputs, [Row(graph.all) for _ in inputs.timesteps]).out
 
 
 class Unrectified(BlockGraph):
@@ -101,8 +101,8 @@ class Unrectified(BlockGraph):
     def __init__(self, graph: BlockGraph) -> None:
         super().__init__(graph.blocks)
 
-    def flow(self, mask: Sequence[Blocks]) -> Flow:
-        return Flow((self.all, *mask[1:]), (self.all,) * len(mask))
+    def schedule(self, mask: Sequence[Blocks]) -> BlockSchedule:
+        return BlockSchedule((self.all, *mask[1:]), (self.all,) * len(mask))
 
 
 def random_mask(
@@ -142,7 +142,7 @@ def make_mask(
     """A mask for a loaded member, drawn at random; with keys, one for its propagation."""
     graph = family.member(member).blocks
     fingerprint = family.member_fingerprints[member]
-    purpose = Purpose(family.name, member, fingerprint, sampler, steps, tuple(keys))
+    key = MaskKey(family.name, member, fingerprint, sampler, steps, tuple(keys))
     seed = steps + sum(map(ord, sampler + member))
     run = list(random_mask(graph, steps, seed, 0.6))
     if keys:
@@ -151,7 +151,7 @@ def make_mask(
             assert column.blocks is not None
             first = max(key for key in keys if key <= step) + 1  # decides for its group
             run[step] = column.blocks if step in keys else column.blocks & run[first]
-    return BlockMask(purpose, graph.names, tuple(run))
+    return BlockMask(key, graph.names, tuple(run))
 
 
 def masked_copy(

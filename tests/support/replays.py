@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here
 from baton.common.plan import ExecutedStep, Task
@@ -39,7 +39,7 @@ def record(
     family: Family, of: Task, executed: tuple[ExecutedStep, ...], codec: str = "fp32"
 ) -> Provenance:
     """Every node that ran a step had this build and these weights."""
-    origin = Origin(this_build(), family.member_fingerprints)
+    origin = NodeBuild(this_build(), family.member_fingerprints)
     nodes = dict.fromkeys((step.node_id for step in executed), origin)
     return Provenance(of, executed, family.fingerprint, codec, (), nodes)
 

@@ -67,8 +67,8 @@ def stepped_by_diffusers(sampler: SamplerName, steps: int, config: Mapping[str, 
 def stepped_by_us(sampler: SamplerName, steps: int, config: Mapping[str, Any]) -> Tensor:
     """The same by Baton's samplers."""
     schedule = make_schedule(sampler, steps, config)
-    x, past = _noise() * schedule.initial_scale, None
+    x, history = _noise() * schedule.initial_scale, None
     for step, level in enumerate(schedule.levels[:-1]):
         out = _formula(rescale(x, level, vp_form(level)), schedule.timesteps[step])
-        x, past = advance(x, out, schedule, step, past)
+        x, history = advance(x, out, schedule, step, history)
     return x

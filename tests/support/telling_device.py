@@ -1,7 +1,7 @@
 """A device in a process of its own that says, while it draws, how it goes.
 
 As a script it reads requests from stdin and answers on stdout, a line of JSON each; a request is
-``[PROMPT, {OPTION: VALUE}]``, the options being fields of `Wish`. `Device` is the other side.
+``[PROMPT, {OPTION: VALUE}]``, with the fields of `GenerationRequest`. `Device` is the other side.
 """
 
 from __future__ import annotations

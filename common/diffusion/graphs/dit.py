@@ -13,12 +13,12 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from baton.common.diffusion.blocks import Block, BlockGraph, Part, Shared
+from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs, Part
 from baton.common.errors import Incompatible
 
 _ENCODER_SHARE = 18 / 28
 
-_Run = Callable[[Sequence[Tensor], Shared], Tensor]
+_Run = Callable[[Sequence[Tensor], ModelInputs], Tensor]
 
 
 def dit_graph(model: DiTTransformer2DModel) -> BlockGraph:
@@ -37,15 +37,15 @@ def dit_graph(model: DiTTransformer2DModel) -> BlockGraph:
     return BlockGraph(tuple(blocks))
 
 
-def _embed(model: Any, shared: Shared) -> Tensor:
-    out: Tensor = model.pos_embed(shared.sample)
+def _embed(model: Any, inputs: ModelInputs) -> Tensor:
+    out: Tensor = model.pos_embed(inputs.sample)
     return out
 
 
 def _attention(layer: Any) -> _Run:
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
         normed, gate, *_ = layer.norm1(
-            ins[0], shared.timesteps, shared.context, hidden_dtype=ins[0].dtype
+            ins[0], inputs.timesteps, inputs.context, hidden_dtype=ins[0].dtype
         )
         out: Tensor = gate.unsqueeze(1) * layer.attn1(normed) + ins[0]
         return out
@@ -54,8 +54,8 @@ def _attention(layer: Any) -> _Run:
 
 
 def _mlp(layer: Any) -> _Run:
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        embedding = layer.norm1.emb(shared.timesteps, shared.context, hidden_dtype=ins[0].dtype)
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        embedding = layer.norm1.emb(inputs.timesteps, inputs.context, hidden_dtype=ins[0].dtype)
         modulation = layer.norm1.linear(layer.norm1.silu(embedding))
         _, _, _, shift, scale, gate = modulation.chunk(6, dim=1)
         normed = layer.norm3(ins[0]) * (1 + scale[:, None]) + shift[:, None]
@@ -65,9 +65,9 @@ def _mlp(layer: Any) -> _Run:
     return run
 
 
-def _out(model: Any, hidden: Tensor, shared: Shared) -> Tensor:
+def _out(model: Any, hidden: Tensor, inputs: ModelInputs) -> Tensor:
     first = model.transformer_blocks[0]
-    conditioning = first.norm1.emb(shared.timesteps, shared.context, hidden_dtype=hidden.dtype)
+    conditioning = first.norm1.emb(inputs.timesteps, inputs.context, hidden_dtype=hidden.dtype)
     shift, scale = model.proj_out_1(functional.silu(conditioning)).chunk(2, dim=1)
     hidden = model.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None]
     return _unpatchify(model.proj_out_2(hidden), model.patch_size, model.out_channels)

@@ -13,7 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from baton.common.diffusion.blocks import Block, BlockGraph, Part, Shared
+from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs, Part
 from baton.common.errors import Incompatible
 
 _CROSS = {"CrossAttnDownBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2DCrossAttn"}
@@ -25,7 +25,7 @@ _PLAIN = {
     "UNetMidBlock2D",
 }
 
-_Run = Callable[[Sequence[Tensor], Shared], Tensor]
+_Run = Callable[[Sequence[Tensor], ModelInputs], Tensor]
 
 
 def conditional_unet_graph(unet: UNet2DConditionModel) -> BlockGraph:
@@ -170,14 +170,14 @@ def _first(module: Callable[[Tensor], Tensor]) -> _Run:
     return lambda ins, sh: module(ins[0])
 
 
-def _add(ins: Sequence[Tensor], shared: Shared) -> Tensor:
+def _add(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
     return ins[0] + ins[1]
 
 
 def _resnet(resnet: nn.Module) -> _Run:
     """Inputs: hidden states, a skip connection or none, the embedding."""
 
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
         hidden = ins[0] if len(ins) == 2 else torch.cat([ins[0], ins[1]], dim=1)
         out: Tensor = resnet(hidden, ins[-1])
         return out
@@ -189,16 +189,16 @@ def _attention(block: nn.Module, attention: nn.Module) -> _Run:
     if type(block).__name__ not in _CROSS:
         return _first(attention)
 
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        out: Tensor = attention(ins[0], encoder_hidden_states=shared.context, return_dict=False)[0]
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        out: Tensor = attention(ins[0], encoder_hidden_states=inputs.context, return_dict=False)[0]
         return out
 
     return run
 
 
 def _embed_time(unet: UNet2DConditionModel) -> _Run:
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        embedded = unet.get_time_embed(sample=shared.sample, timestep=shared.timesteps)
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        embedded = unet.get_time_embed(sample=inputs.sample, timestep=inputs.timesteps)
         out: Tensor = unet.time_embedding(embedded, None)
         return out
 
@@ -206,16 +206,16 @@ def _embed_time(unet: UNet2DConditionModel) -> _Run:
 
 
 def _embed_text(unet: UNet2DConditionModel) -> _Run:
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        out: Tensor = unet.add_embedding(shared.context)
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        out: Tensor = unet.add_embedding(inputs.context)
         return out
 
     return run
 
 
 def _embed_plain_time(unet: UNet2DModel) -> _Run:
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        out: Tensor = unet.time_embedding(unet.time_proj(shared.timesteps).to(unet.dtype))
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        out: Tensor = unet.time_embedding(unet.time_proj(inputs.timesteps).to(unet.dtype))
         return out
 
     return run
@@ -224,8 +224,8 @@ def _embed_plain_time(unet: UNet2DModel) -> _Run:
 def _conv_in(unet: Any) -> _Run:
     centred = bool(unet.config.center_input_sample)
 
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
-        sample = 2 * shared.sample - 1.0 if centred else shared.sample
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
+        sample = 2 * inputs.sample - 1.0 if centred else inputs.sample
         out: Tensor = unet.conv_in(sample)
         return out
 
@@ -233,7 +233,7 @@ def _conv_in(unet: Any) -> _Run:
 
 
 def _conv_out(unet: Any) -> _Run:
-    def run(ins: Sequence[Tensor], shared: Shared) -> Tensor:
+    def run(ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
         hidden = ins[0]
         if unet.conv_norm_out:
             hidden = unet.conv_act(unet.conv_norm_out(hidden))

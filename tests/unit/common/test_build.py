@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.errors import InvalidRequest
 
 LARGE, SMALL = {"large": "a" * 32}, {"small": "b" * 32}
@@ -34,7 +34,7 @@ def test_what_a_terminal_could_not_show_is_no_build_and_no_member(text: str) -> 
     with pytest.raises(InvalidRequest, match="torch"):
         replace(this_build(), torch=text)
     with pytest.raises(InvalidRequest, match="member"):
-        Origin(this_build(), {text: "a" * 32})
+        NodeBuild(this_build(), {text: "a" * 32})
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_what_a_terminal_could_not_show_is_no_build_and_no_member(text: str) -> 
 )
 def test_what_is_no_fingerprint_or_too_many_of_them_is_refused(members: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
-        Origin(this_build(), members)
+        NodeBuild(this_build(), members)
 
 
 def test_one_node_has_one_build_and_one_fingerprint_for_a_member() -> None:
-    origin = Origin(this_build(), LARGE)
-    assert origin.agrees(Origin(this_build(), LARGE | SMALL))
-    assert origin.agrees(Origin(this_build(), SMALL))
-    assert not origin.agrees(Origin(this_build(), {"large": "c" * 32}))
-    assert not origin.agrees(Origin(replace(this_build(), torch="2.6.0"), LARGE))
+    origin = NodeBuild(this_build(), LARGE)
+    assert origin.agrees(NodeBuild(this_build(), LARGE | SMALL))
+    assert origin.agrees(NodeBuild(this_build(), SMALL))
+    assert not origin.agrees(NodeBuild(this_build(), {"large": "c" * 32}))
+    assert not origin.agrees(NodeBuild(replace(this_build(), torch="2.6.0"), LARGE))

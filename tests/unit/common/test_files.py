@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from baton.common.accel.heatmap import heat_map
-from baton.common.accel.masks import BlockMask, Purpose, load_mask, save_mask
+from baton.common.accel.masks import BlockMask, MaskKey, load_mask, save_mask
 from baton.common.errors import InvalidRequest
 from baton.common.files import create, replacing, saving
 from baton.common.rpc.ticket_keys import kept_private_key
+from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.png import save_png
-from baton.device_client.standby import StandbyTickets
 from deploy.certificates import main as make_certificates
 from tests.bench import report
 from tests.support.limits import no_file_above
@@ -145,9 +145,9 @@ def _picture(path: Path) -> None:
 
 
 def _mask(path: Path) -> None:
-    purpose = Purpose("tiny", "large", "0" * 32, "ddim", 2)
+    key = MaskKey("tiny", "large", "0" * 32, "ddim", 2)
     blocks = tuple(f"block-{number}" for number in range(900))
-    save_mask(BlockMask(purpose, blocks, (1, 1)), path)
+    save_mask(BlockMask(key, blocks, (1, 1)), path)
 
 
 def _plot(path: Path) -> None:
@@ -183,13 +183,13 @@ def test_a_full_disk_leaves_the_earlier_file_and_says_which_it_was(
 
 
 def test_tickets_that_cannot_be_kept_leave_those_that_were(tmp_path: Path) -> None:
-    tickets = StandbyTickets(tmp_path)
+    tickets = OfflineTickets(tmp_path)
     tickets.keep("a.b", ["127.0.0.1:1"])
-    before = (tmp_path / "standby-tickets.json").read_bytes()
+    before = (tmp_path / "offline-tickets.json").read_bytes()
     with no_file_above(len(before)):
         tickets.keep("c.d", ["127.0.0.1:2"])
-    assert (tmp_path / "standby-tickets.json").read_bytes() == before
-    assert names(tmp_path) == {"standby-tickets.json"}
+    assert (tmp_path / "offline-tickets.json").read_bytes() == before
+    assert names(tmp_path) == {"offline-tickets.json"}
 
 
 def test_a_ticket_key_is_kept_whole_or_not(tmp_path: Path) -> None:

@@ -216,5 +216,5 @@ def test_a_seed_outside_the_generators_range_is_refused(seed: int) -> None:
 
 
 def test_a_task_does_not_show_its_prompts() -> None:
-    text = repr(Task("secret wish", "secret fear", PLAN, seed=0, size=16))
+    text = repr(Task("secret hope", "secret fear", PLAN, seed=0, size=16))
     assert "secret" not in text

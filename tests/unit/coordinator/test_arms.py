@@ -87,7 +87,9 @@ def test_one_step_cannot_be_relayed() -> None:
 
 
 def insisting(arm: str, members: tuple[str, ...] = ("small",)) -> DecideQuery:
-    return DecideQuery("r", "scenes", 20, members=members, fingerprint="f", wish=Arm.parse(arm))
+    return DecideQuery(
+        "r", "scenes", 20, members=members, fingerprint="f", requested_arm=Arm.parse(arm)
+    )
 
 
 def test_an_arm_that_the_user_insists_on_is_the_only_one() -> None:

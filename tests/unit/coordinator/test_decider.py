@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from baton.common.errors import ExecutionFailed, Incompatible, Overloaded, UnknownName, Unreachable
+from baton.common.request import Preference
 from baton.coordinator.daemon import build_decider
 from baton.coordinator.decider import Clocks, Decider
 from baton.coordinator.fleet import Fleet
@@ -14,7 +15,7 @@ from baton.coordinator.settings import Settings
 from baton.coordinator.store.base import Write
 from baton.coordinator.store.memory import MemoryStore
 from baton.coordinator.store.thread import StoreThread
-from baton.coordinator.values import DecideQuery, NodeLoad, Outcome, Preference, Registration
+from baton.coordinator.values import DecideQuery, NodeLoad, Outcome, Registration
 
 SETTINGS = Settings(seed=1, exploration=0.0, decision_expiry_seconds=60.0, lease_seconds=10.0)
 OK = Outcome(ok=True, total_seconds=1.0, quality=0.9)

@@ -11,6 +11,7 @@ import pytest
 
 from baton.common.errors import UnknownName
 from baton.common.plan import Arm
+from baton.common.request import Preference
 from baton.coordinator.bandit.arms import RELAY_FRACTIONS
 from baton.coordinator.bandit.context import DIMENSION
 from baton.coordinator.bandit.linucb import MAX_ARMS, LinUCB
@@ -19,7 +20,7 @@ from baton.coordinator.bandit.reward import RewardModel
 from baton.coordinator.decider import Clocks, Decider, Policy
 from baton.coordinator.known import built_in_families
 from baton.coordinator.store.base import NewDecision, Resolution
-from baton.coordinator.values import DecisionRecord, Preference, Registration
+from baton.coordinator.values import DecisionRecord, Registration
 from tests.unit.coordinator.test_decider import OK, SETTINGS, World, query
 
 
@@ -76,10 +77,13 @@ async def test_invented_members_are_no_arms(world: World) -> None:
         answer = await world.decider.decide(query(f"r{number}", "speed", members=members))
         record = await world.decider.find(answer.decision_id)
         assert not any("-" in score.arm for score in record.scores)
-        for wish in (Arm("relay", ("large", members[0]), 0.4), Arm("device", members[:1], 0.0)):
-            asked = query("wish", members=members, wish=wish)
+        for requested_arm in (
+            Arm("relay", ("large", members[0]), 0.4),
+            Arm("device", members[:1], 0.0),
+        ):
+            asked = query("requested_arm", members=members, requested_arm=requested_arm)
             answer = await world.decider.decide(asked)
-            assert answer.arm == wish.name
+            assert answer.arm == requested_arm.name
             assert await world.decider.decide(asked) == answer
             assert not await world.decider.report(answer.decision_id, OK)
             with pytest.raises(UnknownName, match="nothing is kept"):
@@ -92,9 +96,9 @@ async def test_invented_members_are_no_arms(world: World) -> None:
 async def test_a_cut_of_the_users_own_is_kept_to_and_not_learned(world: World) -> None:
     world.join()
     for number in range(1, 100):
-        wish = Arm("relay", ("large", "small"), number / 101)
-        assert await learn(world, f"r{number}", wish=wish) == wish.name
-    pending = await world.decider.decide(query("out", wish=wish))
+        requested_arm = Arm("relay", ("large", "small"), number / 101)
+        assert await learn(world, f"r{number}", requested_arm=requested_arm) == requested_arm.name
+    pending = await world.decider.decide(query("out", requested_arm=requested_arm))
     assert learned(world) == set()
     told = await world.decider.find("r1")
     assert (told.state, told.reward) == ("rewarded", pytest.approx(0.8 * 0.9 + 0.2 * 5 / 6))

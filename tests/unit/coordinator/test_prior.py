@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from baton.common.request import Preference
 from baton.coordinator.bandit.arms import candidates
 from baton.coordinator.bandit.context import DIMENSION, build_context
 from baton.coordinator.bandit.linucb import LinUCB
 from baton.coordinator.bandit.prior import arm_key, split_key, static_prior
 from baton.coordinator.fleet import RankedEdge, Ranking
-from baton.coordinator.values import DecideQuery, Preference, PromptFeatures
+from baton.coordinator.values import DecideQuery, PromptFeatures
 
 WEIGHTS: dict[Preference, float] = {"quality": 0.8, "balanced": 0.5, "speed": 0.2}
 PLAIN = PromptFeatures(words=2, objects=1, count=1)

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from baton.common.errors import InvalidRequest, UnknownName
 from baton.common.plan import Arm
+from baton.common.request import PREFERENCES, Preference
 from baton.coordinator.bandit.prior import expected_quality
 from baton.coordinator.bandit.reward import WORST_REWARD, RewardModel
-from baton.coordinator.values import PREFERENCES, Outcome, Preference
+from baton.coordinator.values import Outcome
 
 MODEL = RewardModel({"quality": 0.8, "balanced": 0.5, "speed": 0.2}, latency_half_seconds=4.0)
 

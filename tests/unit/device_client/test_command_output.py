@@ -161,8 +161,8 @@ def test_what_a_node_says_is_text_not_markup(word: str, monkeypatch: pytest.Monk
 
 
 def request(seed: int, out: Path, count: int = 1, **options: object) -> Request:
-    wish = {"prompt": "a red cat", "arm": "device", "steps": 1, "seed": seed}
-    return Request(wish | options, count, out, metadata=True)
+    asked = {"prompt": "a red cat", "arm": "device", "steps": 1, "seed": seed}
+    return Request(asked | options, count, out, metadata=True)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 from baton.common.errors import BatonError, Incompatible, UnknownName
 from baton.common.families.manifest import read_manifest
 from baton.common.plan import Arm
-from baton.device_client.decide import ArmNames, Preference, static_decision
+from baton.common.request import Preference
+from baton.device_client.decide import ArmNames, static_decision
 
 EDGES = ("10.0.0.1:7701", "10.0.0.2:7701")
 
@@ -65,7 +66,7 @@ def test_a_device_without_a_member_is_sent_to_the_edge(family_folder: Path, name
 
 
 @pytest.mark.parametrize(
-    ("wish", "preference", "edges", "arm"),
+    ("asked", "preference", "edges", "arm"),
     [
         (None, "balanced", (), "device:small"),
         (None, "quality", (), "device:small"),
@@ -82,12 +83,12 @@ def test_a_device_without_a_member_is_sent_to_the_edge(family_folder: Path, name
 )
 def test_without_a_coordinator_the_wish_wins_and_then_the_preference(
     family_folder: Path,
-    wish: str | None,
+    asked: str | None,
     preference: Preference,
     edges: tuple[str, ...],
     arm: str,
 ) -> None:
-    decision = static_decision(names(family_folder, "small"), wish, preference, edges)
+    decision = static_decision(names(family_folder, "small"), asked, preference, edges)
     assert decision.arm.name == arm
     expected = () if decision.arm.kind == "device" else edges
     assert tuple(edge.address for edge in decision.edges) == expected
@@ -102,12 +103,12 @@ def test_a_device_without_a_member_lets_the_edge_draw(
     assert static_decision(names(family_folder), None, preference, EDGES).arm.name == "edge:large"
 
 
-@pytest.mark.parametrize("wish", ["edge", "relay@0.4", "relay:large>small@0.4"])
+@pytest.mark.parametrize("asked", ["edge", "relay@0.4", "relay:large>small@0.4"])
 def test_an_arm_that_needs_an_edge_says_so_where_none_is_known(
-    family_folder: Path, wish: str
+    family_folder: Path, asked: str
 ) -> None:
     with pytest.raises(Incompatible, match="--edge HOST:PORT"):
-        static_decision(names(family_folder, "small"), wish, "balanced", ())
+        static_decision(names(family_folder, "small"), asked, "balanced", ())
 
 
 def test_nothing_to_draw_with_is_an_error(family_folder: Path) -> None:

@@ -17,11 +17,11 @@ from baton.common.errors import Cancelled, Overloaded
 from baton.common.families.loader import Family
 from baton.common.rpc.access import OPEN
 from baton.device_client.events import Decided, EdgeLost, Event, Finished, Stepped
+from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.result import Result
 from baton.device_client.sdk import Client
-from baton.device_client.session import Device, PictureSession, Wish
+from baton.device_client.session import Device, GenerationRequest, PictureSession
 from baton.device_client.settings import DeviceSettings
-from baton.device_client.standby import StandbyTickets
 from tests.support.engines import Gate, WatchedFamily
 from tests.support.nodes import drawn_here, edge, until
 from tests.support.tasks import plan, task
@@ -43,13 +43,15 @@ class Queue:
         self.gate, self.thread = Gate(), ThreadPoolExecutor(1)
         watched, settings = WatchedFamily(family, self.gate), DeviceSettings(members="small,large")
         self.heard: list[Event] = []
-        self.device = Device(watched, settings, None, self.thread, OPEN, StandbyTickets(folder))
+        self.device = Device(watched, settings, None, self.thread, OPEN, OfflineTickets(folder))
 
     def session(
         self, number: int, timeout: float | None = None, member: str = "small"
     ) -> PictureSession:
-        wish = Wish(PROMPT, arm=f"device:{member}", steps=1, seed=number, timeout=timeout)
-        return PictureSession(self.device, wish, f"r{number}", self.heard.append)
+        asked = GenerationRequest(
+            PROMPT, arm=f"device:{member}", steps=1, seed=number, timeout=timeout
+        )
+        return PictureSession(self.device, asked, f"r{number}", self.heard.append)
 
     async def standing(self, session: PictureSession) -> asyncio.Task[Result]:
         """It has decided, and now asks for the model thread or has it."""

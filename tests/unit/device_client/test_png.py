@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.errors import InvalidRequest
 from baton.common.plan import ExecutedStep, Task
 from baton.device_client.png import Provenance
@@ -17,8 +17,8 @@ from tests.support.tasks import plan, task
 
 PROMPT = "a red cat"
 NODES = {
-    "e1": Origin(this_build(), {"large": "d" * 32}),
-    "device": Origin(this_build(), {"small": "e" * 32}),
+    "e1": NodeBuild(this_build(), {"large": "d" * 32}),
+    "device": NodeBuild(this_build(), {"small": "e" * 32}),
 }
 
 

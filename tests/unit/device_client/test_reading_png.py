@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from baton.common.build import Build, Origin
+from baton.common.build import Build, NodeBuild
 from baton.common.errors import BatonError, Incompatible, InvalidRequest
 from baton.common.plan import ExecutedStep
 from baton.device_client.png import Provenance, read_png, save_png
@@ -29,8 +29,8 @@ EXECUTED = tuple(
     for step, place in enumerate([("large", "edge", "e")] * 3 + [("small", "device", "device")] * 3)
 )
 NODES = {
-    "e": Origin(replace(BUILD, torch="2.12.0"), {"large": "d" * 32, "small": "c" * 32}),
-    "device": Origin(BUILD, {"small": "e" * 32}),
+    "e": NodeBuild(replace(BUILD, torch="2.12.0"), {"large": "d" * 32, "small": "c" * 32}),
+    "device": NodeBuild(BUILD, {"small": "e" * 32}),
 }
 MADE = Provenance(TASK, EXECUTED, "f" * 32, "int8", (2, 3), NODES)
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))

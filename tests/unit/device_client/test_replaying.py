@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from baton.common.build import Origin, this_build
+from baton.common.build import NodeBuild, this_build
 from baton.common.errors import Incompatible, InvalidRequest, WeightsError
 from baton.common.families.loader import Family, load_family
 from baton.common.plan import Plan
@@ -42,7 +42,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def moved(made: Provenance, to: Sequence[str], origins: Mapping[str, Origin]) -> Provenance:
+def moved(made: Provenance, to: Sequence[str], origins: Mapping[str, NodeBuild]) -> Provenance:
     """The same steps, said to have run on the edges ``to``, one after the other."""
     executed = tuple(
         replace(step, location="edge", node_id=node_id)

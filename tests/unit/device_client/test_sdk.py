@@ -19,10 +19,10 @@ from baton.common.families.loader import Family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.rpc.access import OPEN
 from baton.device_client.events import Decided, Event, Finished, Stepped
-from baton.device_client.sdk import AsyncClient, Client, check_wish
-from baton.device_client.session import Device, PictureSession, Wish
+from baton.device_client.offline_tickets import OfflineTickets
+from baton.device_client.sdk import AsyncClient, Client, check_request
+from baton.device_client.session import Device, GenerationRequest, PictureSession
 from baton.device_client.settings import DeviceSettings
-from baton.device_client.standby import StandbyTickets
 from tests.support.engines import Gate, WatchedFamily
 from tests.support.families import copy_family, edit_json
 from tests.support.nodes import check_executed, device, drawn_here
@@ -123,7 +123,7 @@ def test_events_tell_every_step_in_order(client: Client) -> None:
 )
 def test_a_wish_that_can_never_work_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        check_wish(Wish(**({"prompt": PROMPT} | fields)))  # type: ignore[arg-type]
+        check_request(GenerationRequest(**({"prompt": PROMPT} | fields)))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -163,12 +163,12 @@ async def test_after_an_error_the_client_draws_on(async_client: AsyncClient) -> 
 
 
 async def test_pictures_asked_for_at_once_do_not_mix(async_client: AsyncClient) -> None:
-    wishes = [(prompt, seed) for prompt in ("a red cat", "two blue cars") for seed in (0, 1)]
+    requests = [(prompt, seed) for prompt in ("a red cat", "two blue cars") for seed in (0, 1)]
     options = {"arm": "device", "steps": 2}
     together = await asyncio.gather(
-        *(async_client.generate(prompt, seed=seed, **options) for prompt, seed in wishes)
+        *(async_client.generate(prompt, seed=seed, **options) for prompt, seed in requests)
     )
-    for (prompt, seed), result in zip(wishes, together, strict=True):
+    for (prompt, seed), result in zip(requests, together, strict=True):
         alone = await async_client.generate(prompt, seed=seed, **options)
         np.testing.assert_array_equal(result.picture, alone.picture)
 
@@ -178,10 +178,10 @@ async def test_a_stream_closed_early_stops_the_model_at_its_next_step(
 ) -> None:
     gate, thread = Gate(), ThreadPoolExecutor(1)
     settings = DeviceSettings(family=str(family_folder), members="small")
-    standby = StandbyTickets(tmp_path)
-    drawing = Device(WatchedFamily(family, gate), settings, None, thread, OPEN, standby)
-    wish = Wish(PROMPT, arm="device", steps=50)
-    session = asyncio.ensure_future(PictureSession(drawing, wish, "r1", lambda _: None).run())
+    offline = OfflineTickets(tmp_path)
+    drawing = Device(WatchedFamily(family, gate), settings, None, thread, OPEN, offline)
+    asked = GenerationRequest(PROMPT, arm="device", steps=50)
+    session = asyncio.ensure_future(PictureSession(drawing, asked, "r1", lambda _: None).run())
     await asyncio.to_thread(gate.wait_for_call, 1)
     session.cancel()
     await asyncio.wait([session])

@@ -16,12 +16,12 @@ from baton.common.families.loader import Family
 from baton.common.rpc.access import OPEN
 from baton.coordinator.daemon import Node
 from baton.coordinator.values import Registration
+from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.png import read_png
 from baton.device_client.replaying import Difference, Replay, replay
 from baton.device_client.sdk import Client
-from baton.device_client.session import Device, PictureSession, Wish
+from baton.device_client.session import Device, GenerationRequest, PictureSession
 from baton.device_client.settings import DeviceSettings
-from baton.device_client.standby import StandbyTickets
 from tests.support.engines import WatchedFamily
 from tests.support.nodes import coordinator
 
@@ -157,10 +157,10 @@ async def failing(family: Family, scorer: Any, folder: Path) -> Node:
         brain.fleet.register(edge)  # so that the coordinator learns of the family
         settings = DeviceSettings(members="small", coordinator=brain.address)
         with ThreadPoolExecutor(1) as thread:
-            drawing = Device(family, settings, scorer, thread, OPEN, StandbyTickets(folder))
-            wish = Wish(PROMPT, arm="device", steps=2)
+            drawing = Device(family, settings, scorer, thread, OPEN, OfflineTickets(folder))
+            asked = GenerationRequest(PROMPT, arm="device", steps=2)
             with pytest.raises(ExecutionFailed) as caught:
-                await PictureSession(drawing, wish, "r1", lambda _: None).run()
+                await PictureSession(drawing, asked, "r1", lambda _: None).run()
         assert PROMPT not in str(caught.value)
         assert "\n" not in str(caught.value)
         (record,) = await brain.decider.recent(10)

@@ -10,7 +10,7 @@ import pytest
 from baton.common.errors import Overloaded
 from baton.common.families.loader import Family
 from baton.common.plan import Plan, Segment, StepDirective
-from baton.edge_server.engine.pace import Demand
+from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
@@ -21,17 +21,25 @@ PLACES = 80
 
 def test_the_course_of_a_demand_is_what_is_left_after_each_step() -> None:
     of = plan("relay:large>small@0.5", 8)
-    course = Demand.course(of, 1, 4)
-    assert course == tuple(Demand.of(of, done, 4) for done in (1, 2, 3, 4))
-    assert [demand.steps for demand in course] == [3, 2, 1, 0]
+    course = RemainingWork.course(of, 1, 4)
+    assert course == tuple(RemainingWork.of(of, done, 4) for done in (1, 2, 3, 4))
+    assert [remaining.steps for remaining in course] == [3, 2, 1, 0]
 
 
 def test_steps_that_are_decoded_ahead_are_one_call_wherever_their_group_is_entered() -> None:
     key, follower = StepDirective(blocks=7, ahead=2), StepDirective(blocks=1)
     directives = (key, follower, follower, key, follower, follower)
     of = Plan(NAME, "ddim", 6, 3.0, (Segment("large", "edge", 0, 6, directives),))
-    assert [demand.steps for demand in Demand.course(of, 0, 6)] == [2, 2, 2, 1, 1, 1, 0]
-    assert [demand.rows for demand in Demand.course(of, 0, 6)] == [6, 5, 4, 6, 4, 2, 1]
+    assert [remaining.steps for remaining in RemainingWork.course(of, 0, 6)] == [
+        2,
+        2,
+        2,
+        1,
+        1,
+        1,
+        0,
+    ]
+    assert [remaining.rows for remaining in RemainingWork.course(of, 0, 6)] == [6, 5, 4, 6, 4, 2, 1]
 
 
 async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family: Family) -> None:
@@ -41,7 +49,7 @@ async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family:
         registry = Registry(engine, Bounds(PLACES, linger=3600.0))
         registry.admit(work("measured", task(plan("edge:small", 1, guidance=1.0))))
         gate.allow(1)
-        await until(lambda: engine.forecast().paces)
+        await until(lambda: engine.forecast().latency)
         for number in range(PLACES):
             registry.admit(work(f"{number}", long))
 
@@ -57,7 +65,9 @@ async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family:
             registry.close(Overloaded("enough"))
             gate.lift()
     assert 1.0 not in told, "what is said without having reckoned"
-    assert 4 * refusing < _seconds(lambda: [Demand.of(long.plan, 0, 200) for _ in range(PLACES)])
+    assert 4 * refusing < _seconds(
+        lambda: [RemainingWork.of(long.plan, 0, 200) for _ in range(PLACES)]
+    )
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -29,15 +29,15 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.entry import Entry
-from baton.edge_server.kept import Keeping
 from baton.edge_server.lifecycle import State
 from baton.edge_server.registry import Bounds, Counts, Registry
+from baton.edge_server.result_cache import Retention
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work
 
 FOREVER = 3600.0
-KEEP = Keeping(FOREVER)
+KEEP = Retention(FOREVER)
 LONG = task(plan("edge:small", 200, guidance=1.0))
 
 
@@ -74,13 +74,13 @@ def edge_of(
     family: Family,
     capacity: int = 10,
     linger: float = FOREVER,
-    keeping: Keeping = KEEP,
+    retention: Retention = KEEP,
     active: int = 16,
 ) -> Iterator[Edge]:
     gate = Gate()
     with started_engine(WatchedFamily(family, gate), active) as engine:
         try:
-            yield Edge(Registry(engine, Bounds(capacity, linger, keeping=keeping)), gate)
+            yield Edge(Registry(engine, Bounds(capacity, linger, retention=retention)), gate)
         finally:
             gate.lift()
 
@@ -271,7 +271,7 @@ async def test_leaving_one_part_of_a_request_does_not_end_another_that_is_follow
 
 
 async def test_a_result_is_kept_for_its_time_and_then_forgotten(family: Family) -> None:
-    with edge_of(family, keeping=Keeping(0.05)) as edge:
+    with edge_of(family, retention=Retention(0.05)) as edge:
         edge.gate.lift()
         entry = edge.admit(work("r"))
         await edge.outcome(entry)
@@ -432,7 +432,7 @@ async def test_nothing_is_refused_for_time_before_it_was_measured(edge: Edge) ->
 
 
 async def test_kept_results_stay_within_their_number_and_the_oldest_go(family: Family) -> None:
-    with edge_of(family, keeping=Keeping(FOREVER, entries=2)) as edge:
+    with edge_of(family, retention=Retention(FOREVER, entries=2)) as edge:
         edge.gate.lift()
         for name in ("a", "b", "c"):
             await edge.outcome(edge.admit(work(name)))
@@ -442,8 +442,8 @@ async def test_kept_results_stay_within_their_number_and_the_oldest_go(family: F
 
 async def test_kept_results_stay_within_their_bytes(family: Family) -> None:
     picture = 3 * 16 * 16
-    keeping = Keeping(FOREVER, bytes=2 * picture + 1)
-    with edge_of(family, keeping=keeping) as edge:
+    retention = Retention(FOREVER, bytes=2 * picture + 1)
+    with edge_of(family, retention=retention) as edge:
         edge.gate.lift()
         for name in "abcd":
             await edge.outcome(edge.admit(work(name, task(plan("edge:small", 2)))))

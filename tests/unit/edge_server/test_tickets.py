@@ -95,10 +95,10 @@ def test_each_resume_point_counts_for_itself(family: Family, clock: Clock) -> No
 
 
 def test_an_open_ticket_belongs_to_the_first_request(family: Family, clock: Clock) -> None:
-    at, standby = gate(family, clock), replace(TICKET, request_id="")
-    enter(at, standby, work("one"))
-    assert refusal(at, standby, work("two")) == Refusal.REPLAYED
-    enter(at, standby, later(family, "one"))
+    at, offline = gate(family, clock), replace(TICKET, request_id="")
+    enter(at, offline, work("one"))
+    assert refusal(at, offline, work("two")) == Refusal.REPLAYED
+    enter(at, offline, later(family, "one"))
 
 
 def test_a_ticket_for_two_admits_two(family: Family, clock: Clock) -> None:

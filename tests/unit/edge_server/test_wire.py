@@ -60,7 +60,7 @@ def test_a_good_request_becomes_work(family: Family) -> None:
 
 
 def test_work_does_not_show_the_prompt(family: Family) -> None:
-    item = work_from_proto(request(prompt="my wish", negative_prompt="my fear"), family)
+    item = work_from_proto(request(prompt="my hope", negative_prompt="my fear"), family)
     assert "my" not in repr(item)
 
 

@@ -399,7 +399,7 @@ class DecideResponse(_message.Message):
     EDGES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
-    STANDBY_TICKET_FIELD_NUMBER: _builtins.int
+    OFFLINE_TICKET_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     decision_id: _builtins.str
     arm: _builtins.str
@@ -407,7 +407,7 @@ class DecideResponse(_message.Message):
     reason: _builtins.str
     ticket: _builtins.str
     """Admits this request to the ranked edges; empty if the coordinator issues none."""
-    standby_ticket: _builtins.str
+    offline_ticket: _builtins.str
     """Admits one later request while no coordinator answers; empty likewise."""
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeCandidate]:
@@ -422,11 +422,11 @@ class DecideResponse(_message.Message):
         edges: _abc.Iterable[Global___EdgeCandidate] | None = ...,
         reason: _builtins.str = ...,
         ticket: _builtins.str = ...,
-        standby_ticket: _builtins.str = ...,
+        offline_ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "decision_id", b"decision_id", "edges", b"edges", "protocol_version", b"protocol_version", "reason", b"reason", "standby_ticket", b"standby_ticket", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "decision_id", b"decision_id", "edges", b"edges", "offline_ticket", b"offline_ticket", "protocol_version", b"protocol_version", "reason", b"reason", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,7 +22,7 @@ from baton.common.accel.features import (
     read_by_decoder,
 )
 from baton.common.accel.propagation import LONGEST_GROUP, Propagation, propagated
-from baton.common.diffusion.blocks import Block, BlockGraph, Shared
+from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
 from baton.common.diffusion.executor import Conditioning, Run, denoise_step, start_run
 from baton.common.diffusion.graphs import graph_of
 from baton.common.errors import ExecutionFailed, InvalidRequest
@@ -172,13 +172,13 @@ class Toy:
     def graph(self) -> BlockGraph:
         blocks = (
             Block("value", "encoder", (), self._value),
-            Block("out", "decoder", (0,), lambda ins, shared: self._kept(0 * shared.sample)),
+            Block("out", "decoder", (0,), lambda ins, inputs: self._kept(0 * inputs.sample)),
         )
         return BlockGraph(blocks)
 
-    def _value(self, ins: Sequence[Tensor], shared: Shared) -> Tensor:
+    def _value(self, ins: Sequence[Tensor], inputs: ModelInputs) -> Tensor:
         self.calls += 1
-        return self._kept(torch.full((len(shared.sample), 4), self.values[self.calls - 1]))
+        return self._kept(torch.full((len(inputs.sample), 4), self.values[self.calls - 1]))
 
     def _kept(self, output: Tensor) -> Tensor:
         self.outputs.append(weakref.ref(output))
@@ -213,7 +213,7 @@ def test_only_the_last_output_of_each_block_is_kept(family: Family) -> None:
 def test_a_latent_that_stops_being_finite_ends_the_measurement(family: Family) -> None:
     toy = Toy([1.0, 1.0])
     blocks = toy.graph().blocks
-    broken = replace(blocks[1], run=lambda ins, shared: shared.sample / 0)
+    broken = replace(blocks[1], run=lambda ins, inputs: inputs.sample / 0)
     with pytest.raises(ExecutionFailed, match="finite"):
         measure(BlockGraph((blocks[0], broken)), [[toy.run(family)]])
 
@@ -260,9 +260,9 @@ def test_a_unets_decoder_reads_its_skips_and_its_middle(family: Family) -> None:
 
 
 _PAIR = (
-    Block("read", "encoder", (), lambda ins, shared: shared.sample),
-    Block("inner", "encoder", (), lambda ins, shared: shared.sample),
-    Block("out", "decoder", (0,), lambda ins, shared: ins[0]),
+    Block("read", "encoder", (), lambda ins, inputs: inputs.sample),
+    Block("inner", "encoder", (), lambda ins, inputs: inputs.sample),
+    Block("out", "decoder", (0,), lambda ins, inputs: ins[0]),
 )
 
 

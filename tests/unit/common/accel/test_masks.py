@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from baton.common.accel.masks import BlockMask, Purpose, load_mask, mask_path, save_mask
+from baton.common.accel.masks import BlockMask, MaskKey, load_mask, mask_path, save_mask
 from baton.common.diffusion.blocks import BlockGraph
 from baton.common.diffusion.graphs import graph_of
 from baton.common.errors import BatonError, Incompatible, WeightsError
 from tests.support.graphs import conditional_unet, dit, random_mask
 
-PURPOSE = Purpose("tiny", "large", "0123456789abcdef" * 2, "ddim", 4)
+KEY = MaskKey("tiny", "large", "0123456789abcdef" * 2, "ddim", 4)
 SMALL = BlockMask(
-    PURPOSE,
+    KEY,
     ("conv_in", "mid", "conv_out"),
     (0b111, 0b100, 0b010, 0b000),
     chances=((1.0, 1.0, 1.0), (0.0, 0.125, 1.0), (0.25, 0.75, 0.5), (0.0, 0.0, 0.0)),
@@ -54,11 +54,11 @@ def test_a_mask_comes_back_as_it_was_saved(path: Path) -> None:
 
 
 def test_a_mask_of_a_real_graph_comes_back_and_fits_it(graph: BlockGraph, tmp_path: Path) -> None:
-    purpose = replace(PURPOSE, steps=50)
-    mask = BlockMask(purpose, graph.names, random_mask(graph, 50))
+    key = replace(KEY, steps=50)
+    mask = BlockMask(key, graph.names, random_mask(graph, 50))
     found = load_mask(save_mask(mask, tmp_path / "ddim-50.json"))
     assert found == mask
-    assert found.check(purpose, graph) is found
+    assert found.check(key, graph) is found
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_a_mask_of_a_real_graph_comes_back_and_fits_it(graph: BlockGraph, tmp_pa
 def test_a_mask_for_something_else_is_refused_with_both_named(
     graph: BlockGraph, change: dict[str, Any], there: str, here: str
 ) -> None:
-    mask = BlockMask(PURPOSE, graph.names, random_mask(graph, 4))
+    mask = BlockMask(KEY, graph.names, random_mask(graph, 4))
     with pytest.raises(Incompatible) as caught:
-        mask.check(replace(PURPOSE, **change), graph)
+        mask.check(replace(KEY, **change), graph)
     text = str(caught.value)
     assert text.isprintable()
     assert 0 < text.index(there) < text.index(here)
@@ -84,15 +84,15 @@ def test_a_mask_for_something_else_is_refused_with_both_named(
 
 
 def test_a_mask_of_other_blocks_is_refused_with_both_numbers(graph: BlockGraph) -> None:
-    mask = BlockMask(PURPOSE, graph.names, random_mask(graph, 4))
+    mask = BlockMask(KEY, graph.names, random_mask(graph, 4))
     for other in (graph_of(conditional_unet(3, mid=False)), graph_of(dit(2))):
         with pytest.raises(Incompatible) as caught:
-            mask.check(PURPOSE, other)
+            mask.check(KEY, other)
         assert str(len(graph)) in str(caught.value)
         assert str(len(other)) in str(caught.value)
     swapped = replace(mask, blocks=tuple(reversed(graph.names)))
     with pytest.raises(Incompatible):
-        swapped.check(PURPOSE, graph)
+        swapped.check(KEY, graph)
 
 
 def test_no_bit_of_the_file_can_flip_unnoticed(path: Path) -> None:
@@ -142,7 +142,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 def test_what_was_written_on_purpose_is_read(path: Path) -> None:
     found = load_mask(rewritten(path, lambda content: content.update(member="small")))
-    assert found.purpose.member == "small"
+    assert found.key.member == "small"
 
 
 def test_another_version_is_refused_with_both_named(path: Path) -> None:

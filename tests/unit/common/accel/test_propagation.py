@@ -91,7 +91,7 @@ def test_uniform_keys_come_every_so_many_steps() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 50, 199])
 def test_columns_run_the_encoder_at_keys_alone(graph: BlockGraph, steps: int) -> None:
     keys = Propagation().keys_for(steps)
-    columns = Propagation().columns(graph, steps)
+    columns = Propagation().directives(graph, steps)
     assert len(columns) == steps
     for step, column in enumerate(columns):
         assert column.guided
@@ -100,15 +100,15 @@ def test_columns_run_the_encoder_at_keys_alone(graph: BlockGraph, steps: int) ->
         assert decoder == graph.all & ~graph.encoder
         assert encoder == (graph.encoder & ~graph.constant if step in keys else 0)
         assert column.prior_noise == (PRIOR_NOISE if step >= steps // 2 else 0.0)
-    run = graph.flow([column.blocks or 0 for column in columns]).run
+    run = graph.schedule([column.blocks or 0 for column in columns]).run
     assert run[0] == graph.all
 
 
 def test_decoding_ahead_takes_the_steps_up_to_the_next_key(graph: BlockGraph) -> None:
-    columns = Propagation().columns(graph, 50)
+    columns = Propagation().directives(graph, 50)
     ahead = {step: column.ahead for step, column in enumerate(columns) if column.ahead}
     assert ahead == {3: 1, 5: 4, 10: 4, 15: 9, 25: 9, 35: 14}
-    serial = Propagation(parallel=False).columns(graph, 50)
+    serial = Propagation(parallel=False).directives(graph, 50)
     assert {column.ahead for column in serial} == {0}
     assert [column.blocks for column in serial] == [column.blocks for column in columns]
 
@@ -123,4 +123,4 @@ def test_the_control_reuses_the_decoder(graph: BlockGraph) -> None:
     columns = propagated(graph, 4, (0, 2), parallel=False, reused=decoder)
     between = columns[1].blocks
     assert between == graph.encoder & ~graph.constant
-    assert graph.flow([column.blocks or 0 for column in columns]).run[1] == 0
+    assert graph.schedule([column.blocks or 0 for column in columns]).run[1] == 0

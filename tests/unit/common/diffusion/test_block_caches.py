@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.blocks import Shared
-from baton.common.diffusion.calls import Denoiser, flow_of
+from baton.common.diffusion.blocks import ModelInputs
+from baton.common.diffusion.calls import Denoiser, block_schedule_of
 from baton.common.diffusion.executor import Run, StepRecord, denoise_step, step_alone
 from baton.common.diffusion.profile import profile
 from baton.common.families.loader import Family
@@ -132,8 +132,8 @@ def test_a_cache_is_as_large_as_the_profile_says(
         sizes.append(run.cache.nbytes if run.cache else 0)
         assert sizes[-1] == sum(output.nbytes for output in kept(run))
     branches, context = 1 + guided, run.conditioning.positive[None]
-    counted = profile(graph, Shared(run.x[None], torch.zeros(1), context))
-    flow = flow_of(graph, of.segments[0])
+    counted = profile(graph, ModelInputs(run.x[None], torch.zeros(1), context))
+    flow = block_schedule_of(graph, of.segments[0])
     assert max(sizes) == branches * counted.cache_bytes(flow) > 0
     assert max(sizes) <= family.cache_bytes(of, SIZE) == 2 * counted.cache_bytes(flow)
     assert sizes[-1] == 0

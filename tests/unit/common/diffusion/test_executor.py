@@ -20,7 +20,7 @@ from baton.common.diffusion.executor import (
     start_run,
     step_alone,
 )
-from baton.common.diffusion.samplers import Past
+from baton.common.diffusion.samplers import SamplerHistory
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
 from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here, warm_up
@@ -208,7 +208,9 @@ def test_a_row_whose_sampler_cannot_step_fails_alone(family: Family) -> None:
     tasks = [task(plan("edge:large", 6, "dpmpp_2m"), seed=i) for i in range(3)]
     clean = [begin(family, of) for of in tasks]
     runs = [begin(family, of) for of in tasks]
-    runs[1].past = Past(runs[1].schedule.levels[0], runs[1].x)  # no time has passed since
+    runs[1].history = SamplerHistory(
+        runs[1].schedule.levels[0], runs[1].x
+    )  # no time has passed since
     denoise_step(clean, denoiser)
     denoise_step(runs, denoiser)
     assert runs[1].error is not None

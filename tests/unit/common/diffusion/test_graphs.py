@@ -9,27 +9,29 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from baton.common.diffusion.blocks import BlockGraph, Shared
+from baton.common.diffusion.blocks import BlockGraph, ModelInputs
 from baton.common.diffusion.graphs import graph_of
 from baton.common.errors import Incompatible
-from tests.support.graphs import conditional_unet, ddpm_unet, dit, in_full, inputs
+from tests.support.graphs import conditional_unet, ddpm_unet, dit, in_full, model_inputs
 
 ROWS = [1, 3]
 
 
-def plain(model: nn.Module, shared: Shared) -> Tensor:
-    out: Tensor = model(shared.sample, shared.timesteps, shared.context, return_dict=False)[0]
+def plain(model: nn.Module, inputs: ModelInputs) -> Tensor:
+    out: Tensor = model(inputs.sample, inputs.timesteps, inputs.context, return_dict=False)[0]
     return out
 
 
 @torch.inference_mode()
-def assert_same(model: nn.Module, shared: Shared, expected: Tensor | None = None) -> BlockGraph:
+def assert_same(
+    model: nn.Module, inputs: ModelInputs, expected: Tensor | None = None
+) -> BlockGraph:
     graph = graph_of(model)
     if expected is None:
-        expected = plain(model, shared)
+        expected = plain(model, inputs)
     assert expected.isfinite().all()
     assert expected.std() > 0
-    assert torch.equal(in_full(graph, shared), expected)
+    assert torch.equal(in_full(graph, inputs), expected)
     return graph
 
 
@@ -37,7 +39,7 @@ def assert_same(model: nn.Module, shared: Shared, expected: Tensor | None = None
 @pytest.mark.parametrize("mid", [True, False])
 @pytest.mark.parametrize("levels", [3, 4])
 def test_a_stable_diffusion_unet_in_blocks_is_the_model(levels: int, mid: bool, rows: int) -> None:
-    assert_same(conditional_unet(levels, mid), inputs(rows))
+    assert_same(conditional_unet(levels, mid), model_inputs(rows))
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -46,7 +48,7 @@ def test_a_stable_diffusion_unet_in_blocks_is_the_model(levels: int, mid: bool, 
 def test_sizes_that_are_no_multiple_are_the_models_too(
     levels: int, mid: bool, size: tuple[int, int], rows: int
 ) -> None:
-    assert_same(conditional_unet(levels, mid), inputs(rows, size))
+    assert_same(conditional_unet(levels, mid), model_inputs(rows, size))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -72,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_options_of_a_conditional_unet_are_honoured(variant: str, rows: int) -> None:
-    assert_same(conditional_unet(3, **VARIANTS[variant]), inputs(rows, (6, 10)))
+    assert_same(conditional_unet(3, **VARIANTS[variant]), model_inputs(rows, (6, 10)))
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -91,26 +93,26 @@ def test_options_of_a_conditional_unet_are_honoured(variant: str, rows: int) -> 
     ids=str,
 )
 def test_a_ddpm_unet_in_blocks_is_the_model(options: dict[str, Any], rows: int) -> None:
-    model, shared = ddpm_unet(**options), inputs(rows, (16, 8))
+    model, inputs = ddpm_unet(**options), model_inputs(rows, (16, 8))
     with torch.inference_mode():
-        expected = model(shared.sample, shared.timesteps, return_dict=False)[0]
-    assert_same(model, shared, expected)
+        expected = model(inputs.sample, inputs.timesteps, return_dict=False)[0]
+    assert_same(model, inputs, expected)
 
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("layers", [1, 4])
 def test_a_dit_in_blocks_is_the_model(layers: int, rows: int) -> None:
-    assert_same(dit(layers), inputs(rows, labels=True))
+    assert_same(dit(layers), model_inputs(rows, labels=True))
 
 
 def test_the_class_of_a_dit_matters() -> None:
-    graph, shared = graph_of(dit()), inputs(2, labels=True)
-    other = Shared(shared.sample, shared.timesteps, shared.context + 1)
-    assert not torch.equal(in_full(graph, shared), in_full(graph, other))
+    graph, inputs = graph_of(dit()), model_inputs(2, labels=True)
+    other = ModelInputs(inputs.sample, inputs.timesteps, inputs.context + 1)
+    assert not torch.equal(in_full(graph, inputs), in_full(graph, other))
 
 
 def test_the_first_18_of_28_dit_blocks_are_the_encoder() -> None:
-    graph = assert_same(dit(28), inputs(1, labels=True))
+    graph = assert_same(dit(28), model_inputs(1, labels=True))
     layers = [f"blocks.{i}.{part}" for i in range(18) for part in ("attention", "mlp")]
     assert graph.encoder == graph.bits(["patches", *layers])
     assert len(graph) == 2 * 28 + 2
@@ -169,9 +171,9 @@ def test_every_block_can_run_after_those_before_it_and_is_read() -> None:
 
 @pytest.mark.parametrize("made", [conditional_unet, ddpm_unet, dit], ids=lambda made: made.__name__)
 def test_the_same_weights_have_one_graph(made: Any) -> None:
-    model, shared = made(), inputs(2, labels=made is dit)
+    model, inputs = made(), model_inputs(2, labels=made is dit)
     assert graph_of(model).names == graph_of(model).names
-    assert torch.equal(in_full(graph_of(model), shared), in_full(graph_of(model), shared))
+    assert torch.equal(in_full(graph_of(model), inputs), in_full(graph_of(model), inputs))
 
 
 UNSUPPORTED: dict[str, Any] = {

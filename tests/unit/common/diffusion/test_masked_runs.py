@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baton.common.diffusion.blocks import BlockGraph
-from baton.common.diffusion.calls import Denoiser, flow_of
+from baton.common.diffusion.calls import Denoiser, block_schedule_of
 from baton.common.diffusion.executor import denoise_step, step_alone
 from baton.common.errors import ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family, Member
@@ -119,7 +119,7 @@ def test_groups_end_where_they_have_to_and_go_on_from_there(
         ends = {taken[-1].step + 1 for taken in calls}
         assert ends >= set(range(pause_every, STEPS, pause_every))
     blocks = [ran.blocks for taken in calls for ran in taken]
-    assert blocks == list(flow_of(graph_of(family, "small"), serial.segments[0]).run)
+    assert blocks == list(block_schedule_of(graph_of(family, "small"), serial.segments[0]).run)
     assert relative(run.x, finished(family, serial)) < 1e-5
 
 
@@ -174,7 +174,7 @@ def test_a_rectified_mask_gives_the_same_bit_for_bit(
         asked += mask[ran.step].bit_count()
         removed += (mask[ran.step] & ~ran.blocks).bit_count()
         assert ran.blocks & ~mask[ran.step] == 0
-    flow = graph.flow(mask)
+    flow = graph.schedule(mask)
     assert removed == asked - sum(bits.bit_count() for bits in flow.run)
     assert removed > STEPS
     assert relative(rectified.x, finished(family, plan(f"edge:{member}", STEPS, sampler))) > 1e-3
@@ -185,7 +185,7 @@ def test_removed_entries_are_those_that_nobody_reads(family: Family) -> None:
     graph = graph_of(family, "small")
     last = 1 << len(graph) - 1
     mask = (graph.all, graph.all & ~last, graph.all, last | graph.bits(["conv_in"]))
-    assert graph.flow(mask).run == (graph.all, 0, graph.all, last)
+    assert graph.schedule(mask).run == (graph.all, 0, graph.all, last)
 
 
 class _Addressed:

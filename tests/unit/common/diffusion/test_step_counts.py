@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from baton.common.diffusion.samplers import Past, advance, vp_form
+from baton.common.diffusion.samplers import SamplerHistory, advance, vp_form
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible
 from baton.common.families.loader import Family
@@ -113,10 +113,10 @@ def test_a_step_without_a_change_of_level_returns_the_latent(sampler: SamplerNam
     levels = tuple(ve if sampler == "euler" else map(vp_form, ve))
     schedule = Schedule(sampler, "epsilon", (900.0, 600.0, 600.0), levels, 1.0)
     x, other = torch.ones(4, 2, 2), torch.full((4, 2, 2), 0.5)
-    past = Past(levels[0], other) if sampler == "dpmpp_2m" else None
-    still, past = advance(x, other, schedule, 1, past)
+    history = SamplerHistory(levels[0], other) if sampler == "dpmpp_2m" else None
+    still, history = advance(x, other, schedule, 1, history)
     assert torch.equal(still, x)
-    moved, _ = advance(still, other, schedule, 2, past)
+    moved, _ = advance(still, other, schedule, 2, history)
     assert torch.isfinite(moved).all()
     assert not torch.equal(moved, x)
 

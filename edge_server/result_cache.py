@@ -12,7 +12,7 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Retention:
     """seconds: for which an entry is kept; entries and bytes: of all of them together."""
 
     seconds: float = 120.0
@@ -20,11 +20,11 @@ class Keeping:
     bytes: int = 64 << 20
 
 
-class Kept:
+class ResultCache:
     """The oldest leave first when a bound is passed; an entry larger than the bound at once."""
 
-    def __init__(self, keeping: Keeping) -> None:
-        self._keeping = keeping
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self.bytes = 0
@@ -39,8 +39,8 @@ class Kept:
         self._entries[key] = entry
         self.bytes += entry.size
         loop = asyncio.get_running_loop()
-        self._timers[key] = loop.call_later(self._keeping.seconds, self._forget, key)
-        while len(self) > self._keeping.entries or self.bytes > self._keeping.bytes:
+        self._timers[key] = loop.call_later(self._retention.seconds, self._forget, key)
+        while len(self) > self._retention.entries or self.bytes > self._retention.bytes:
             self._forget(next(iter(self._entries)))
 
     def _forget(self, key: Key) -> None:

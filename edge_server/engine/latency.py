@@ -1,4 +1,4 @@
-"""How fast the model thread is, measured, and when a request would be done at that pace."""
+"""How fast the model thread is, measured, and when a request would be done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class LatencyModel:
     """Seconds of a round as a straight line over its rows: exponentially weighted least squares.
 
     A round is one model call with all that comes before and after it on the model thread. The sums
@@ -33,11 +33,11 @@ class Pace:
     rows_seconds: float = 0.0
     measured: float = -math.inf
 
-    def after(self, rows: int, seconds: float, now: float | None = None) -> Pace:
+    def after(self, rows: int, seconds: float, now: float | None = None) -> LatencyModel:
         """The pace with one more round; one that took far too long counts as less."""
         if self.weight > _SETTLED_WEIGHT:
             seconds = min(seconds, _OUTLIER * self.round_seconds(rows))
-        return Pace(
+        return LatencyModel(
             self.weight * _DECAY + 1.0,
             self.rows * _DECAY + rows,
             self.seconds * _DECAY + seconds,
@@ -62,7 +62,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Demand:
+class RemainingWork:
     """What a request still asks of the model: so many calls, each of so many rows, on a member.
 
     Steps that are evaluated together are one call.
@@ -73,13 +73,13 @@ class Demand:
     steps: int
 
     @classmethod
-    def of(cls, plan: Plan, done: int, stop: int) -> Demand:
+    def of(cls, plan: Plan, done: int, stop: int) -> RemainingWork:
         """The steps from ``done`` to ``stop``, as if all were on the first one's member."""
         return cls.course(plan, done, stop)[0]
 
     @classmethod
-    def course(cls, plan: Plan, first: int, stop: int) -> tuple[Demand, ...]:
-        """By steps done since ``first``, what is left until ``stop``: one demand more than steps.
+    def course(cls, plan: Plan, first: int, stop: int) -> tuple[RemainingWork, ...]:
+        """By steps done since ``first``, what is left until ``stop``: one more than steps.
 
         As if all steps were on the member of the next one.
         """
@@ -103,34 +103,34 @@ class Forecast:
     active: requests that run together; rows: of one model call; the others wait in their order.
     """
 
-    paces: Mapping[str, Pace]
+    latency: Mapping[str, LatencyModel]
     active: int
     rows: int
 
-    def knows(self, demands: Iterable[Demand], now: float) -> bool:
+    def knows(self, works: Iterable[RemainingWork], now: float) -> bool:
         """Whether every member asked for has been measured lately."""
-        members = {demand.member for demand in demands}
-        return all(name in self.paces and self.paces[name].fresh(now) for name in members)
+        members = {remaining.member for remaining in works}
+        return all(name in self.latency and self.latency[name].fresh(now) for name in members)
 
-    def seconds(self, demands: Sequence[Demand], limit: float = math.inf) -> float:
-        """Seconds until the last of the demands is met, or the first value above ``limit``.
+    def seconds(self, works: Sequence[RemainingWork], limit: float = math.inf) -> float:
+        """Seconds until the last of the works is done, or the first value above ``limit``.
 
         All that run advance by one step a cycle, so the one with the fewest steps left ends first
         and the next in line takes its place.
         """
         running: list[tuple[int, int]] = []
         rows: Counter[str] = Counter()
-        waiting, last, cycles, elapsed = 0, len(demands) - 1, 0, 0.0
+        waiting, last, cycles, elapsed = 0, len(works) - 1, 0, 0.0
         while elapsed <= limit:
-            while waiting < len(demands) and len(running) < self.active:
-                demand = demands[waiting]
-                heapq.heappush(running, (cycles + demand.steps, waiting))
-                rows[demand.member] += demand.rows
+            while waiting < len(works) and len(running) < self.active:
+                remaining = works[waiting]
+                heapq.heappush(running, (cycles + remaining.steps, waiting))
+                rows[remaining.member] += remaining.rows
                 waiting += 1
             end, index = heapq.heappop(running)
             elapsed += (end - cycles) * self._cycle_seconds(rows)
             cycles = end
-            rows[demands[index].member] -= demands[index].rows
+            rows[works[index].member] -= works[index].rows
             if index == last:
                 break
         return elapsed
@@ -140,5 +140,5 @@ class Forecast:
         seconds = 0.0
         for member, total in rows.items():
             if calls := math.ceil(total / self.rows):
-                seconds += calls * self.paces[member].round_seconds(total / calls)
+                seconds += calls * self.latency[member].round_seconds(total / calls)
         return seconds

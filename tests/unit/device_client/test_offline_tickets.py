@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from baton.common.plan import Arm, Decision, EdgeChoice
-from baton.device_client.standby import MAX_KEPT, StandbyTickets
+from baton.device_client.offline_tickets import MAX_KEPT, OfflineTickets
 from tests.support.security import a_ticket, new_signer
 
 SIGNER = new_signer()
@@ -16,11 +16,13 @@ NOW = 1_000_000
 
 
 def ticket(number: int = 0, expires: int = NOW + 60, space: str = "f") -> str:
-    return SIGNER.sign(a_ticket(id=str(number), expires=expires, fingerprint=space))
+    """The same text for the same number, at whatever second it is asked for."""
+    times = {"not_before": NOW, "expires": expires}
+    return SIGNER.sign(a_ticket(id=str(number), fingerprint=space, **times))
 
 
-def kept(folder: Path) -> StandbyTickets:
-    return StandbyTickets(folder, clock=lambda: NOW)
+def kept(folder: Path) -> OfflineTickets:
+    return OfflineTickets(folder, clock=lambda: NOW)
 
 
 def relay(edges: Sequence[str]) -> Decision:

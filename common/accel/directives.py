@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from baton.common.accel.masks import Purpose, load_mask, mask_path
+from baton.common.accel.masks import MaskKey, load_mask, mask_path
 from baton.common.accel.propagation import Propagation, propagated
 from baton.common.diffusion.blocks import BlockGraph
 from baton.common.errors import InvalidRequest
 from baton.common.plan import Accel, Plan, SamplerName, Segment, StepDirective
 
-Columns = tuple[StepDirective, ...]
+StepDirectives = tuple[StepDirective, ...]
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ class Accelerator:
         directives = tuple(replace(column, guided=asked.guided) for column, asked in pairs)
         return replace(segment, directives=directives)
 
-    def _of(self, plan: Plan, segment: Segment) -> tuple[Columns, str]:
+    def _of(self, plan: Plan, segment: Segment) -> tuple[StepDirectives, str]:
         return self._columns(segment.member, plan.accel, plan.sampler, plan.steps)
 
     def _make_columns(
         self, name: str, accel: Accel, sampler: SamplerName, steps: int
-    ) -> tuple[Columns, str]:
+    ) -> tuple[StepDirectives, str]:
         """One directive per step of the whole trajectory, and a note or an empty one."""
         member = self._members[name]
         if member.graph is None:
             return (StepDirective(),) * steps, f"{name} runs in full: its blocks are not known"
-        spread = member.propagation.columns(member.graph, steps)
+        spread = member.propagation.directives(member.graph, steps)
         if accel == "propagate":
             return spread, ""
         path = mask_path(member.masks, sampler, steps, propagated=accel == "full")
@@ -96,9 +96,9 @@ class Accelerator:
                 " propagated instead"
             )
         mask = load_mask(path)
-        keys = mask.purpose.keys or (0,) if accel == "full" else ()
-        purpose = Purpose(self._family, name, member.fingerprint, sampler, steps, keys)
-        mask.check(purpose, member.graph)
+        keys = mask.key.keys or (0,) if accel == "full" else ()
+        key = MaskKey(self._family, name, member.fingerprint, sampler, steps, keys)
+        mask.check(key, member.graph)
         if not keys:
             return tuple(StepDirective(blocks=bits) for bits in mask.run), ""
         parallel, prior_noise = member.propagation.parallel, member.propagation.prior_noise

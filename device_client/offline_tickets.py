@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 #: Newest tickets that are kept.
 MAX_KEPT = 4
-_FILE = "standby-tickets.json"
+_FILE = "offline-tickets.json"
 
 
-class Standby(BaseModel):
+class OfflineTicket(BaseModel):
     """A ticket and the addresses of its edges, best first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,10 +32,10 @@ class Standby(BaseModel):
     addresses: tuple[str, ...]
 
 
-_LIST = TypeAdapter(list[Standby])
+_LIST = TypeAdapter(list[OfflineTicket])
 
 
-class StandbyTickets:
+class OfflineTickets:
     """In memory and, for the next process, in a file that only its owner reads.
 
     ``folder``: where the file lies; the memory alone serves without one that can be written.
@@ -49,7 +49,7 @@ class StandbyTickets:
     def keep(self, ticket: str, addresses: Sequence[str]) -> None:
         """Keep the newest ones; an empty ticket is none."""
         if ticket:
-            self._kept = [*self._kept, Standby(ticket=ticket, addresses=tuple(addresses))]
+            self._kept = [*self._kept, OfflineTicket(ticket=ticket, addresses=tuple(addresses))]
             self._kept = self._kept[-MAX_KEPT:]
             self._save()
 
@@ -71,13 +71,13 @@ class StandbyTickets:
         self._save()
         return replace(decision, ticket=found.ticket)
 
-    def _fits(self, item: Standby, edges: Sequence[str], space: str) -> bool:
+    def _fits(self, item: OfflineTicket, edges: Sequence[str], space: str) -> bool:
         ticket = _peeked(item.ticket)
         if ticket is None or ticket.expires <= self._clock() or ticket.fingerprint != space:
             return False
         return not edges or not set(edges).isdisjoint(item.addresses)
 
-    def _load(self) -> list[Standby]:
+    def _load(self) -> list[OfflineTicket]:
         if self._path is None:
             return []
         try:

@@ -10,11 +10,11 @@ from itertools import groupby
 
 from baton.common.errors import BatonError
 from baton.common.plan import ExecutedStep, Plan
+from baton.common.request import GenerationRequest
 from baton.device_client.decide import is_static
 from baton.device_client.journal import Entry, Journal, Settled, Stretch
 from baton.device_client.result import Result, Seconds, Traffic
 from baton.device_client.session import PictureSession
-from baton.device_client.wish import Wish
 
 
 async def run_and_tell(session: PictureSession, journal: Journal) -> Result:
@@ -34,7 +34,7 @@ def _finished(session: PictureSession, created: float, result: Result) -> Entry:
     return replace(
         _so_far(session, created),
         ending="picture",
-        executed=_stretches(result.executed, session.wish),
+        executed=_stretches(result.executed, session.request),
         seconds=result.seconds,
         quality=None if quality is None else quality.graded,
         verified=None if quality is None else quality.strict,
@@ -46,29 +46,29 @@ def _unfinished(session: PictureSession, created: float, error: BaseException) -
     if isinstance(error, asyncio.CancelledError):
         return replace(entry, ending="cancelled")
     status = error.status if isinstance(error, BatonError) else BatonError.status
-    return replace(entry, error=status, message=session.wish.hide(str(error)))
+    return replace(entry, error=status, message=session.request.hide(str(error)))
 
 
 def _so_far(session: PictureSession, created: float) -> Entry:
-    wish, task, part = session.wish, session.task, session.part
+    request, task, part = session.request, session.task, session.part
     notes = [*session.notes, *session.unheard(quote=False)]
     return Entry(
         request_id=session.request_id,
         created_unix=created,
         ending="failed",
         family=session.device.family.name,
-        preference=wish.preference,
-        seed=wish.seed,
-        sampler=wish.sampler,
-        steps=task.plan.steps if task else wish.steps,
-        guidance=task.plan.guidance_scale if task else wish.guidance,
-        size=task.size if task else wish.size,
+        preference=request.preference,
+        seed=request.seed,
+        sampler=request.sampler,
+        steps=task.plan.steps if task else request.steps,
+        guidance=task.plan.guidance_scale if task else request.guidance,
+        size=task.size if task else request.size,
         decision=_settled(session),
         planned=_planned(task.plan) if task else (),
-        attempts=tuple(replace(a, node_id=wish.hide(a.node_id)) for a in session.attempts),
-        executed=_stretches(part.executed, wish),
+        attempts=tuple(replace(a, node_id=request.hide(a.node_id)) for a in session.attempts),
+        executed=_stretches(part.executed, request),
         traffic=Traffic(part.sent, part.received),
-        notes=tuple(wish.hide(note) for note in notes),
+        notes=tuple(request.hide(note) for note in notes),
     )
 
 
@@ -87,13 +87,13 @@ def _planned(plan: Plan) -> tuple[Stretch, ...]:
     return tuple(Stretch(s.start, s.stop, s.member, s.location) for s in plan.segments)
 
 
-def _stretches(steps: Iterable[ExecutedStep], wish: Wish) -> tuple[Stretch, ...]:
+def _stretches(steps: Iterable[ExecutedStep], request: GenerationRequest) -> tuple[Stretch, ...]:
     """Neighbouring steps that ran on one member of one node are one stretch."""
     groups = groupby(steps, lambda step: (step.member, step.location, step.node_id))
     made = []
     for (member, location, node_id), group in groups:
         ran = list(group)
-        names = wish.hide(member), wish.hide(node_id)  # as the edge told them
+        names = request.hide(member), request.hide(node_id)  # as the edge told them
         calls = len(ran) - sum(step.ahead for step in ran)
         made.append(
             Stretch(ran[0].step, ran[-1].step + 1, names[0], location, names[1], _share(ran), calls)

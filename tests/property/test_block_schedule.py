@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baton.common.diffusion.blocks import Block, BlockGraph, Blocks, Shared
+from baton.common.diffusion.blocks import Block, BlockGraph, Blocks, ModelInputs
 
 Wiring = tuple[tuple[int, ...], ...]
 
 
-def _never(ins: Sequence[object], shared: Shared) -> object:
+def _never(ins: Sequence[object], inputs: ModelInputs) -> object:
     raise AssertionError("only the interpreter runs blocks here")
 
 
@@ -99,7 +99,7 @@ def test_a_rectified_mask_gives_the_same_at_every_step_from_what_is_held(
 ) -> None:
     wiring, mask = case
     graph, values = graph_of(wiring), Values()
-    flow = graph.flow(mask)
+    flow = graph.schedule(mask)
     to_the_letter = interpret(wiring, (graph.all, *mask[1:]), values)
     rectified = interpret(wiring, flow.run, values, flow.held)
     assert rectified.outputs == to_the_letter.outputs
@@ -108,7 +108,7 @@ def test_a_rectified_mask_gives_the_same_at_every_step_from_what_is_held(
 @given(masked())
 def test_rectifying_only_takes_away(case: tuple[Wiring, tuple[Blocks, ...]]) -> None:
     wiring, mask = case
-    run = graph_of(wiring).flow(mask).run
+    run = graph_of(wiring).schedule(mask).run
     assert len(run) == len(mask)
     assert all(now & ~asked == 0 for now, asked in zip(run[1:], mask[1:], strict=True))
 
@@ -118,7 +118,7 @@ def test_what_is_left_is_needed(case: tuple[Wiring, tuple[Blocks, ...]]) -> None
     """Without any one of its entries a later step, or this one, would read something older."""
     wiring, mask = case
     graph, values = graph_of(wiring), Values()
-    run = graph.flow(mask).run
+    run = graph.schedule(mask).run
     outputs = interpret(wiring, run, values).outputs
     for step, bits in enumerate(run[1:], start=1):
         for block in blocks_of(bits):
@@ -130,14 +130,14 @@ def test_what_is_left_is_needed(case: tuple[Wiring, tuple[Blocks, ...]]) -> None
 def test_rectifying_again_changes_nothing(case: tuple[Wiring, tuple[Blocks, ...]]) -> None:
     wiring, mask = case
     graph = graph_of(wiring)
-    flow = graph.flow(mask)
-    assert graph.flow(flow.run) == flow
+    flow = graph.schedule(mask)
+    assert graph.schedule(flow.run) == flow
 
 
 @given(masked())
 def test_held_is_exactly_what_later_steps_read(case: tuple[Wiring, tuple[Blocks, ...]]) -> None:
     wiring, mask = case
-    flow = graph_of(wiring).flow(mask)
+    flow = graph_of(wiring).schedule(mask)
     seen = interpret(wiring, flow.run, Values())
     expected: list[set[int]] = [set() for _ in mask]
     for step, read in enumerate(seen.read):
@@ -153,13 +153,13 @@ def test_held_is_exactly_what_later_steps_read(case: tuple[Wiring, tuple[Blocks,
 def test_the_first_step_runs_in_full(case: tuple[Wiring, tuple[Blocks, ...]]) -> None:
     wiring, mask = case
     graph = graph_of(wiring)
-    assert graph.flow(mask).run[0] == graph.all
+    assert graph.schedule(mask).run[0] == graph.all
 
 
 @given(wirings(), st.integers(1, 9))
 def test_full_steps_hold_nothing(wiring: Wiring, steps: int) -> None:
     graph = graph_of(wiring)
-    flow = graph.flow([graph.all] * steps)
+    flow = graph.schedule([graph.all] * steps)
     assert (flow.run, flow.held) == ((graph.all,) * steps, (0,) * steps)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.accel.columns import Accelerator, available_masks
+from baton.common.accel.directives import Accelerator, available_masks
 from baton.common.accel.masks import load_mask, mask_path, save_mask
 from baton.common.accel.propagation import Propagation
 from baton.common.errors import Incompatible, InvalidRequest, WeightsError
@@ -32,12 +32,12 @@ def stored(family: Family, member: str, propagated: bool = False) -> tuple[int, 
     return load_mask(mask_path(family.masks_folder(member), "ddim", STEPS, propagated)).run
 
 
-def columns(of: Plan) -> list[StepDirective]:
+def directives(of: Plan) -> list[StepDirective]:
     return [of.directive_at(step) for step in range(of.steps)]
 
 
 def propagated(family: Family, member: str, steps: int = STEPS) -> tuple[StepDirective, ...]:
-    return family.accelerator.of(member).propagation.columns(family.member(member).blocks, steps)
+    return family.accelerator.of(member).propagation.directives(family.member(member).blocks, steps)
 
 
 def test_without_acceleration_nothing_is_written(masked: Family) -> None:
@@ -48,14 +48,14 @@ def test_without_acceleration_nothing_is_written(masked: Family) -> None:
 def test_propagation_is_each_members_own_over_the_whole_trajectory(masked: Family) -> None:
     of = masked.accelerator.expand(accelerated(RELAY, "propagate"))
     large, small = propagated(masked, "large"), propagated(masked, "small")
-    assert columns(of) == [*large[:5], *small[5:]]
+    assert directives(of) == [*large[:5], *small[5:]]
     assert masked.accelerator.notes(of, ["large", "small"]) == ()
 
 
 def test_masks_are_those_on_disk(masked: Family) -> None:
     of = masked.accelerator.expand(accelerated(RELAY, "masks"))
     expected = [*stored(masked, "large")[:5], *stored(masked, "small")[5:]]
-    assert columns(of) == [StepDirective(blocks=bits) for bits in expected]
+    assert directives(of) == [StepDirective(blocks=bits) for bits in expected]
     assert masked.accelerator.notes(of, ["large", "small"]) == ()
 
 
@@ -63,17 +63,17 @@ def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Fa
     of = masked.accelerator.expand(accelerated(plan("edge:large", STEPS), "full"))
     spread, mask = propagated(masked, "large"), stored(masked, "large", propagated=True)
     assert masked.accelerator.of("large").propagation.keys_for(STEPS) == (0, 1, 6)
-    assert [column.blocks for column in columns(of)] == list(mask)
-    for column, was in zip(columns(of), spread, strict=True):
-        assert column == replace(was, blocks=column.blocks)
+    assert [directive.blocks for directive in directives(of)] == list(mask)
+    for directive, was in zip(directives(of), spread, strict=True):
+        assert directive == replace(was, blocks=directive.blocks)
 
 
 def test_a_mask_brings_the_key_steps_that_it_was_trained_with(masked: Family) -> None:
     other = replace(masked.accelerator.of("large"), propagation=Propagation((0, 5), 10))
     of = accelerated(plan("edge:large", STEPS), "full")
     found = Accelerator("tiny", {"large": other}).expand(of)
-    assert [c.blocks for c in columns(found)] == list(stored(masked, "large", propagated=True))
-    assert [c.ahead for c in columns(found)] == [0, 4, 0, 0, 0, 0, 3, 0, 0, 0]
+    assert [c.blocks for c in directives(found)] == list(stored(masked, "large", propagated=True))
+    assert [c.ahead for c in directives(found)] == [0, 4, 0, 0, 0, 0, 3, 0, 0, 0]
 
 
 @pytest.mark.parametrize("accel", ["masks", "full"])
@@ -100,7 +100,7 @@ def test_where_there_is_no_mask_the_encoder_is_propagated_and_it_is_said(
     of = accelerated(plan("relay:large>small@0.5", steps, sampler), accel)
     found = masked.accelerator.expand(of)
     expected = masked.accelerator.expand(accelerated(of, "propagate"))
-    assert columns(found) == columns(expected)
+    assert directives(found) == directives(expected)
     for members in (["large"], ["small"], ["large", "small"]):
         notes = masked.accelerator.notes(found, members)
         assert [note.split()[0] for note in notes] == members
@@ -129,7 +129,7 @@ def test_guidance_stays_as_it_was_asked(masked: Family) -> None:
     for accel in ACCELS:
         of = accelerated(plan("edge:large", STEPS, guided=guided), accel)
         found = masked.accelerator.expand(of)
-        assert [column.guided for column in columns(found)] == guided
+        assert [directive.guided for directive in directives(found)] == guided
 
 
 def test_a_plan_that_names_its_blocks_keeps_them(masked: Family) -> None:
@@ -142,9 +142,9 @@ def test_a_plan_that_names_its_blocks_keeps_them(masked: Family) -> None:
 def test_each_member_is_expanded_only_where_it_is_loaded(masked: Family) -> None:
     alone = load_family(str(masked.folder), ["small"])
     of = alone.accelerator.expand(accelerated(RELAY, "propagate"))
-    assert columns(of)[:5] == [FULL_STEP] * 5
+    assert directives(of)[:5] == [FULL_STEP] * 5
     whole = masked.accelerator.expand(accelerated(RELAY, "propagate"))
-    assert columns(of)[5:] == columns(whole)[5:]
+    assert directives(of)[5:] == directives(whole)[5:]
     assert masked.accelerator.expand(of) == whole
 
 
@@ -210,7 +210,7 @@ def test_a_mask_of_other_weights_is_refused_with_both_fingerprints(
         altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "masks"))
     assert altered.accelerator.expand(accelerated(plan("edge:small", STEPS), "full"))
     fine = altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "propagate"))
-    assert columns(fine)[0].blocks is not None
+    assert directives(fine)[0].blocks is not None
 
 
 def test_a_damaged_mask_is_refused_and_not_fallen_back_from(family: Family, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
-from baton.common.errors import InvalidRequest
+from baton.common.errors import MAX_REASON_CHARS, InvalidRequest
 from baton.common.given import real, text, whole
 from baton.common.plan import (
     Accel,
@@ -18,12 +19,13 @@ from baton.common.plan import (
     check_seed,
     check_steps,
 )
-from baton.common.rpc.convert import MAX_REASON_CHARS
-from baton.device_client.decide import PREFERENCES, Preference
+
+Preference = Literal["quality", "balanced", "speed"]
+PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerationRequest:
     """What the caller asks for. None leaves it to the family, the coordinator or chance.
 
     timeout: seconds that the picture may take; None sets no limit. accel: how steps may be made
@@ -53,23 +55,23 @@ class Wish:
         return line[:MAX_REASON_CHARS]
 
 
-def check_wish(wish: Wish) -> Wish:
-    """The wish in Python's own types. Raises InvalidRequest for what can never work."""
+def check_request(request: GenerationRequest) -> GenerationRequest:
+    """The request in Python's own types. Raises InvalidRequest for what can never work."""
     return replace(
-        wish,
-        prompt=check_prompt(wish.prompt),
-        negative=check_prompt(wish.negative, "negative prompt"),
-        steps=None if wish.steps is None else check_steps(wish.steps),
-        guidance=None if wish.guidance is None else check_guidance(wish.guidance),
-        seed=check_seed(wish.seed),
-        size=None if wish.size is None else whole("size", wish.size),
-        sampler=check_sampler(wish.sampler),
-        preference=_check_preference(wish.preference),
-        arm=None if wish.arm is None else text("an arm", wish.arm),
-        edge=None if wish.edge is None else text("an edge", wish.edge),
-        timeout=None if wish.timeout is None else _check_timeout(wish.timeout),
-        accel=None if wish.accel is None else check_accel(wish.accel),
-        fallback=_check_fallback(wish.fallback),
+        request,
+        prompt=check_prompt(request.prompt),
+        negative=check_prompt(request.negative, "negative prompt"),
+        steps=None if request.steps is None else check_steps(request.steps),
+        guidance=None if request.guidance is None else check_guidance(request.guidance),
+        seed=check_seed(request.seed),
+        size=None if request.size is None else whole("size", request.size),
+        sampler=check_sampler(request.sampler),
+        preference=_check_preference(request.preference),
+        arm=None if request.arm is None else text("an arm", request.arm),
+        edge=None if request.edge is None else text("an edge", request.edge),
+        timeout=None if request.timeout is None else _check_timeout(request.timeout),
+        accel=None if request.accel is None else check_accel(request.accel),
+        fallback=_check_fallback(request.fallback),
     )
 
 

@@ -1,0 +1,123 @@
+"""The measured pace of the model thread, and what it foretells."""
+
+from __future__ import annotations
+
+import pytest
+
+from baton.common.plan import Plan, Segment
+from baton.edge_server.engine.latency import Forecast, LatencyModel, RemainingWork
+from tests.support.families import NAME
+from tests.support.tasks import plan
+
+
+def model_of(*rounds: tuple[int, float], now: float = 0.0) -> LatencyModel:
+    model = LatencyModel()
+    for rows, seconds in rounds:
+        model = model.after(rows, seconds, now)
+    return model
+
+
+LINE = model_of(*[(rows, 0.01 + 0.002 * rows) for rows in (2, 16, 4, 8, 2)])
+FLAT = model_of((2, 0.1))
+
+
+def test_a_line_over_the_rows_is_found() -> None:
+    for rows in (1, 2, 7, 16, 32):
+        assert LINE.round_seconds(rows) == pytest.approx(0.01 + 0.002 * rows)
+
+
+def test_with_one_size_seen_a_round_costs_the_same_at_any() -> None:
+    model = model_of((4, 0.02), (4, 0.04), (4, 0.03))
+    assert model.round_seconds(16) == model.round_seconds(4) == pytest.approx(0.03, rel=0.05)
+
+
+def test_the_line_never_falls_and_never_passes_below_zero() -> None:
+    falling = model_of((2, 0.05), (16, 0.01))
+    assert falling.round_seconds(16) == falling.round_seconds(2) > 0
+    steep = model_of((2, 0.001), (16, 0.1))
+    assert 0 <= steep.round_seconds(1) < steep.round_seconds(16)
+
+
+def test_the_newest_rounds_count_most() -> None:
+    slow_then_fast = model_of((2, 10.0), *[(2, 0.01)] * 60)
+    assert slow_then_fast.round_seconds(2) < 0.05
+
+
+def test_a_stall_hardly_counts_and_a_lasting_change_does() -> None:
+    steady = model_of(*[(2, 0.01)] * 20)
+    assert steady.after(2, 60.0, 0.0).round_seconds(2) < 0.02
+    slower = model_of(*[(2, 0.01)] * 20, *[(2, 0.5)] * 20)
+    assert slower.round_seconds(2) > 0.3
+
+
+def test_a_pace_grows_old() -> None:
+    assert model_of((2, 1.0), now=100.0).fresh(104.9)
+    assert not model_of((2, 1.0), now=100.0).fresh(105.0)
+    assert not LatencyModel().fresh(0.0)
+
+
+def test_a_demand_is_what_is_left_of_the_edges_part() -> None:
+    of = plan("relay:large>small@0.5", 8)
+    assert RemainingWork.of(of, 0, 4) == RemainingWork("large", 2, 4)
+    assert RemainingWork.of(of, 3, 4) == RemainingWork("large", 2, 1)
+    assert RemainingWork.of(of, 4, 4).steps == 0
+    assert RemainingWork.of(plan("edge:small", 8, guidance=1.0), 2, 8) == RemainingWork(
+        "small", 1, 6
+    )
+    mixed = Plan(
+        NAME,
+        "ddim",
+        4,
+        3.0,
+        (Segment.full("large", "edge", 0, 2), Segment.full("small", "edge", 2, 4)),
+    )
+    assert RemainingWork.of(mixed, 3, 4) == RemainingWork("small", 2, 1)
+
+
+def forecast(active: int = 4, rows: int = 8, model: LatencyModel = FLAT) -> Forecast:
+    return Forecast({"large": model, "small": model}, active, rows)
+
+
+def test_alone_a_request_takes_its_steps() -> None:
+    assert forecast().seconds([RemainingWork("large", 2, 20)]) == pytest.approx(2.0)
+
+
+def test_those_that_fit_one_call_take_no_longer_together() -> None:
+    assert forecast().seconds([RemainingWork("large", 2, 20)] * 4) == pytest.approx(2.0)
+
+
+def test_what_does_not_fit_one_call_takes_turns() -> None:
+    assert forecast(rows=4).seconds([RemainingWork("large", 2, 20)] * 4) == pytest.approx(4.0)
+
+
+def test_members_do_not_share_calls() -> None:
+    both = [RemainingWork("large", 2, 20), RemainingWork("small", 2, 20)]
+    assert forecast().seconds(both) == pytest.approx(4.0)
+
+
+def test_who_waits_begins_when_the_first_has_ended() -> None:
+    running = [RemainingWork("large", 2, 5), RemainingWork("large", 2, 30)]
+    assert forecast(active=2).seconds([*running, RemainingWork("large", 2, 10)]) == pytest.approx(
+        1.5
+    )
+    assert forecast(active=2).seconds([*running, *running]) == pytest.approx(4.0)
+
+
+def test_the_last_of_the_demands_is_asked_after_not_the_longest() -> None:
+    assert forecast().seconds(
+        [RemainingWork("large", 2, 90), RemainingWork("large", 2, 3)]
+    ) == pytest.approx(0.3)
+
+
+def test_a_limit_ends_the_reckoning_early() -> None:
+    many = [RemainingWork("large", 2, 10)] * 1000
+    found = forecast().seconds(many, limit=2.0)
+    assert 2.0 < found < 4.0
+    assert forecast().seconds(many) == pytest.approx(250 * 1.0)
+
+
+def test_a_member_that_was_never_or_long_ago_measured_is_not_known() -> None:
+    known = Forecast({"large": FLAT}, 4, 8)
+    assert known.knows([RemainingWork("large", 2, 3)], now=1.0)
+    assert not known.knows([RemainingWork("large", 2, 3)], now=1000.0)
+    assert not known.knows([RemainingWork("large", 2, 3), RemainingWork("small", 2, 3)], now=1.0)
