@@ -77,16 +77,17 @@ def check_line(value: str, what: str) -> str:
 def this_build() -> Build:
     """The build of this process."""
     return Build(
-        baton=_version("baton-diffusion"),
-        torch=_version("torch"),
-        diffusers=_version("diffusers"),
-        transformers=_version("transformers"),
-        numpy=_version("numpy"),
+        baton=package_version("baton-diffusion"),
+        torch=package_version("torch"),
+        diffusers=package_version("diffusers"),
+        transformers=package_version("transformers"),
+        numpy=package_version("numpy"),
         processor=_processor(),
     )
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Of an installed distribution, or ``unknown``."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -66,7 +66,7 @@ def config_file() -> Path | None:
 
 
 def default_state_folder(setting: str) -> Path | None:
-    """Where a node keeps its state if nobody says; None: in memory, as a warning then tells.
+    """Where a node keeps its state by default; None: in memory, as a warning then tells.
 
     setting: that names another place.
     """

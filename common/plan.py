@@ -1,52 +1,47 @@
 """What runs at every denoising step: values only, checked when they are made.
 
-A request is a `Plan`: a sampler, a number of steps, a guidance scale and `Segment`s; a segment is a
-family member, the place where it runs, a stretch of steps and one `StepDirective` per step. The
-coordinator answers with a small `Decision`, which the device expands into a plan.
+A caller allows an `OpenPlan`: `OpenSegment`s, each a family member, the place where it runs, a
+stretch of steps on a `Grid` of noise levels, its guidance, and how far its steps may be made
+cheaper. The node that runs a stretch makes a `Plan` of it, with one `StepDirective` per step. Steps
+are numbered over all segments.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Generic, TypeVar
 
-from baton.common.errors import InvalidRequest, UnknownName
-from baton.common.given import real, text, whole
-
-Location = Literal["edge", "device"]
-SamplerName = Literal["ddim", "euler", "dpmpp_2m"]
-ArmKind = Literal["device", "relay", "edge"]
-#: How steps may be made cheaper: by reusing the encoder's output, by a learned mask, or by both.
-Accel = Literal["none", "propagate", "masks", "full"]
-
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
-ACCELS: tuple[Accel, ...] = get_args(Accel)
-LOCATIONS: tuple[Location, ...] = get_args(Location)
-
-MAX_STEPS = 200
-MAX_GUIDANCE = 30.0
-MAX_PROMPT_CHARS = 4_000
-MAX_SEGMENTS = 16
-MAX_NAME_CHARS = 64
-MAX_BLOCKS = 1024
-#: Of one model call.
-MAX_ROWS = 512
-MAX_AHEAD = 16
-#: The most that an edge or a device can be set to.
-MAX_THREADS = 512
-MAX_PRIOR_NOISE = 0.1
-#: What every device is called in a picture's record; no edge may be.
-DEVICE_NODE = "device"
+from baton.common.errors import InvalidRequest
+from baton.common.limits import (
+    BRANCHES,
+    GUIDANCE_KINDS,
+    LOCATIONS,
+    MAX_AHEAD,
+    MAX_BLOCKS,
+    MAX_NAME_CHARS,
+    MAX_PRIOR_NOISE,
+    MAX_SEGMENTS,
+    MAX_STEPS,
+    Accel,
+    Branches,
+    GuidanceKind,
+    Location,
+    SamplerName,
+    check_accel,
+    check_guidance,
+    check_sampler,
+    check_sigma,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class StepDirective:
     """How one step runs.
 
-    guided: evaluate the conditional and the unconditional branch (classifier-free guidance);
-        False evaluates the conditional branch alone, one row instead of two.
+    branches: of classifier-free guidance; one branch is one row instead of two.
     blocks: bit ``i`` runs the member's block ``i``, the others reuse their cached outputs; None
         runs them all.
     ahead: so many of the following steps are evaluated in the same model call, from what this one
@@ -54,12 +49,14 @@ class StepDirective:
     prior_noise: this share of the starting noise is added to the latent before the step.
     """
 
-    guided: bool = True
+    branches: Branches = "both"
     blocks: int | None = None
     ahead: int = 0
     prior_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.branches not in BRANCHES:
+            raise InvalidRequest(f"unknown branches {self.branches!r}")
         if self.blocks is not None and not 0 <= self.blocks < 1 << MAX_BLOCKS:
             raise InvalidRequest(f"a member has at most {MAX_BLOCKS} blocks")
         if not 0 <= self.ahead <= MAX_AHEAD:
@@ -76,59 +73,131 @@ FULL_STEP = StepDirective()
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """The noise levels through which steps ``start <= i < stop`` go with one sampler.
+
+    It begins where the grid before it ends, the first at the family's noisiest level. until: the
+    level ``b / a`` after its last step; None: the family's last. name, digest: of levels that the
+    family names; empty: they are spaced as the family's scheduler does.
+    """
+
+    sampler: SamplerName
+    start: int
+    stop: int
+    until: float | None = None
+    name: str = ""
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sampler", check_sampler(self.sampler))
+        _check_stretch(self.start, self.stop, "a grid")
+        if self.until is not None:
+            object.__setattr__(self, "until", check_sigma(self.until))
+        if max(len(self.name), len(self.digest)) > MAX_NAME_CHARS or bool(self.name) != bool(
+            self.digest
+        ):
+            raise InvalidRequest("a named grid has a short name and a digest")
+
+    @property
+    def steps(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance (Ho and Salimans 2022) of a segment. scale: 1 and below is none."""
+
+    scale: float
+    kind: GuidanceKind = "two_branches"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", check_guidance(self.scale))
+        if self.kind not in GUIDANCE_KINDS:
+            raise InvalidRequest(f"unknown guidance {self.kind!r}")
+
+    @property
+    def two_branches(self) -> bool:
+        """Whether a step may need the unconditional branch beside the conditional one."""
+        return self.kind == "two_branches" and self.scale > 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceBudget:
+    """What guidance an edge may leave out under load (SynerDiff).
+
+    after: from this share of the steps on; in_a_row: at most; branches: what runs instead.
+    """
+
+    after: float
+    in_a_row: int
+    branches: Branches = "reuse"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.after <= 1.0:
+            raise InvalidRequest("a guidance budget begins at a share of the steps, from 0 to 1")
+        if not 0 <= self.in_a_row <= MAX_STEPS:
+            raise InvalidRequest(f"a guidance budget is of 0 to {MAX_STEPS} steps in a row")
+        if self.branches not in BRANCHES[1:]:
+            raise InvalidRequest(f"{self.branches!r} is no cheaper guidance")
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """Steps ``start <= i < stop`` (0-based) on one member at one place."""
+    """Steps ``start <= i < stop`` (0-based) on one member at one place, a directive each."""
 
     member: str
     location: Location
     start: int
     stop: int
+    grid: Grid
+    guidance: Guidance
     directives: tuple[StepDirective, ...]
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.stop <= MAX_STEPS:
-            raise InvalidRequest(f"segment {self.start}..{self.stop} is not a stretch of steps")
-        if len(self.directives) != self.stop - self.start:
-            raise InvalidRequest(
-                f"segment {self.start}..{self.stop} has {len(self.directives)} directives"
-            )
-        if self.location not in LOCATIONS:
-            raise InvalidRequest(f"unknown location {self.location!r}")
-        if not 0 < len(self.member) <= MAX_NAME_CHARS:
-            raise InvalidRequest("a segment needs a member's name")
+        _check_segment(self)
 
     @property
     def masked(self) -> bool:
         """Whether any step names its blocks."""
         return any(directive.blocks is not None for directive in self.directives)
 
-    @classmethod
-    def full(cls, member: str, location: Location, start: int, stop: int) -> Segment:
-        """A stretch in which every step runs in full."""
-        count = max(0, min(stop, MAX_STEPS + 1) - max(start, 0))
-        return cls(member, location, start, stop, (FULL_STEP,) * count)
-
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The whole of one request's denoising.
+class OpenSegment(Segment):
+    """A segment as a caller allows it.
 
-    accel: what whoever runs a stretch may write into its directives' ``blocks``, ``ahead`` and
-    ``prior_noise`` where they say nothing themselves.
+    accel: what whoever runs it may write into its directives' ``blocks``, ``ahead`` and
+    ``prior_noise`` where they say nothing themselves. directives: none at all: every step in full.
     """
 
-    family: str
-    sampler: SamplerName
-    steps: int
-    guidance_scale: float
-    segments: tuple[Segment, ...]
+    directives: tuple[StepDirective, ...] = ()
     accel: Accel = "none"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", check_steps(self.steps))
-        object.__setattr__(self, "guidance_scale", check_guidance(self.guidance_scale))
-        object.__setattr__(self, "sampler", check_sampler(self.sampler))
+        if not self.directives:
+            count = max(0, min(self.stop, MAX_STEPS + 1) - max(self.start, 0))
+            object.__setattr__(self, "directives", (FULL_STEP,) * count)
         object.__setattr__(self, "accel", check_accel(self.accel))
+        _check_segment(self)
+
+    def closed(self, directives: Sequence[StepDirective] | None = None) -> Segment:
+        """The segment as it runs, with these directives or its own."""
+        chosen = self.directives if directives is None else tuple(directives)
+        place = self.member, self.location, self.start, self.stop
+        return Segment(*place, self.grid, self.guidance, chosen)
+
+
+S = TypeVar("S", bound=Segment)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps(Generic[S]):
+    """Segments that tile a request's steps."""
+
+    family: str
+    segments: tuple[S, ...]
+
+    def __post_init__(self) -> None:
         if not 0 < len(self.segments) <= MAX_SEGMENTS:
             raise InvalidRequest(f"a plan has 1 to {MAX_SEGMENTS} segments")
         expected = 0
@@ -136,10 +205,23 @@ class Plan:
             if segment.start != expected:
                 raise InvalidRequest(f"step {expected} of the plan belongs to no single segment")
             expected = segment.stop
-        if expected != self.steps:
-            raise InvalidRequest(f"the plan covers {expected} of {self.steps} steps")
+        _check_grids(self.grids, expected)
 
-    def segment_at(self, step: int) -> Segment:
+    @property
+    def steps(self) -> int:
+        return self.segments[-1].stop
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """In the order of their steps; segments one after the other may share one."""
+        return tuple(dict.fromkeys(segment.grid for segment in self.segments))
+
+    @property
+    def samplers(self) -> tuple[SamplerName, ...]:
+        """Each once, in the order of the steps."""
+        return tuple(dict.fromkeys(grid.sampler for grid in self.grids))
+
+    def segment_at(self, step: int) -> S:
         """The segment that step ``step`` belongs to. Raises IndexError past the end."""
         for segment in self.segments:
             if segment.start <= step < segment.stop:
@@ -149,6 +231,12 @@ class Plan:
     def directive_at(self, step: int) -> StepDirective:
         segment = self.segment_at(step)
         return segment.directives[step - segment.start]
+
+    def guided_at(self, step: int) -> bool:
+        """Whether the step evaluates both branches."""
+        segment = self.segment_at(step)
+        both = segment.directives[step - segment.start].branches == "both"
+        return both and segment.guidance.two_branches
 
     def stretch_end(self, start: int) -> int:
         """Where the plan leaves the place of step ``start``; ``start`` itself if it is done."""
@@ -160,219 +248,125 @@ class Plan:
                 end = segment.stop
         return end
 
-    def rest_on(self, member: str, location: Location, start: int) -> Plan:
-        """The same plan with every step from ``start`` moved to another member and place.
 
-        What the plan said of the former member's blocks is left out.
-        """
-        kept = [self._cut(segment, start) for segment in self.segments if segment.start < start]
-        directives = tuple(
-            self.directive_at(step).for_any_member() for step in range(start, self.steps)
-        )
-        rest = Segment(member, location, start, self.steps, directives)
-        return replace(self, segments=(*kept, rest))
+class Plan(_Steps[Segment]):
+    """What runs: every step has its directive."""
+
+    __slots__ = ()
 
     def in_full(self) -> Plan:
         """The same plan with every block run at every step."""
-        segments = tuple(
-            replace(item, directives=tuple(StepDirective(d.guided) for d in item.directives))
+        segments = (
+            replace(item, directives=tuple(StepDirective(d.branches) for d in item.directives))
             for item in self.segments
         )
-        return replace(self, segments=segments, accel="none")
-
-    @staticmethod
-    def _cut(segment: Segment, stop: int) -> Segment:
-        stop = min(stop, segment.stop)
-        directives = segment.directives[: stop - segment.start]
-        return Segment(segment.member, segment.location, segment.start, stop, directives)
+        return Plan(self.family, tuple(segments))
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One picture to draw. seed: of the starting noise; size: of the picture's side, pixels."""
+class OpenPlan(_Steps[OpenSegment]):
+    """What the caller allows. budget: of guidance that an edge may leave out; None: none of it."""
 
-    prompt: str = field(repr=False)
-    negative: str = field(repr=False)
-    plan: Plan
-    seed: int
-    size: int
+    budget: GuidanceBudget | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "prompt", check_prompt(self.prompt))
-        object.__setattr__(self, "negative", check_prompt(self.negative, "negative prompt"))
-        object.__setattr__(self, "seed", check_seed(self.seed))
-        object.__setattr__(self, "size", whole("size", self.size))
+    def rest_on(self, member: str, location: Location, start: int) -> OpenPlan:
+        """The same plan with every step from ``start`` moved to another member and place.
+
+        What the plan says of the former member's blocks is left out.
+        """
+        kept = [
+            cut(segment, segment.start, start) for segment in self.segments if segment.start < start
+        ]
+        rest: list[OpenSegment] = []
+        for segment in self.segments:
+            if segment.stop > start:
+                part = cut(segment, max(start, segment.start), segment.stop)
+                directives = tuple(item.for_any_member() for item in part.directives)
+                moved = replace(part, member=member, location=location, directives=directives)
+                rest = _joined(rest, moved)
+        if not rest:
+            raise InvalidRequest(f"no step of {self.steps} is left at {start}")
+        return replace(self, segments=(*kept, *rest))
+
+    def closed(self) -> Plan:
+        """The plan that runs if no step is made cheaper."""
+        return Plan(self.family, tuple(segment.closed() for segment in self.segments))
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutedStep:
-    """One step as it ran; the executed plan is a list of them.
+def cut(segment: S, start: int, stop: int) -> S:
+    """The part of a segment's steps between two others."""
+    stop = min(stop, segment.stop)
+    chosen = segment.directives[start - segment.start : stop - segment.start]
+    return replace(segment, start=start, stop=stop, directives=chosen)
 
-    rows: of the batch that the step was part of; row: the first that was the request's own;
-    threads: of the process that ran it; blocks, ahead and prior_noise: as in `StepDirective`, with
-    what really ran; neighbours: (rows, blocks) over the whole batch, in its order, where its rows
-    did not all run the same, with -1 for all blocks. Together they make a replay exact.
+
+def _joined(segments: list[OpenSegment], added: OpenSegment) -> list[OpenSegment]:
+    """One segment more, or a longer last one if they differ in their steps alone."""
+    last = segments[-1] if segments else None
+    if last is None or _terms(last) != _terms(added):
+        return [*segments, added]
+    directives = last.directives + added.directives
+    return [*segments[:-1], replace(last, stop=added.stop, directives=directives)]
+
+
+def _terms(segment: OpenSegment) -> tuple[object, ...]:
+    """All but its steps."""
+    return segment.member, segment.location, segment.grid, segment.guidance, segment.accel
+
+
+def followers(segment: Segment, step: int, limit: int = MAX_AHEAD) -> int:
+    """How many steps can be decoded ahead with this one, of those that the plan allows.
+
+    They belong to the group of a step that decodes ahead, and are alike; else they would read one
+    another's outputs. A group may be entered in its middle.
     """
-
-    step: int
-    member: str
-    location: Location
-    node_id: str
-    guided: bool
-    rows: int
-    threads: int
-    row: int = 0
-    blocks: int | None = None
-    ahead: int = 0
-    prior_noise: float = 0.0
-    neighbours: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def directive(self) -> StepDirective:
-        """What makes the step run so again."""
-        return StepDirective(self.guided, self.blocks, self.ahead, self.prior_noise)
+    directives, index = segment.directives, step - segment.start
+    end = max(
+        (i + directives[i].ahead for i in range(max(0, index - MAX_AHEAD), index + 1)),
+        default=index,
+    )
+    alike = 0
+    for directive in directives[index + 1 : min(end, index + max(limit, 0)) + 1]:
+        if not _alike(directive, directives[index + 1], directives[index]):
+            break
+        alike += 1
+    return alike
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A choice that the bandit scores.
-
-    ``device``: one member, all steps on the device. ``edge``: one member, all steps and the
-    decoding on the edge. ``relay``: ``members[0]`` runs the first ``fraction`` of the steps on the
-    edge, ``members[1]`` the rest on the device.
-    """
-
-    kind: ArmKind
-    members: tuple[str, ...]
-    fraction: float
-
-    @property
-    def name(self) -> str:
-        """``device:small``, ``edge:large`` or ``relay:large>small@0.4``."""
-        suffix = f"@{float(self.fraction)!r}" if self.kind == "relay" else ""
-        return f"{self.kind}:{'>'.join(self.members)}{suffix}"
-
-    @classmethod
-    def parse(cls, name: str) -> Arm:
-        """Read an arm's name. Raises UnknownName."""
-        kind, _, rest = text("an arm", name).partition(":")
-        members, _, fraction = rest.partition("@")
-        names = tuple(members.split(">"))
-        try:
-            if kind == "device" and len(names) == 1 and members and not fraction:
-                return cls("device", names, 0.0)
-            if kind == "edge" and len(names) == 1 and members and not fraction:
-                return cls("edge", names, 1.0)
-            if kind == "relay" and len(names) == 2 and all(names):
-                return cls("relay", names, check_fraction(float(fraction)))
-        except ValueError:
-            pass
-        raise UnknownName(
-            f"unknown arm {name[:MAX_NAME_CHARS]!r}; expected device:MEMBER, edge:MEMBER"
-            " or relay:LARGE>SMALL@FRACTION"
-        )
-
-    def expand(self, family: str, sampler: SamplerName, steps: int, guidance_scale: float) -> Plan:
-        """The plan of this arm: every step in full and guided."""
-        steps = check_steps(steps)
-        if self.kind == "relay":
-            cut = relay_step(self.fraction, steps)
-            stretches: Sequence[tuple[str, Location, int, int]] = [
-                (self.members[0], "edge", 0, cut),
-                (self.members[1], "device", cut, steps),
-            ]
-        else:
-            stretches = [(self.members[0], self.kind, 0, steps)]
-        segments = tuple(Segment.full(*stretch) for stretch in stretches if stretch[2] < stretch[3])
-        return Plan(family, sampler, steps, guidance_scale, segments)
+def _alike(one: StepDirective, other: StepDirective, key: StepDirective) -> bool:
+    same = one.blocks == other.blocks and one.branches == key.branches
+    return same and one.blocks is not None and one.ahead == 0
 
 
-def arm_that_ran(executed: Sequence[ExecutedStep]) -> str:
-    """The name of the arm whose plan is what was executed, on an edge first if at all."""
-    places = dict.fromkeys((step.location, step.member) for step in executed)
-    if len(places) == 1:
-        ((kind, member),) = places
-        return Arm(kind, (member,), 0.0).name
-    cut = sum(step.location == "edge" for step in executed)
-    return Arm("relay", tuple(member for _, member in places), cut / len(executed)).name
+def relay_step(share: float, steps: int) -> int:
+    """The step at which a relay hands over: the share of the steps, rounded to the nearest."""
+    return min(steps, math.floor(share * steps + 0.5))
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeChoice:
-    """An edge that may run the edge's part, with the reason for its rank."""
-
-    node_id: str
-    address: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The coordinator's answer: an arm and, best first, the edges that may serve it.
-
-    ticket: admits the request to those edges; empty if there is none.
-    """
-
-    decision_id: str
-    arm: Arm
-    edges: tuple[EdgeChoice, ...]
-    reason: str = ""
-    ticket: str = field(default="", repr=False)
+def _check_segment(segment: Segment) -> None:
+    start, stop = segment.start, segment.stop
+    _check_stretch(start, stop, "segment")
+    if len(segment.directives) != stop - start:
+        raise InvalidRequest(f"segment {start}..{stop} has {len(segment.directives)} directives")
+    if segment.location not in LOCATIONS:
+        raise InvalidRequest(f"unknown location {segment.location!r}")
+    if not 0 < len(segment.member) <= MAX_NAME_CHARS:
+        raise InvalidRequest("a segment needs a member's name")
+    if not segment.grid.start <= start < stop <= segment.grid.stop:
+        raise InvalidRequest(f"segment {start}..{stop} leaves its grid of levels")
 
 
-def relay_step(fraction: float, steps: int) -> int:
-    """The step at which a relay hands over: the fraction of the steps, rounded to the nearest."""
-    return min(steps, math.floor(fraction * steps + 0.5))
+def _check_stretch(start: int, stop: int, what: str) -> None:
+    if not 0 <= start < stop <= MAX_STEPS:
+        raise InvalidRequest(f"{what} {start}..{stop} is not a stretch of steps")
 
 
-def check_steps(steps: int) -> int:
-    steps = whole("steps", steps)
-    if not 1 <= steps <= MAX_STEPS:
-        raise InvalidRequest(f"steps must be from 1 to {MAX_STEPS}, got {steps}")
-    return steps
-
-
-def check_fraction(fraction: float) -> float:
-    fraction = real("a relay fraction", fraction)
-    if not 0.0 < fraction < 1.0:
-        raise InvalidRequest(f"a relay fraction lies between 0 and 1, got {fraction}")
-    return fraction
-
-
-def check_guidance(scale: float) -> float:
-    scale = real("guidance scale", scale)
-    if not (math.isfinite(scale) and 0.0 <= scale <= MAX_GUIDANCE):
-        raise InvalidRequest(f"guidance scale must be from 0 to {MAX_GUIDANCE:g}, got {scale}")
-    return scale
-
-
-def check_seed(seed: int) -> int:
-    seed = whole("a seed", seed)
-    if not 0 <= seed < 2**63:
-        raise InvalidRequest(f"a seed is from 0 to 2^63 - 1, got {seed}")
-    return seed
-
-
-def check_sampler(name: str) -> SamplerName:
-    name = text("a sampler", name)
-    if name not in SAMPLERS:
-        raise UnknownName(f"unknown sampler {name[:32]!r}; known: {', '.join(SAMPLERS)}")
-    return name
-
-
-def check_accel(name: str) -> Accel:
-    name = text("an acceleration", name)
-    if name not in ACCELS:
-        raise UnknownName(f"unknown acceleration {name[:32]!r}; known: {', '.join(ACCELS)}")
-    return name
-
-
-def check_prompt(prompt: str, what: str = "prompt") -> str:
-    prompt = text(f"the {what}", prompt)
-    if what == "prompt" and not prompt.strip():
-        raise InvalidRequest("the prompt is empty; say what the picture should show")
-    if len(prompt) > MAX_PROMPT_CHARS:
-        raise InvalidRequest(
-            f"the {what} has {len(prompt)} characters; at most {MAX_PROMPT_CHARS} are allowed"
-        )
-    return prompt
+def _check_grids(grids: Sequence[Grid], steps: int) -> None:
+    ends = [0, *(grid.stop for grid in grids)]
+    if [grid.start for grid in grids] != ends[:-1] or ends[-1] != steps:
+        raise InvalidRequest("the grids of a plan do not follow one another")
+    levels = [math.inf, *(grid.until for grid in grids[:-1])]
+    if grids[-1].until is not None or any(level is None for level in levels):
+        raise InvalidRequest("every grid but the last one ends at a noise level")
+    if any(one <= two for one, two in pairwise(level or 0.0 for level in levels)):
+        raise InvalidRequest("the noise levels of a plan fall")

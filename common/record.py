@@ -1,16 +1,131 @@
-"""What can be true of steps that ran, in an edge's word as in a picture's record."""
+"""Steps as they ran, and what can be true of them: in an edge's word as in a picture's record."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 
+from baton.common.arm import Arm, Stretch
 from baton.common.errors import InvalidRequest
-from baton.common.plan import DEVICE_NODE, MAX_ROWS, MAX_THREADS, ExecutedStep
+from baton.common.limits import (
+    DEVICE_NODE,
+    MAX_NAME_CHARS,
+    MAX_ROWS,
+    MAX_THREADS,
+    Branches,
+    Location,
+)
+from baton.common.plan import Grid, OpenPlan, OpenSegment, StepDirective
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """On what a step's last bits depend, beside weights, build, rows and threads.
+
+    device: torch's name of its kind; dtype: of the model's weights; attention: which kernel;
+    compiled: whether torch.compile made the model.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (self.device, self.dtype, self.attention):
+            if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+                raise InvalidRequest("a step's device, dtype and attention are short names")
+
+
+CPU = Runtime()
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedStep:
+    """One step as it ran; the executed plan is a list of them.
+
+    rows: of the batch that the step was part of; row: the first that was the request's own;
+    threads: of the process that ran it; branches, blocks, ahead and prior_noise: as in
+    `StepDirective`, with what really ran; neighbours: (rows, blocks) over the whole batch, in its
+    order, where its rows did not all run the same. Together they make a replay exact.
+    """
+
+    step: int
+    member: str
+    location: Location
+    node_id: str
+    branches: Branches
+    rows: int
+    threads: int
+    row: int = 0
+    blocks: int | None = None
+    ahead: int = 0
+    prior_noise: float = 0.0
+    neighbours: tuple[tuple[int, int | None], ...] = ()
+    runtime: Runtime = CPU
+
+    @property
+    def directive(self) -> StepDirective:
+        """What makes the step run so again."""
+        return StepDirective(self.branches, self.blocks, self.ahead, self.prior_noise)
+
+    @property
+    def branch_rows(self) -> int:
+        """Rows that the step itself took."""
+        return 2 if self.branches == "both" else 1
+
+
+def arm_that_ran(executed: Sequence[ExecutedStep], grids: Sequence[Grid]) -> Arm:
+    """The arm whose plan is what was executed, over the grids of that plan."""
+    groups = groupby(executed, lambda step: (step.location, step.member))
+    found, done = [], 0
+    for (location, member), steps in groups:
+        start, done = done, done + len(list(steps))
+        found.append((location, member, start, done))
+    if len(grids) == 1:
+        stretches = [
+            Stretch(location, member, share=done / len(executed) if done < len(executed) else None)
+            for location, member, _, done in found
+        ]
+    else:
+        stretches = list(_counted(found, grids))
+    return Arm(tuple(stretches))
+
+
+def _counted(
+    found: Sequence[tuple[Location, str, int, int]], grids: Sequence[Grid]
+) -> Sequence[Stretch]:
+    """Stretches with steps of their own, cut where a grid ends, too."""
+    stretches = []
+    for location, member, start, stop in found:
+        for grid in grids:
+            first, last = max(start, grid.start), min(stop, grid.stop)
+            if first < last:
+                sigma = grid.until if last == grid.stop else None
+                stretches.append(Stretch(location, member, last - first, sigma=sigma))
+    return stretches
+
+
+def plan_that_ran(allowed: OpenPlan, executed: Sequence[ExecutedStep]) -> OpenPlan:
+    """The plan whose every step is what was executed, over the grids and guidance of ``allowed``.
+
+    Raises InvalidRequest for steps that no plan can have.
+    """
+    segments: list[OpenSegment] = []
+    terms = [allowed.segment_at(step.step) for step in executed]
+    pairs = zip(executed, terms, strict=True)
+    alike = groupby(pairs, lambda of: (of[0].member, of[0].location, of[1].grid, of[1].guidance))
+    for (member, location, grid, guidance), group in alike:
+        steps = [step for step, _ in group]
+        start, directives = steps[0].step, tuple(step.directive for step in steps)
+        place = member, location, start, start + len(steps)
+        segments.append(OpenSegment(*place, grid, guidance, directives))
+    return OpenPlan(allowed.family, tuple(segments))
 
 
 def check_record(executed: Sequence[ExecutedStep], transfers: Collection[int] = ()) -> None:
-    """Raises InvalidRequest for steps, one after the other, that nobody can have run, or run again.
+    """Raises InvalidRequest for steps, one after the other, that cannot have run, or run again.
 
     transfers: the steps at which an envelope rounded the latent.
     """
@@ -27,7 +142,7 @@ def check_record(executed: Sequence[ExecutedStep], transfers: Collection[int] = 
 
 
 def _check_batch(step: ExecutedStep) -> None:
-    own = _branches(step) * (1 + step.ahead)
+    own = step.branch_rows * (1 + step.ahead)
     rows_before, rows_after = step.row, step.rows - step.row - own
     if min(rows_before, rows_after) < 0 or step.rows > MAX_ROWS:
         raise InvalidRequest(f"step {step.step} cannot have such rows")
@@ -36,17 +151,13 @@ def _check_batch(step: ExecutedStep) -> None:
         raise InvalidRequest(f"step {step.step} has other neighbours")
 
 
-def _branches(step: ExecutedStep) -> int:
-    return 2 if step.guided else 1
-
-
 def _is_whole(
     key: ExecutedStep, followers: Sequence[ExecutedStep], transfers: Collection[int]
 ) -> bool:
     """Whether one call can have evaluated them: rows of one batch, with no transfer in between."""
     for index, step in enumerate(followers, start=1):
         own = replace(step, blocks=key.blocks, prior_noise=key.prior_noise)
-        row = key.row + index * _branches(key)
+        row = key.row + index * key.branch_rows
         if own != replace(key, step=key.step + index, row=row, ahead=0) or step.step in transfers:
             return False
     return len(followers) == key.ahead >= 0

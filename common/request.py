@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from baton.common.errors import MAX_REASON_CHARS, InvalidRequest
-from baton.common.given import real, text, whole
-from baton.common.plan import (
+from baton.common.errors import InvalidRequest
+from baton.common.foreign import one_line
+from baton.common.given import real, text
+from baton.common.limits import (
     Accel,
     SamplerName,
     check_accel,
@@ -19,6 +19,8 @@ from baton.common.plan import (
     check_seed,
     check_steps,
 )
+from baton.common.plan import OpenPlan
+from baton.common.size import Size
 
 Preference = Literal["quality", "balanced", "speed"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
@@ -38,8 +40,8 @@ class GenerationRequest:
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
-    size: int | None = None
-    sampler: SamplerName = "ddim"
+    size: Size | int | tuple[int, int] | str | None = None
+    sampler: SamplerName | None = None
     preference: Preference = "balanced"
     arm: str | None = None
     edge: str | None = None
@@ -48,11 +50,8 @@ class GenerationRequest:
     fallback: bool | None = None
 
     def hide(self, text: str) -> str:
-        """An error's text without the prompts, which a node might have put into it, as one line."""
-        for prompt in filter(None, (self.prompt.strip(), self.negative.strip())):
-            text = re.sub(rf"(?<!\w){re.escape(prompt)}(?!\w)", "(the prompt)", text, flags=re.I)
-        line = "".join(letter if letter.isprintable() else " " for letter in text)
-        return line[:MAX_REASON_CHARS]
+        """A text as one line without the prompts, which a node might have put into it."""
+        return one_line(text, self.prompt, self.negative)
 
 
 def check_request(request: GenerationRequest) -> GenerationRequest:
@@ -64,9 +63,9 @@ def check_request(request: GenerationRequest) -> GenerationRequest:
         steps=None if request.steps is None else check_steps(request.steps),
         guidance=None if request.guidance is None else check_guidance(request.guidance),
         seed=check_seed(request.seed),
-        size=None if request.size is None else whole("size", request.size),
-        sampler=check_sampler(request.sampler),
-        preference=_check_preference(request.preference),
+        size=None if request.size is None else Size.of(request.size),
+        sampler=None if request.sampler is None else check_sampler(request.sampler),
+        preference=check_preference(request.preference),
         arm=None if request.arm is None else text("an arm", request.arm),
         edge=None if request.edge is None else text("an edge", request.edge),
         timeout=None if request.timeout is None else _check_timeout(request.timeout),
@@ -81,7 +80,8 @@ def _check_fallback(fallback: object) -> bool | None:
     raise InvalidRequest(f"fallback is true or false, got {type(fallback).__name__}")
 
 
-def _check_preference(name: object) -> Preference:
+def check_preference(name: object) -> Preference:
+    """Raises InvalidRequest for a name that is none."""
     name = text("a preference", name)
     for known in PREFERENCES:
         if name == known:
@@ -94,3 +94,20 @@ def _check_timeout(seconds: object) -> float:
     if not 0 < seconds < math.inf:
         raise InvalidRequest(f"a timeout is a number of seconds above 0, got {seconds}")
     return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture to draw. seed: of the starting noise."""
+
+    prompt: str = field(repr=False)
+    negative: str = field(repr=False)
+    plan: OpenPlan
+    seed: int
+    size: Size
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", check_prompt(self.prompt))
+        object.__setattr__(self, "negative", check_prompt(self.negative, "negative prompt"))
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "size", Size.of(self.size))

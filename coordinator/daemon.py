@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.common.errors import BatonError
 from baton.common.interrupts import stop_signals
+from baton.common.naming import is_loopback, joined
 from baton.common.request import Preference
 from baton.common.rpc.access import Guard, ending_soon
 from baton.common.rpc.channel import CONTROL_BYTES, bind, make_server
-from baton.common.rpc.naming import is_loopback, joined
 from baton.common.rpc.serving import Health, check_exposure
 from baton.common.rpc.ticket_keys import kept_private_key, read_private_key
 from baton.common.rpc.tickets import Signer
@@ -115,8 +115,10 @@ class Node:
         host = self._settings.host
         port = bind(self._server, host, self._settings.port, self._secrets.guard.tls)
         self.address = joined(host, port)
-        count = await self.decider.restore()
-        _log.info("restored %d rewards from %s", count, self._settings.db)
+        restored = await self.decider.restore()
+        _log.info("restored %d rewards from %s", restored.rewards, self._settings.db)
+        if restored.others:
+            _log.warning("%s", restored.complaint)
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(
             CoordinatorServicer(self.fleet, self.decider, self._issuer), self._server
         )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from baton.common.arm import Arm
 from baton.common.errors import (
     BatonError,
     ExecutionFailed,
@@ -24,19 +25,21 @@ from baton.common.errors import (
     UnknownName,
     Unreachable,
 )
-from baton.common.plan import Arm
+from baton.common.explanation import ArmScore, DecisionRecord
+from baton.common.outcome import Outcome
+from baton.common.query import DecideQuery
 from baton.common.request import Preference
 from baton.coordinator.bandit.arms import Candidate, candidates
-from baton.coordinator.bandit.context import DIMENSION, build_context
+from baton.coordinator.bandit.context import FEATURES, build_context
 from baton.coordinator.bandit.linucb import FloatArray, LinUCB
 from baton.coordinator.bandit.policy import draw, told
-from baton.coordinator.bandit.prior import arm_key, split_key
 from baton.coordinator.bandit.reward import WORST_REWARD, RewardModel
 from baton.coordinator.fleet import Fleet, Need, RankedEdge, Ranking
-from baton.coordinator.known import UNKEPT, Families, Known, holds_arm, is_learned, unkept_id
-from baton.coordinator.store.base import NewDecision, Resolution, Store
+from baton.coordinator.known import UNKEPT, Families, Known, unkept_id
+from baton.coordinator.learner import Learner, Restored
+from baton.coordinator.store.base import NewDecision, Resolution
 from baton.coordinator.store.thread import StoreThread
-from baton.coordinator.values import ArmScore, ArmStats, DecideQuery, DecisionRecord, Outcome
+from baton.coordinator.values import ArmKey, ArmStats
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -70,11 +73,11 @@ class Policy:
 class _Pending:
     """A decision whose reward is out, as far as its reward needs it.
 
-    key: the arm that learns from it; empty if none does.
+    key: the arm that learns from it; None if none does.
     """
 
-    arm: str
-    key: str
+    arm: Arm
+    key: ArmKey | None
     context: FloatArray
     preference: Preference
     edge: str
@@ -87,30 +90,34 @@ class Decider:
     """Chooses arms and learns from reports. Call `restore` before anything else."""
 
     def __init__(
-        self, bandit: LinUCB, policy: Policy, fleet: Fleet, store: StoreThread, clocks: Clocks
+        self,
+        bandit: LinUCB[ArmKey],
+        policy: Policy,
+        fleet: Fleet,
+        store: StoreThread,
+        clocks: Clocks,
     ) -> None:
-        self._bandit = bandit
         self._policy = policy
         self._fleet = fleet
         self._store = store
         self._clocks = clocks
         self._known = Known(policy.families, fleet)
+        self._learner = Learner(bandit, self._known)
         self._pending: dict[str, _Pending] = {}
         self._answers: dict[DecideQuery, asyncio.Task[DecisionRecord]] = {}
         self._unheard: set[DecideQuery] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def restore(self) -> int:
-        """Replay the store's rewards and pending decisions; returns the number of rewards.
+    async def restore(self) -> Restored:
+        """Replay the store's rewards and pending decisions.
 
         A pending decision gets its whole time again: the device could not report while the
         coordinator was down.
         """
-        count, records = await self._store.run(self._replay)
+        restored, records = await self._store.run(self._learner.replay)
         for record in records:
-            if len(record.context) == DIMENSION:
-                self._begin(record, None)
-        return count
+            self._begin(record, None)
+        return restored
 
     async def decide(self, query: DecideQuery) -> DecisionRecord:
         """The arm and edges for a request, stored before they are returned.
@@ -155,7 +162,7 @@ class Decider:
         return await asyncio.shield(self._spawn(self._resolve(resolution)))
 
     async def expire(self) -> int:
-        """End the decisions that nobody reported in time; returns how many.
+        """End the decisions that were not reported in time; returns how many.
 
         They get the worst reward, but for those whose device had hung up before it was answered.
         """
@@ -192,43 +199,11 @@ class Decider:
 
     def arms(self) -> list[ArmStats]:
         """Every arm that was pulled, by family and name."""
-        return [
-            ArmStats(
-                *split_key(key),
-                pulls=model.rewards + model.pending,
-                rewards=model.rewards,
-                mean_reward=model.reward_sum / model.rewards if model.rewards else 0.0,
-                pending=model.pending,
-            )
-            for key, model in sorted(self._bandit.models().items())
-            if model.rewards + model.pending
-        ]
+        return self._learner.stats()
 
     async def close(self) -> None:
         """Wait for what is being stored."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _replay(self, store: Store) -> tuple[int, list[DecisionRecord]]:
-        count = self._bandit.replay(
-            (key, row.context, row.reward)
-            for row in store.rewards()
-            if row.context.size == DIMENSION  # an older layout teaches nothing about this one
-            and (key := self._learning_key(row.family, row.arm))
-        )
-        return count, store.pending()
-
-    def _learning_key(self, family: str, arm: str) -> str:
-        """The key under which the arm learns; empty for one that must not, or has no room.
-
-        If the room is used up, arms that nobody names any more give way.
-        """
-        if not is_learned(Arm.parse(arm)):
-            return ""
-        key = arm_key(family, arm)
-        if not self._bandit.has_room(key):
-            families = self._known.families()
-            self._bandit.keep(lambda other: holds_arm(families, other))
-        return key if self._bandit.has_room(key) else ""
 
     async def _decide(self, query: DecideQuery) -> DecisionRecord:
         try:
@@ -256,21 +231,21 @@ class Decider:
             await self._resolve(Resolution(oldest, "withdrawn", None, now))
 
     def _choose(self, query: DecideQuery) -> DecisionRecord:
-        members = self._fleet.members(query.family)
-        edges = {member: self._rank(query, member) for member in members}
+        edges = self._rankings(query)
         context = build_context(query, _best_edge(edges))
-        scores = self._scores(self._known.part_of(query), edges, context)
+        known = self._known.part_of(query)
+        scores = self._scores(known, edges, context)
         kept = any(score.feasible for score in scores)
         if not kept:
             scores = self._scores(query, edges, context)
         feasible = [score for score in scores if score.feasible]
-        anywhere = self._rank(query, "")
+        anywhere = self._rank(query, ())
         if not feasible:
             raise self._refusal(query, scores, anywhere)
         drawn = draw([item.bound for item in feasible], self._policy.exploration, self._policy.rng)
         chosen = feasible[drawn.index]
-        arm = Arm.parse(chosen.arm)
-        ranking = anywhere if arm.kind == "device" else edges[arm.members[0]]
+        own = chosen.arm.members_on("edge")
+        ranking = edges[own] if own else anywhere
         reason = "asked for" if query.requested_arm else told(drawn, feasible, anywhere)
         return DecisionRecord(
             decision_id=uuid.uuid4().hex if kept else unkept_id(query),
@@ -283,26 +258,45 @@ class Decider:
             explored=drawn.explored,
             context=tuple(context.tolist()),
             scores=tuple(scores),
-            edges=() if arm.kind == "device" else ranking.choices,
+            edges=ranking.choices if own else (),
             rejected=ranking.rejected,
             reason=reason if kept else f"{reason}; not learned from: no edge names its members",
             owner=query.owner,
+            latent_space=known.latent_space,
+            features=FEATURES,
         )
 
-    def _rank(self, query: DecideQuery, member: str) -> Ranking:
-        need = Need(query.family, query.fingerprint, member, dict(query.probes), query.rtt_seconds)
-        return self._fleet.rank(need)
+    def _rankings(self, query: DecideQuery) -> dict[tuple[str, ...], Ranking]:
+        """What `candidates` needs to know of the edges."""
+        members = self._fleet.members(query.family)
+        groups: list[tuple[str, ...]] = [(member,) for member in members]
+        own = query.requested_arm.members_on("edge") if query.requested_arm else ()
+        if len(own) > 1 and set(own) <= set(members):
+            groups.append(own)
+        return {group: self._rank(query, group) for group in groups}
+
+    def _rank(self, query: DecideQuery, members: tuple[str, ...]) -> Ranking:
+        return self._fleet.rank(
+            Need(
+                query.family,
+                query.fingerprint,
+                members,
+                dict(query.probes),
+                query.rtt_seconds,
+                query.latent_space,
+            )
+        )
 
     def _scores(
-        self, query: DecideQuery, edges: Mapping[str, Ranking], context: FloatArray
+        self, query: DecideQuery, edges: Mapping[tuple[str, ...], Ranking], context: FloatArray
     ) -> list[ArmScore]:
         return [self._score(query, item, context) for item in candidates(query, edges)]
 
     def _score(self, query: DecideQuery, item: Candidate, context: FloatArray) -> ArmScore:
         if not item.feasible:
-            return ArmScore(item.arm.name, False, reason=item.reason)
-        score = self._bandit.score(arm_key(query.family, item.arm.name), context)
-        return ArmScore(item.arm.name, True, score.estimate, score.bonus)
+            return ArmScore(item.arm, False, reason=item.reason)
+        score = self._learner.score(query, item.arm, context)
+        return ArmScore(item.arm, True, score.estimate, score.bonus)
 
     def _refusal(
         self, query: DecideQuery, scores: Sequence[ArmScore], edges: Ranking
@@ -310,7 +304,7 @@ class Decider:
         device = "holds no member" if not query.members else "cannot run any arm"
         message = f"no arm is feasible: the device {device}, and edges: {edges.complaint}"
         if query.requested_arm is not None:
-            message = f"arm {query.requested_arm.name} is not to be had: {scores[0].reason}"
+            message = f"arm {query.requested_arm} is not available: {scores[0].reason}"
         if not self._fleet.members(query.family):
             return Unreachable(f"{message} for family {query.family}; start an edge that serves it")
         if self._fleet.rank(Need(query.family)).best:
@@ -318,10 +312,8 @@ class Decider:
         return Overloaded(f"{message}; try again later")
 
     def _begin(self, record: DecisionRecord, query: DecideQuery | None) -> None:
-        key = self._learning_key(record.family, record.arm)
         context = np.array(record.context, dtype=np.float64)
-        if key:
-            self._bandit.begin(key, context)
+        key = self._learner.begin(record, context)
         edge = record.edges[0].node_id if record.edges else ""
         self._fleet.assign(edge, record.decision_id)
         opened = self._clocks.monotonic()
@@ -332,7 +324,7 @@ class Decider:
     def _withdraw(self, decision_id: str) -> None:
         pending = self._forget(decision_id)
         if pending.key:
-            self._bandit.withdraw(pending.key, pending.context)
+            self._learner.withdraw(pending.key, pending.context)
 
     async def _resolve(self, resolution: Resolution) -> bool:
         if not await self._store.write(resolution):
@@ -342,7 +334,7 @@ class Decider:
         else:
             pending = self._forget(resolution.decision_id)
             if pending.key:
-                self._bandit.resolve(pending.key, pending.context, resolution.reward)
+                self._learner.resolve(pending.key, pending.context, resolution.reward)
         return True
 
     def _forget(self, decision_id: str) -> _Pending:
@@ -368,6 +360,6 @@ class Decider:
             _log.error("%s", task.exception())
 
 
-def _best_edge(edges: Mapping[str, Ranking]) -> RankedEdge | None:
+def _best_edge(edges: Mapping[tuple[str, ...], Ranking]) -> RankedEdge | None:
     found = [ranking.best for ranking in edges.values() if ranking.best]
     return min(found, key=lambda edge: edge.cost, default=None)

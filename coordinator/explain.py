@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from baton.coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
+from baton.common.explanation import ArmScore, DecisionRecord, arms_by_bound
+from baton.common.outcome import EdgeAttempt, Outcome
 
 
-def explain(record: DecisionRecord, features: Sequence[str]) -> Iterator[str]:
+def explain(record: DecisionRecord) -> Iterator[str]:
     """Lines: the decision, why its arm, the other arms, the edges, the context, what came of it."""
     created = datetime.fromtimestamp(record.created_unix, UTC)
     owner = f" of {record.owner}" if record.owner else ""
@@ -19,10 +20,7 @@ def explain(record: DecisionRecord, features: Sequence[str]) -> Iterator[str]:
     yield f"  {record.reason}"
     yield from _arms(record)
     yield from _edges(record)
-    yield "what was known (0 to 1):"
-    yield "  " + ", ".join(
-        f"{name} {value:.2f}" for name, value in zip(features, record.context, strict=False)
-    )
+    yield from _context(record)
     yield from _ending(record)
 
 
@@ -30,11 +28,7 @@ def _arms(record: DecisionRecord) -> Iterator[str]:
     if not record.scores:
         yield "the other arms and the edges are no longer kept, the decision is too old"
         return
-    feasible = [score for score in record.scores if score.feasible]
-    yield "arms by upper bound (estimated reward + uncertainty):"
-    for score in sorted(feasible, key=lambda item: -item.bound):
-        mark = "*" if score.arm == record.arm else " "
-        yield (f"{mark} {score.arm}  {score.bound:.3f} = {score.estimate:.3f} + {score.bonus:.3f}")
+    yield from arms_by_bound(record.scores, record.arm)
     yield from _infeasible(record.scores)
 
 
@@ -42,7 +36,7 @@ def _infeasible(scores: Sequence[ArmScore]) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for score in scores:
         if not score.feasible:
-            reasons.setdefault(score.reason, []).append(score.arm)
+            reasons.setdefault(score.reason, []).append(str(score.arm))
     if reasons:
         yield "arms that were not possible:"
     for reason, arms in reasons.items():
@@ -54,7 +48,7 @@ def _edges(record: DecisionRecord) -> Iterator[str]:
         return
     if record.edges:
         yield "edges, best first:"
-    elif record.arm.startswith("device:"):
+    elif not record.arm.members_on("edge"):
         yield "edges: none needed, the arm runs on the device alone"
     for rank, edge in enumerate(record.edges, 1):
         yield f"  {rank}. {edge.node_id} at {edge.address}: {edge.reason}"
@@ -62,6 +56,15 @@ def _edges(record: DecisionRecord) -> Iterator[str]:
         yield "edges that could not take part:"
     for edge in record.rejected:
         yield f"  {edge.node_id} at {edge.address}: {edge.reason}"
+
+
+def _context(record: DecisionRecord) -> Iterator[str]:
+    yield "what was known (0 to 1):"
+    if len(record.features) != len(record.context):
+        yield f"  {len(record.context)} entries whose names are not kept"
+        return
+    pairs = zip(record.features, record.context, strict=True)
+    yield "  " + ", ".join(f"{name} {value:.2f}" for name, value in pairs)
 
 
 def _ending(record: DecisionRecord) -> Iterator[str]:

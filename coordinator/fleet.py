@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from baton.common.decision import EdgeChoice
 from baton.common.errors import Overloaded, PermissionDenied
-from baton.common.plan import EdgeChoice
-from baton.common.rpc.naming import check_advertised
+from baton.common.naming import check_advertised
+from baton.common.node import NodeLoad, Registration
 from baton.coordinator.standings import Offer, Standing, Tally, best_first
-from baton.coordinator.values import NodeLoad, NodeState, NodeView, Registration
+from baton.coordinator.values import NodeState, NodeView
 
 _log = logging.getLogger(__name__)
 
@@ -28,21 +29,25 @@ ASSUMED_CAPACITY = 4
 #: A round trip that weighs as much as an edge with every place taken, seconds.
 RTT_SCALE = 0.2
 CPU_WEIGHT = 0.5
+_OTHER_SPACE = "has another latent space: its latents do not fit the device's"
+_OTHER_FINGERPRINT = "has another fingerprint: its latents do not fit the device's"
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
     """What an edge must offer, and the device's round trips in seconds.
 
-    An empty fingerprint or member fits every edge. ``default_rtt`` stands for edges that the device
-    has not measured.
+    members: the edge holds all of them. Latents fit by the latent space's id where both sides name
+    one, else by the fingerprint, of which an empty one fits every edge. ``default_rtt`` stands for
+    edges that the device has not measured.
     """
 
     family: str
     fingerprint: str = ""
-    member: str = ""
+    members: tuple[str, ...] = ()
     rtts: Mapping[str, float] = field(default_factory=dict)
     default_rtt: float = 0.0
+    latent_space: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class _Node:
 
     def __post_init__(self) -> None:
         about = self.registration
-        self.offer = Offer(about.family, about.members, about.fingerprint)
+        self.offer = Offer(about.family, about.members, about.fingerprint, about.latent_space)
 
     @property
     def occupancy(self) -> float:
@@ -140,7 +145,7 @@ class Fleet:
         #: Nodes by their last heartbeat, oldest first; without those that are known to be lost.
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._standings: dict[Offer, Standing] = {}
-        self._loaded, self._named = Tally(), Tally()
+        self._loaded, self._named, self._spaces = Tally(), Tally(), Tally()
 
     def register(self, registration: Registration, owner: str = "") -> None:
         """Join, or join again under the same id.
@@ -218,15 +223,19 @@ class Fleet:
 
     def members(self, family: str) -> tuple[str, ...]:
         """Members that any known edge of the family holds, whatever its state, sorted."""
-        return tuple(sorted(self._loaded.members(family)))
+        return tuple(sorted(self._loaded.names(family)))
 
     def named(self, family: str) -> frozenset[str]:
         """Members of the family as far as known edges name them, loaded or not."""
-        return self._loaded.members(family) | self._named.members(family)
+        return self._loaded.names(family) | self._named.names(family)
 
     def families(self) -> dict[str, frozenset[str]]:
         """All that `named` knows, by family."""
         return {family: self.named(family) for family in self._loaded.families()}
+
+    def spaces(self, family: str) -> frozenset[str]:
+        """Ids of the latent spaces that known edges of the family name."""
+        return self._spaces.names(family)
 
     def rank(self, need: Need) -> Ranking:
         """Edges that meet the need by load and round trip, ties by id, and why others do not.
@@ -263,6 +272,7 @@ class Fleet:
         self._heard[about.node_id] = None
         self._loaded.add(about.family, about.members)
         self._named.add(about.family, about.family_members)
+        self._spaces.add(about.family, _space(about))
         self._place(node)
 
     def _remove(self, node_id: str) -> None:
@@ -271,6 +281,7 @@ class Fleet:
         self._heard.pop(node_id, None)
         self._loaded.remove(about.family, about.members)
         self._named.remove(about.family, about.family_members)
+        self._spaces.remove(about.family, _space(about))
         standing = self._standings[node.offer]
         standing.remove(node_id)
         if not standing.ids:
@@ -349,14 +360,19 @@ def _is_same_edge(node: _Node, newcomer: Registration) -> bool:
     return bool(node.owner) or (not about.secret and about.address == newcomer.address)
 
 
+def _space(about: Registration) -> tuple[str, ...]:
+    return (about.latent_space,) if about.latent_space else ()
+
+
 def _misfit(about: Offer, need: Need) -> str:
     if about.family != need.family:
         return f"serves family {about.family}"
-    if need.member and need.member not in about.members:
-        return f"does not hold {need.member}"
-    if need.fingerprint and about.fingerprint != need.fingerprint:
-        return "has another fingerprint: its latents do not fit the device's"
-    return ""
+    if missing := [member for member in need.members if member not in about.members]:
+        return f"does not hold {', '.join(missing)}"
+    if need.latent_space and about.latent_space:
+        return "" if need.latent_space == about.latent_space else _OTHER_SPACE
+    fits = need.fingerprint in ("", about.fingerprint)
+    return "" if fits else _OTHER_FINGERPRINT
 
 
 def _appraise(node: _Node, need: Need) -> RankedEdge:

@@ -1,4 +1,4 @@
-"""Which families and members there are: those that registered edges or known manifests name.
+"""Which families, members and latent spaces there are: those that edges or known manifests name.
 
 A device names what it likes. Arms of these alone are stored and learned from; what it is told about
 others leaves no trace.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
+from baton.common.arm import Arm
 from baton.common.errors import WeightsError
 from baton.common.families.manifest import BUILT_IN, read_manifest
-from baton.common.plan import Arm
-from baton.coordinator.bandit.arms import RELAY_FRACTIONS
-from baton.coordinator.bandit.prior import split_key
+from baton.common.query import DecideQuery
+from baton.coordinator.bandit.arms import choices
 from baton.coordinator.fleet import Fleet
-from baton.coordinator.values import DecideQuery
+from baton.coordinator.values import ArmKey
 
 _log = logging.getLogger(__name__)
 #: How the ids of decisions begin that were not kept.
@@ -41,28 +41,47 @@ def built_in_families() -> Families:
 
 @dataclass(frozen=True)
 class Known:
-    """specs: families that are known whether an edge serves them or not."""
+    """specs: families that are known whether an edge serves them or not.
+
+    first_spaces: by family, the latent space that the first decision named which named any. What
+    names none, as all that was learned before spaces had ids, counts for it.
+    """
 
     specs: Families
     fleet: Fleet
+    first_spaces: dict[str, str] = field(default_factory=dict)
 
     def part_of(self, query: DecideQuery) -> DecideQuery:
-        """The question without the members that the device alone names."""
+        """The question without the members and the latent space that the device alone names."""
         known = self.fleet.named(query.family).union(self.specs.get(query.family, ()))
-        return replace(query, members=tuple(name for name in query.members if name in known))
+        members = tuple(name for name in query.members if name in known)
+        space = query.latent_space if query.latent_space in self._spaces(query.family) else ""
+        return replace(query, members=members, latent_space=space)
 
-    def families(self) -> dict[str, frozenset[str]]:
-        """Members by family, at this moment."""
-        found = {family: frozenset(members) for family, members in self.specs.items()}
-        for family, members in self.fleet.families().items():
-            found[family] = found.get(family, frozenset()) | members
-        return found
+    def key(self, family: str, latent_space: str, arm: Arm) -> ArmKey:
+        """Under which the arm is learned, as things stand."""
+        first = self.first_spaces.get(family, "")
+        return ArmKey(family, first and (latent_space or first), arm)
 
+    def renamed(self, key: ArmKey) -> ArmKey:
+        """A key that was made when things stood otherwise."""
+        return self.key(key.family, key.latent_space, key.arm)
 
-def holds_arm(families: Mapping[str, Collection[str]], key: str) -> bool:
-    """Whether the arm of that key is made of members that are known."""
-    family, arm = split_key(key)
-    return set(Arm.parse(arm).members) <= set(families.get(family, ()))
+    def holder(self) -> Callable[[ArmKey], bool]:
+        """Whether an arm is of a member and a latent space that are known, at this moment."""
+        members = {family: frozenset(names) for family, names in self.specs.items()}
+        for family, names in self.fleet.families().items():
+            members[family] = members.get(family, frozenset()) | names
+        spaces = {family: self._spaces(family) for family in members}
+
+        def holds(key: ArmKey) -> bool:
+            known = members.get(key.family, frozenset())
+            return known.issuperset(key.arm.members) and key.latent_space in spaces[key.family]
+
+        return holds
+
+    def _spaces(self, family: str) -> frozenset[str]:
+        return self.fleet.spaces(family) | {"", self.first_spaces.get(family, "")}
 
 
 def unkept_id(query: DecideQuery) -> str:
@@ -71,5 +90,5 @@ def unkept_id(query: DecideQuery) -> str:
 
 
 def is_learned(arm: Arm) -> bool:
-    """Whether the bandit may choose it; other cuts are a user's own, each as good as unique."""
-    return arm.kind != "relay" or arm.fraction in RELAY_FRACTIONS
+    """Whether the bandit may choose it; others are a user's own, each as good as unique."""
+    return len(arm.stretches) <= 2 and arm in choices(arm.members, arm.members)

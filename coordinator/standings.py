@@ -20,6 +20,7 @@ class Offer(NamedTuple):
     family: str
     members: tuple[str, ...]
     fingerprint: str
+    latent_space: str
 
 
 class Standing:
@@ -61,20 +62,20 @@ def best_first(standings: Iterable[Standing]) -> Iterator[str]:
 
 
 class Tally:
-    """How many edges name each member, by family."""
+    """How many edges say each name (of a member, of a latent space), by family."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}
 
-    def add(self, family: str, members: Collection[str]) -> None:
-        self._counts.setdefault(family, Counter()).update(members)
+    def add(self, family: str, names: Collection[str]) -> None:
+        self._counts.setdefault(family, Counter()).update(names)
 
-    def remove(self, family: str, members: Collection[str]) -> None:
-        left = self._counts.pop(family, Counter[str]()) - Counter(members)
+    def remove(self, family: str, names: Collection[str]) -> None:
+        left = self._counts.pop(family, Counter[str]()) - Counter(names)
         if left:
             self._counts[family] = left
 
-    def members(self, family: str) -> frozenset[str]:
+    def names(self, family: str) -> frozenset[str]:
         return frozenset(self._counts.get(family, ()))
 
     def families(self) -> dict[str, frozenset[str]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baton.common.plan import MAX_STEPS
-from baton.common.rpc.tickets import MAX_SIZE, Signer, Ticket
-from baton.coordinator.values import DecideQuery, DecisionRecord
+from baton.common.arm import Arm
+from baton.common.explanation import DecisionRecord
+from baton.common.limits import MAX_STEPS
+from baton.common.query import DecideQuery
+from baton.common.rpc.tickets import MAX_TICKET_SIDE, Signer, Ticket
+from baton.common.size import Size
 
-#: Seconds for which a offline ticket is good: as long as a coordinator may well be away.
-STANDBY_SECONDS = 3600.0
+#: Seconds for which an offline ticket is good: as long as a coordinator may well be away.
+OFFLINE_SECONDS = 3600.0
+_ANY_SIZE = Size(MAX_TICKET_SIDE, MAX_TICKET_SIDE)
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class _Scope:
 
     id: str
     request_id: str
+    arm: Arm | None
     steps: int
-    size: int
+    size: Size
     seconds: float
 
 
@@ -42,15 +47,17 @@ class Issuer:
 
         Asked for again, it is the same leave, which is not to be used twice.
         """
-        scope = _Scope(
-            record.decision_id, query.request_id, query.steps, query.size or MAX_SIZE, self.seconds
-        )
+        steps = record.arm.steps or query.steps
+        size = query.size or _ANY_SIZE
+        name = record.decision_id
+        scope = _Scope(name, query.request_id, record.arm, steps, size, self.seconds)
         return self._issue(query, record, scope)
 
     def offline(self, query: DecideQuery, record: DecisionRecord) -> str:
         """For one later request of any id on the same edges, while no coordinator answers."""
         name = f"{record.decision_id}-offline"
-        return self._issue(query, record, _Scope(name, "", MAX_STEPS, MAX_SIZE, STANDBY_SECONDS))
+        scope = _Scope(name, "", None, MAX_STEPS, _ANY_SIZE, OFFLINE_SECONDS)
+        return self._issue(query, record, scope)
 
     def _issue(self, query: DecideQuery, record: DecisionRecord, scope: _Scope) -> str:
         if not record.edges:
@@ -62,9 +69,12 @@ class Issuer:
             subject=query.owner,
             request_id=scope.request_id,
             family=query.family,
-            fingerprint=query.fingerprint,
+            # Where the space's id was matched, the edge's files may be others than the device's.
+            fingerprint="" if query.latent_space else query.fingerprint,
+            arm=scope.arm,
             max_steps=scope.steps,
-            max_size=scope.size,
+            max_width=scope.size.width,
+            max_height=scope.size.height,
             count=1,
             not_before=int(now),
             expires=int(now + scope.seconds),

@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from baton.common.errors import DeadlineExceeded
-from baton.common.plan import Accel, Plan
+from baton.common.limits import Accel
+from baton.common.plan import OpenPlan
 
 _WEIGHT = 0.3  # of the newest measurement
 _UNMEASURED_SHARE = 0.1  # of the time, kept for the device before it has been measured
@@ -19,7 +20,7 @@ _LEAST_SECONDS = 0.001
 
 @dataclass(frozen=True)
 class Budget:
-    """seconds: from the start, infinite if nobody set any; deadline, begun: in monotonic time."""
+    """seconds: from the start, infinite without a limit; deadline, begun: in monotonic time."""
 
     seconds: float = math.inf
     deadline: float = math.inf
@@ -61,6 +62,13 @@ class Budget:
             )
 
 
+@dataclass
+class Timer:
+    """The budget of a picture, which begins later the longer it stands in line."""
+
+    budget: Budget = field(default_factory=Budget)
+
+
 class StepTimes:
     """Measured seconds of this device's model work, shared by the pictures of one client."""
 
@@ -75,19 +83,19 @@ class StepTimes:
             self._steps[member, accel] = _mean(self._steps.get((member, accel)), step)
             self._rest = _mean(self._rest, rest)
 
-    def needed(self, plan: Plan, first: int) -> float | None:
-        """Seconds for the plan's steps from ``first``, here; None before the first measurement."""
+    def needed(self, plan: OpenPlan, first: int) -> float | None:
+        """Seconds for the device's steps from ``first`` on; None before the first measurement."""
         steps: Counter[tuple[str, Accel]] = Counter()
         for segment in plan.segments:
-            if segment.stop > first:
-                steps[segment.member, plan.accel] += segment.stop - max(segment.start, first)
+            if segment.stop > first and segment.location == "device":
+                steps[segment.member, segment.accel] += segment.stop - max(segment.start, first)
         if self._rest is None or not steps.keys() <= self._steps.keys():
             return None
         return self._rest + sum(self._steps[kind] * count for kind, count in steps.items())
 
-    def reserve(self, plan: Plan, budget: Budget) -> float:
-        """Seconds to keep for what the plan leaves to the device after its edge part."""
-        handoff = plan.stretch_end(0)
+    def reserve(self, plan: OpenPlan, first: int, budget: Budget) -> float:
+        """Seconds to keep for what the plan leaves to the device after the stretch at ``first``."""
+        handoff = plan.stretch_end(first)
         if budget.seconds == math.inf or handoff == plan.steps:
             return 0.0
         needed = self.needed(plan, handoff)

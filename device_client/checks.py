@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from baton.common.errors import Incompatible, WeightsError
-from baton.common.families.manifest import BUILT_IN, Manifest, find_family, read_manifest
+from baton.common.families.manifest import BUILT_IN, find_family, read_manifest
+from baton.common.families.spec import FamilySpec, read_spec
+from baton.common.naming import check_address
 from baton.common.request import GenerationRequest
-from baton.common.rpc.naming import check_address
 from baton.device_client.decide import ArmNames
-from baton.device_client.png import Provenance
+from baton.device_client.provenance import Provenance
 from baton.device_client.settings import DeviceSettings, split_list
 
 
-def check_device(settings: DeviceSettings) -> Manifest:
-    """The manifest of the device's family, if what the settings name can be used.
+def check_device(settings: DeviceSettings) -> FamilySpec:
+    """The device's family without its models, if what the settings name can be used.
 
     Raises InvalidRequest for an address or a file of no use, UnknownName for a family or a member,
-    WeightsError for a manifest that is none.
+    WeightsError for a manifest or a configuration that is none.
     """
-    for address in [*settings.edge_list, *filter(None, [settings.coordinator])]:
-        check_address(address)
+    check_addresses(settings.edge_list, settings.coordinator)
     settings.access()
-    manifest = read_manifest(find_family(settings.family))
+    spec = read_spec(settings.family)
     for member in settings.member_list:
-        manifest.check_member(member)
-    return manifest
+        spec.check_member(member)
+    return spec
 
 
-def check_here(request: GenerationRequest, settings: DeviceSettings, manifest: Manifest) -> None:
+def check_addresses(edges: Sequence[str], coordinator: str) -> None:
+    """Raises InvalidRequest for what is no address; the coordinator's may be empty."""
+    for address in [*edges, *filter(None, [coordinator])]:
+        check_address(address)
+
+
+def check_here(request: GenerationRequest, settings: DeviceSettings, spec: FamilySpec) -> None:
     """Raises BatonError for a request, checked already, that this device can never fulfil.
 
     What a coordinator knows better is left to it.
     """
     if request.size is not None:
-        manifest.check_size(request.size)
-    for address in split_list(request.edge or ""):
-        check_address(address)
-    if request.arm is None:
-        return
-    arm = ArmNames(manifest, settings.member_list).resolve(request.arm)
-    if arm.kind != "edge" and arm.members[-1] not in settings.member_list:
-        raise WeightsError(
-            f"member {arm.members[-1]} of {manifest.name} is not loaded on this node"
-        )
+        spec.check_size(request.size)
+    check_addresses(split_list(request.edge or ""), "")
+    arm = ArmNames(spec, settings.member_list).requested(request)
+    for member in arm.members_on("device") if arm else ():
+        if member not in settings.member_list:
+            raise WeightsError(f"member {member} of {spec.name} is not loaded on this node")
 
 
 def family_to_replay(provenance: Provenance, name: str | None) -> str:

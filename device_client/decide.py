@@ -6,10 +6,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baton.common.errors import ExecutionFailed, Incompatible, UnknownName
+from baton.common.arm import Arm
+from baton.common.decision import Decision, EdgeChoice
+from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest, UnknownName
 from baton.common.families.manifest import Manifest
-from baton.common.plan import Arm, Decision, EdgeChoice, check_fraction
-from baton.common.request import Preference
+from baton.common.limits import check_fraction
+from baton.common.request import GenerationRequest, Preference
 
 _DEFAULT_FRACTION = 0.4
 _STATIC = "static-"
@@ -43,34 +45,43 @@ class ArmNames:
         """Raises UnknownName for a name that is no arm or has no such member."""
         kind, _, fraction = name.partition("@")
         if name == "device":
-            return Arm("device", (self._own,), 0.0)
+            return Arm.device(self._own)
         if name == "edge":
-            return Arm("edge", (self.largest,), 1.0)
-        if kind == "relay":
-            return Arm("relay", (self.largest, self._own), self._fraction(fraction, name))
+            return Arm.edge(self.largest)
+        if kind == "relay" and ":" not in name:
+            return Arm.relay(self.largest, self._own, self._fraction(fraction, name))
         try:
             arm = Arm.parse(name)
         except UnknownName as error:
             raise UnknownName(
-                f"unknown arm {name[:64]!r}; use device, edge, relay@FRACTION (for instance"
-                " relay@0.4) or a full name as in `baton-coordinator arms`"
+                f"{error}; or use device, edge, relay@FRACTION (for instance relay@0.4)"
             ) from error
         for member in arm.members:
             self.manifest.check_member(member)
         return arm
 
+    def requested(self, request: GenerationRequest) -> Arm | None:
+        """The arm that a caller names, if it names one.
+
+        Raises as `resolve`, and InvalidRequest if both the arm and the caller say the steps.
+        """
+        if request.arm is None:
+            return None
+        arm = self.resolve(request.arm)
+        if request.steps is not None and arm.steps is not None:
+            raise InvalidRequest(f"arm {arm} says its steps itself; leave --steps out")
+        return arm
+
     def check(self, decision: Decision, requested_arm: Arm | None) -> Decision:
         """A coordinator's decision. Raises ExecutionFailed for one that cannot be carried out."""
         arm = decision.arm
-        own = arm.members[-1:] if arm.kind != "edge" else ()
+        own = arm.members_on("device")
         if not set(arm.members) <= self.manifest.members.keys():
-            raise ExecutionFailed(f"the coordinator decided for {arm.name}, which is not to be had")
+            raise ExecutionFailed(f"the coordinator decided for {arm}, which this family lacks")
         if not set(own) <= set(self.device_members):
-            raise ExecutionFailed(f"the coordinator decided for {arm.name}, not held here")
+            raise ExecutionFailed(f"the coordinator decided for {arm}, not held here")
         if requested_arm is not None and arm != requested_arm:
-            raise ExecutionFailed(
-                f"the coordinator decided for {arm.name} in place of {requested_arm.name}"
-            )
+            raise ExecutionFailed(f"the coordinator decided for {arm} in place of {requested_arm}")
         return decision
 
     def _fraction(self, text: str, name: str) -> float:
@@ -107,8 +118,8 @@ def static_decision(
         arm, reason = names.resolve("edge"), "best quality"
     else:
         arm, reason = names.resolve(f"relay@{_DEFAULT_FRACTION}"), "static default"
-    if arm.kind != "device" and not (edges or fallback):
-        raise Incompatible(f"arm {arm.name} needs an edge; name one with --edge HOST:PORT")
+    if arm.members_on("edge") and not (edges or fallback):
+        raise Incompatible(f"arm {arm} needs an edge; name one with --edge HOST:PORT")
     choices = tuple(EdgeChoice(address, address, "configured") for address in edges)
     decision_id = f"{_STATIC}{uuid.uuid4().hex[:12]}"
-    return Decision(decision_id, arm, choices if arm.kind != "device" else (), reason)
+    return Decision(decision_id, arm, choices if arm.members_on("edge") else (), reason)

@@ -6,40 +6,41 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from baton.common.build import Build, NodeBuild, check_line
+from baton.common.build import NodeBuild
 from baton.common.errors import (
     ConnectionBroken,
     CorruptEnvelope,
+    Draining,
     ExecutionFailed,
     Incompatible,
     InvalidRequest,
     Unreachable,
 )
-from baton.common.latents import Codec, LatentState, decode_state, largest_envelope
-from baton.common.plan import DEVICE_NODE, ExecutedStep, Task
-from baton.common.record import check_record
-from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.foreign import Clean, cleaned, one_line
+from baton.common.latents import LatentState, decode_state, largest_envelope
+from baton.common.record import ExecutedStep, check_record
 from baton.common.rpc.access import OPEN, Access
 from baton.common.rpc.channel import CONTROL_BYTES, Keepalive, open_channel
 from baton.common.rpc.convert import (
     check_protocol,
     executed_from_proto,
     largest_record,
-    plan_to_proto,
 )
+from baton.common.rpc.latent_spaces import Latents
 from baton.common.rpc.peer import Peer
 from baton.common.rpc.status import parsed
+from baton.device_client import wire
+from baton.device_client.wire import Asked, EdgeTimes
 from baton.v1 import edge_pb2, edge_pb2_grpc
 
 _CANCEL_TIMEOUT = 1.0
-_MAX_NOTES = 16
 
 
 def _unheard(told: object) -> None:
@@ -53,7 +54,8 @@ class EdgePart:
     state: the newest latent, from a checkpoint or the handoff, after ``executed``; newest: its
     envelope, from which another edge can go on; picture: set if an edge finished, uint8 [H, W, 3];
     nodes: what each edge that accepted the request draws with, by node id; begun: an edge has
-    accepted it, and not said that it waits there.
+    accepted it, and not said that it waits there. taken_over: the steps at which the device went
+    on from an edge's latent. times: of the edges that did their part, together.
     """
 
     state: LatentState | None = None
@@ -66,6 +68,13 @@ class EdgePart:
     handoff_bytes: int = 0
     sent: int = 0
     received: int = 0
+    taken_over: set[int] = field(default_factory=set)
+    times: EdgeTimes = field(default_factory=EdgeTimes)
+
+    def begin_anew(self) -> None:
+        """Forget what was drawn so far."""
+        self.state, self.newest, self.executed = None, b"", []
+        self.taken_over.clear()
 
     @property
     def done(self) -> bool:
@@ -76,54 +85,33 @@ class EdgePart:
         return self.state.step if self.state else 0
 
 
-@dataclass(frozen=True)
-class EdgeRequest:
-    """What every edge is told about a request, and how it is reached.
+@dataclass(frozen=True, kw_only=True)
+class EdgeRequest(Asked):
+    """A request for edges, and how they are reached.
 
     Seconds: timeout for an edge's whole part, connect_timeout for its first answer, stall_timeout
     for each step once it does not wait any more, reattach_timeout for the first answer after the
     connection broke; zero does not try. check: raises BatonError for a latent with which nobody
-    could go on.
+    could go on; clean: what an edge's texts pass through.
     """
 
-    request_id: str
-    task: Task
-    fingerprint: str
     shape: tuple[int, int, int]
-    codec: Codec
-    checkpoint_every: int
     timeout: float
-    ticket: str = field(default="", repr=False)
     access: Access = OPEN
     keepalive: Keepalive = field(default_factory=Keepalive)
     connect_timeout: float = 5.0
     reattach_timeout: float = 0.8
     stall_timeout: float = 30.0
     check: Callable[[LatentState], object] = field(default=_unheard, repr=False)
+    clean: Clean = field(default=one_line, repr=False)
 
     @property
     def connection(self) -> tuple[Access, Keepalive, int]:
         """For `open_channel`: an answer holds a latent or the picture, and a record, at most."""
-        picture = 3 * self.task.size**2
+        picture = 3 * self.task.size.pixels
         largest = max(largest_envelope(self.shape), picture)
         record = largest_record(self.task.plan.steps)
         return self.access, self.keepalive, CONTROL_BYTES + largest + record
-
-    def message(self, resume: bytes) -> edge_pb2.DenoiseRequest:
-        return edge_pb2.DenoiseRequest(
-            protocol_version=PROTOCOL_VERSION,
-            request_id=self.request_id,
-            prompt=self.task.prompt,
-            negative_prompt=self.task.negative,
-            plan=plan_to_proto(self.task.plan),
-            seed=self.task.seed,
-            size=self.task.size,
-            fingerprint=self.fingerprint,
-            codec=str(self.codec),
-            checkpoint_every=self.checkpoint_every,
-            resume=resume,
-            ticket=self.ticket,
-        )
 
 
 class Listener(Protocol):
@@ -178,7 +166,7 @@ class EdgeSession:
         sought once more at the same edge, where it lingers. Raises the edge's BatonError; what was
         collected until then stays in the part. If this task is cancelled, the edge is told.
         """
-        message = self._request.message(resume)
+        message = wire.denoise_request(self._request, resume)
         deadline = time.monotonic() + timeout
         try:
             await self._follow(message, deadline, self._request.connect_timeout)
@@ -211,25 +199,28 @@ class EdgeSession:
     ) -> None:
         """One stream, on a connection of its own. ``broken``: why the one before it ended."""
         request = self._request
-        async with open_channel(self._address, *request.connection) as channel:
-            stub = edge_pb2_grpc.EdgeStub(channel)
-            self._part.sent += message.ByteSize()
-            call = stub.Denoise(message, timeout=max(deadline - time.monotonic(), 0.001))
-            try:
-                await self._read(call, patience, broken)
-            except grpc.aio.AioRpcError as error:
-                peer = Peer("an edge", self._address, request.access)
-                raise await peer.failure(error, channel) from error
-            except TimeoutError as error:
-                raise Unreachable(
-                    f"no answer from {self._address} within {patience:g} s; is it overloaded or"
-                    " stopped?"
-                ) from error
-            except BaseException as error:  # the edge knows nothing of it and works on
-                await self._cancel(stub)
-                if isinstance(error, InvalidRequest):  # not the request is bad, but the answer
-                    raise ExecutionFailed(f"{self._address} answered nonsense: {error}") from error
-                raise
+        with cleaned(request.clean):
+            async with open_channel(self._address, *request.connection) as channel:
+                stub = edge_pb2_grpc.EdgeStub(channel)
+                self._part.sent += message.ByteSize()
+                call = stub.Denoise(message, timeout=max(deadline - time.monotonic(), 0.001))
+                try:
+                    await self._read(call, patience, broken)
+                except grpc.aio.AioRpcError as error:
+                    peer = Peer("an edge", self._address, request.access)
+                    raise await peer.failure(error, channel) from error
+                except TimeoutError as error:
+                    raise Unreachable(
+                        f"no answer from {self._address} within {patience:g} s; is it overloaded or"
+                        " stopped?"
+                    ) from error
+                except BaseException as error:  # the edge knows nothing of it and works on
+                    await self._cancel(stub)
+                    if isinstance(error, InvalidRequest):  # the answer is bad, not the request
+                        raise ExecutionFailed(
+                            f"{self._address} answered nonsense: {error}"
+                        ) from error
+                    raise
 
     async def _read(
         self,
@@ -261,25 +252,24 @@ class EdgeSession:
 
     def _accepted(self, accepted: edge_pb2.Accepted, broken: Unreachable | None) -> None:
         check_protocol(accepted.protocol_version, self._address)
-        known = bool(self.node_id)
-        self._identify(accepted)
-        self._listener.on_notes(self._address, accepted.notes[:_MAX_NOTES])
+        known, told = bool(self.node_id), wire.acceptance_from_proto(accepted, self._request.clean)
+        own = Latents(self._request.latent_space)
+        own.check(Latents(told.latent_space), "the edge's", "this device's")
+        self._identify(told.node_id, told.build)
+        self._listener.on_notes(self._address, told.notes)
         if broken is None:
             return
-        if accepted.attached:
+        if told.attached:
             self._listener.on_reattached(self._address, str(broken))
         elif known:
             raise _Forgotten("the edge has begun the request anew")
 
-    def _identify(self, accepted: edge_pb2.Accepted) -> None:
+    def _identify(self, node_id: str, build: NodeBuild) -> None:
         """Note who it is and what it draws with, for the picture's record.
 
         Raises InvalidRequest for nonsense, Incompatible if steps are already on record as this
         node's that were drawn with something else: a record holds one build for a node id.
         """
-        node_id, build = check_line(accepted.node_id, "its node id"), _node_build(accepted)
-        if node_id == DEVICE_NODE:
-            raise InvalidRequest(f"no edge may be called {DEVICE_NODE!r}")
         if not self._planned_members() <= build.members.keys():
             raise InvalidRequest("a member of its part has no fingerprint")
         known = self._part.nodes.get(node_id)
@@ -321,13 +311,19 @@ class EdgeSession:
         if kind == "checkpoint":
             self._keep(event.checkpoint.envelope, event.checkpoint)
             return self._progressed(self._part.resume_step)
+        if kind == "drained":
+            if event.drained.HasField("checkpoint"):
+                self._keep(event.drained.checkpoint.envelope, event.drained.checkpoint)
+            raise Draining(f"the edge at {self._address} leaves")
         if kind == "handoff":
+            times = wire.times_from_proto(event.handoff.times)
             self._keep(event.handoff.envelope, event.handoff)
-            self._part.handed_over = True
+            self._part.handed_over, self._part.times = True, self._part.times + times
             self._part.handoff_bytes = len(event.handoff.envelope)
             return self._progressed(self._part.resume_step)
         if kind == "image":
             picture, executed = self._picture(event.image), self._ran(event.image, plan.steps)
+            self._part.times += wire.times_from_proto(event.image.times)
             self._part.picture, self._part.executed = picture, executed
             return self._progressed(plan.steps)
         return False
@@ -337,11 +333,9 @@ class EdgeSession:
         state, plan = decoded.state, self._request.task.plan
         if decoded.request_id != self._request.request_id:
             raise CorruptEnvelope("the edge sent another request's latent")
-        if (state.sampler, state.steps, state.x.shape) != (
-            plan.sampler,
-            plan.steps,
-            self._request.shape,
-        ):
+        sampler = plan.segment_at(min(state.step, plan.steps - 1)).grid.sampler
+        told = state.sampler, state.steps, state.x.shape
+        if told != (sampler, plan.steps, self._request.shape):
             raise CorruptEnvelope("the edge sent a latent of another plan")
         end = plan.stretch_end(self._first_step)
         handed_over, kept = isinstance(message, edge_pb2.Handoff), self._part.resume_step
@@ -371,18 +365,13 @@ class EdgeSession:
 
     def _picture(self, image: edge_pb2.Image) -> npt.NDArray[np.uint8]:
         size = self._request.task.size
-        if (image.width, image.height, len(image.rgb)) != (size, size, 3 * size * size):
+        told = image.width, image.height, len(image.rgb)
+        if told != (size.width, size.height, 3 * size.pixels):
             raise CorruptEnvelope("the edge's picture is incomplete or of another size")
-        return np.frombuffer(image.rgb, np.uint8).reshape(size, size, 3)
+        return np.frombuffer(image.rgb, np.uint8).reshape(size.height, size.width, 3)
 
     async def _cancel(self, stub: edge_pb2_grpc.EdgeStub) -> None:
         """Free the place at the edge; it may be gone, which is as good."""
         with suppress(grpc.aio.AioRpcError):
-            request = edge_pb2.CancelRequest(request_id=self._request.request_id)
+            request = wire.cancel_request(self._request.request_id)
             await stub.Cancel(request, timeout=_CANCEL_TIMEOUT)
-
-
-def _node_build(accepted: edge_pb2.Accepted) -> NodeBuild:
-    """Raises InvalidRequest for what no edge can be."""
-    told = {name.name: getattr(accepted.build, name.name) for name in fields(Build)}
-    return NodeBuild(Build(**told), dict(accepted.members))

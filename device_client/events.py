@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from baton.common.plan import Decision, Location, Plan
+from baton.common.decision import Decision
+from baton.common.limits import Location
+from baton.common.plan import OpenPlan
 from baton.device_client.result import Result
 
 
@@ -20,7 +22,7 @@ class Decided(OfPicture):
     """Where the steps will run, and who said so."""
 
     decision: Decision
-    plan: Plan
+    plan: OpenPlan
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from baton.common.query import PromptFeatures
 
 _COLORS = "red orange yellow green cyan blue purple pink brown black white grey gray golden silver"
 _OTHERS = "small large big tiny huge tall short round square old new bright dark wooden metal"
@@ -13,17 +14,6 @@ _RELATIONS = re.compile(
 )
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "several": 4, "many": 6}
 _JOINERS = re.compile(r"\b(?:and|with|,)\b|,")
-
-
-@dataclass(frozen=True)
-class PromptFeatures:
-    """words, objects (noun phrases, estimated), attributes, relations, largest count."""
-
-    words: int
-    objects: int
-    attributes: int
-    relations: int
-    count: int
 
 
 def prompt_features(prompt: str) -> PromptFeatures:

@@ -14,14 +14,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from baton.common.arm import Arm
 from baton.common.databases import Kind
+from baton.common.decision import EdgeChoice
 from baton.common.errors import ExecutionFailed, InvalidRequest, UnknownName
-from baton.common.plan import EdgeChoice, Location
-from baton.device_client.result import EdgeAttempt, Seconds, Traffic
+from baton.common.limits import Location
+from baton.common.outcome import EdgeAttempt
+from baton.common.size import Size
+from baton.device_client.result import Seconds, Traffic
 
 _log = logging.getLogger(__name__)
 
@@ -55,12 +59,22 @@ class Stretch:
     calls: int = 0
 
 
+def _sized(value: object) -> object:
+    """Entries of earlier versions hold the side of a square."""
+    return str(Size.of(value)) if isinstance(value, int) else value
+
+
+def _renamed(value: object) -> object:
+    """Entries of earlier versions name arms as ``relay:large>small@0.4``."""
+    return str(Arm.parse(value)) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class Settled:
     """The decision. coordinator: whose it was, ``host:port``; empty if the device decided alone."""
 
     decision_id: str
-    arm: str
+    arm: Annotated[str, BeforeValidator(_renamed)]
     reason: str
     edges: tuple[EdgeChoice, ...] = ()
     coordinator: str = ""
@@ -82,7 +96,7 @@ class Entry:
     sampler: str
     steps: int | None = None
     guidance: float | None = None
-    size: int | None = None
+    size: Annotated[str | None, BeforeValidator(_sized)] = None
     decision: Settled | None = None
     planned: tuple[Stretch, ...] = ()
     attempts: tuple[EdgeAttempt, ...] = ()

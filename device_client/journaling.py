@@ -1,4 +1,4 @@
-"""What the journal is told of a request, also of one that failed or was withdrawn."""
+"""Journal entries of requests, also of those that failed or were withdrawn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import replace
 from itertools import groupby
 
 from baton.common.errors import BatonError
-from baton.common.plan import ExecutedStep, Plan
-from baton.common.request import GenerationRequest
+from baton.common.plan import OpenPlan
+from baton.common.record import ExecutedStep
+from baton.common.request import GenerationRequest, Task
+from baton.common.size import Size
 from baton.device_client.decide import is_static
 from baton.device_client.journal import Entry, Journal, Settled, Stretch
 from baton.device_client.result import Result, Seconds, Traffic
@@ -34,7 +36,7 @@ def _finished(session: PictureSession, created: float, result: Result) -> Entry:
     return replace(
         _so_far(session, created),
         ending="picture",
-        executed=_stretches(result.executed, session.request),
+        executed=_stretches(result.executed),
         seconds=result.seconds,
         quality=None if quality is None else quality.graded,
         verified=None if quality is None else quality.strict,
@@ -46,7 +48,8 @@ def _unfinished(session: PictureSession, created: float, error: BaseException) -
     if isinstance(error, asyncio.CancelledError):
         return replace(entry, ending="cancelled")
     status = error.status if isinstance(error, BatonError) else BatonError.status
-    return replace(entry, error=status, message=session.request.hide(str(error)))
+    message = session.request.hide(str(error))  # a caller may name an arm as the prompt
+    return replace(entry, error=status, message=message)
 
 
 def _so_far(session: PictureSession, created: float) -> Entry:
@@ -56,20 +59,25 @@ def _so_far(session: PictureSession, created: float) -> Entry:
         request_id=session.request_id,
         created_unix=created,
         ending="failed",
-        family=session.device.family.name,
+        family=session.device.spec.name,
         preference=request.preference,
         seed=request.seed,
-        sampler=request.sampler,
+        sampler=">".join(task.plan.samplers) if task else request.sampler or "",
         steps=task.plan.steps if task else request.steps,
-        guidance=task.plan.guidance_scale if task else request.guidance,
-        size=task.size if task else request.size,
+        guidance=task.plan.segments[0].guidance.scale if task else request.guidance,
+        size=_size(task, request),
         decision=_settled(session),
         planned=_planned(task.plan) if task else (),
-        attempts=tuple(replace(a, node_id=request.hide(a.node_id)) for a in session.attempts),
-        executed=_stretches(part.executed, request),
+        attempts=tuple(session.attempts),
+        executed=_stretches(part.executed),
         traffic=Traffic(part.sent, part.received),
-        notes=tuple(request.hide(note) for note in notes),
+        notes=tuple(notes),
     )
+
+
+def _size(task: Task | None, request: GenerationRequest) -> str | None:
+    size = task.size if task else request.size
+    return None if size is None else str(Size.of(size))
 
 
 def _settled(session: PictureSession) -> Settled | None:
@@ -79,25 +87,22 @@ def _settled(session: PictureSession) -> Settled | None:
     static = is_static(decision.decision_id)
     coordinator = "" if static else session.device.settings.coordinator
     return Settled(
-        decision.decision_id, decision.arm.name, decision.reason, decision.edges, coordinator
+        decision.decision_id, str(decision.arm), decision.reason, decision.edges, coordinator
     )
 
 
-def _planned(plan: Plan) -> tuple[Stretch, ...]:
+def _planned(plan: OpenPlan) -> tuple[Stretch, ...]:
     return tuple(Stretch(s.start, s.stop, s.member, s.location) for s in plan.segments)
 
 
-def _stretches(steps: Iterable[ExecutedStep], request: GenerationRequest) -> tuple[Stretch, ...]:
+def _stretches(steps: Iterable[ExecutedStep]) -> tuple[Stretch, ...]:
     """Neighbouring steps that ran on one member of one node are one stretch."""
     groups = groupby(steps, lambda step: (step.member, step.location, step.node_id))
     made = []
     for (member, location, node_id), group in groups:
         ran = list(group)
-        names = request.hide(member), request.hide(node_id)  # as the edge told them
-        calls = len(ran) - sum(step.ahead for step in ran)
-        made.append(
-            Stretch(ran[0].step, ran[-1].step + 1, names[0], location, names[1], _share(ran), calls)
-        )
+        start, stop, calls = ran[0].step, ran[-1].step + 1, len(ran) - sum(s.ahead for s in ran)
+        made.append(Stretch(start, stop, member, location, node_id, _share(ran), calls))
     return tuple(made)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from baton.common.decision import Decision
 from baton.common.errors import PermissionDenied
 from baton.common.files import replacing
-from baton.common.plan import Decision
 from baton.common.rpc.tickets import MAX_TICKET_CHARS, Ticket, peek
 
 _log = logging.getLogger(__name__)
@@ -54,15 +54,25 @@ class OfflineTickets:
             self._save()
 
     def apply(
-        self, decide: Callable[[Sequence[str]], Decision], edges: Sequence[str], space: str
+        self,
+        decide: Callable[[Sequence[str]], Decision],
+        edges: Sequence[str],
+        family: str,
+        fingerprint: str,
     ) -> Decision:
         """A decision without the coordinator, with a kept ticket if there is a fitting one.
 
         decide: gets the edges; they are the ticket's own if the device knows ``edges`` of none.
-        space: fingerprint of the latent space. A ticket that goes along is kept no longer.
+        fingerprint: of the latent space's files; a ticket without one fits any of its family. One
+        that goes along is kept no longer.
         """
         found = next(
-            (item for item in reversed(self._kept) if self._fits(item, edges, space)), None
+            (
+                item
+                for item in reversed(self._kept)
+                if self._fits(item, edges) and _is_for(item.ticket, family, fingerprint)
+            ),
+            None,
         )
         decision = decide(edges or (found.addresses if found else ()))
         if found is None or not decision.edges:
@@ -71,9 +81,9 @@ class OfflineTickets:
         self._save()
         return replace(decision, ticket=found.ticket)
 
-    def _fits(self, item: OfflineTicket, edges: Sequence[str], space: str) -> bool:
+    def _fits(self, item: OfflineTicket, edges: Sequence[str]) -> bool:
         ticket = _peeked(item.ticket)
-        if ticket is None or ticket.expires <= self._clock() or ticket.fingerprint != space:
+        if ticket is None or ticket.expires <= self._clock():
             return False
         return not edges or not set(edges).isdisjoint(item.addresses)
 
@@ -99,6 +109,13 @@ class OfflineTickets:
                 file.write(json.dumps([item.model_dump() for item in self._kept]).encode())
         except OSError as error:
             _log.debug("cannot keep tickets in %s: %s", self._path, error.strerror)
+
+
+def _is_for(text: str, family: str, fingerprint: str) -> bool:
+    ticket = _peeked(text)
+    return (
+        ticket is not None and ticket.family == family and ticket.fingerprint in ("", fingerprint)
+    )
 
 
 def _peeked(ticket: str) -> Ticket | None:

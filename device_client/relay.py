@@ -7,25 +7,22 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 
+from baton.common.decision import EdgeChoice
 from baton.common.errors import BatonError, DeadlineExceeded, Incompatible, InvalidRequest
-from baton.common.plan import EdgeChoice
+from baton.common.foreign import one_line
+from baton.common.outcome import EdgeAttempt
 from baton.device_client.budget import Budget
 from baton.device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
 from baton.device_client.events import EdgeLost, Event, HandedOver, Queued, Reattached, Stepped
-from baton.device_client.result import EdgeAttempt
 
 
 @dataclass(frozen=True)
 class Telling:
-    """Where it is told how it goes: events, lines for people, and the edges that were tried.
-
-    hide: takes the prompt out of what an edge says.
-    """
+    """Where progress goes: events, lines for people, and the edges that were tried."""
 
     emit: Callable[[Event], None]
     notes: list[str]
     attempts: list[EdgeAttempt]
-    hide: Callable[[str], str]
 
 
 def without_edge(lost: BatonError, part: EdgePart, text: str) -> BatonError:
@@ -98,14 +95,14 @@ class EdgeRelay:
     def _record(
         self, choice: EdgeChoice, session: EdgeSession, first: int, error: BatonError | None
     ) -> None:
-        status, reason = (error.status, self._telling.hide(str(error))) if error else ("", "")
+        status, reason = (error.status, one_line(str(error))) if error else ("", "")
         stop = len(self._part.executed)
         node_id = session.node_id or choice.node_id
         attempt = EdgeAttempt(node_id, choice.address, first, stop, status, reason)
         self._telling.attempts.append(attempt)
 
     def _lose(self, address: str, error: BatonError) -> None:
-        step, reason = self._part.resume_step, self._telling.hide(str(error))
+        step, reason = self._part.resume_step, str(error)
         self._telling.notes.append(f"edge {address} lost at step {step}: {reason}")
         self._telling.emit(EdgeLost(address, reason, step))
 
@@ -115,7 +112,7 @@ class EdgeRelay:
         self._telling.emit(Stepped(done, plan.steps, "edge", member))
 
     def on_notes(self, address: str, notes: Sequence[str]) -> None:
-        for note in map(self._telling.hide, notes):
+        for note in notes:
             if (line := f"edge {address}: {note}") not in self._telling.notes:
                 self._telling.notes.append(line)
 

@@ -29,10 +29,13 @@ from baton.common.errors import Incompatible, executing
 from baton.common.families.loader import Family, load_family
 from baton.common.families.local import begin
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
-from baton.common.plan import DEVICE_NODE, ExecutedStep, Task
+from baton.common.limits import DEVICE_NODE
+from baton.common.record import ExecutedStep, plan_that_ran
+from baton.common.request import Task
 from baton.device_client.checks import family_to_replay
 from baton.device_client.events import Stepped
-from baton.device_client.png import Provenance, SavedPicture, plan_that_ran, read_png, save_png
+from baton.device_client.png import SavedPicture, read_png, save_png
+from baton.device_client.provenance import Provenance
 
 Verdict = Literal["identical", "within tolerance", "different"]
 Picture = npt.NDArray[np.uint8]
@@ -133,10 +136,9 @@ def replay_provenance(
     Raises Incompatible if the family's weights are not those that drew it.
     """
     check_weights(family, provenance)
-    executed, plan = provenance.executed, provenance.task.plan
-    terms = plan.family, plan.sampler, plan.steps, plan.guidance_scale
-    task = replace(provenance.task, plan=plan_that_ran(terms, executed))
-    cuts = [*provenance.transfers, plan.steps]
+    executed = provenance.executed
+    plan = plan_that_ran(provenance.task.plan, executed)
+    task, cuts = replace(provenance.task, plan=plan), [*provenance.transfers, plan.steps]
     with _threads_restored(), executing("the model"):
         run = _stretch(family, task, None, executed[: cuts[0]], on_step)
         for start, stop in pairwise(cuts):
@@ -187,7 +189,7 @@ def _stretch(
     """What one process did between taking the latent over and passing it on."""
     if records:
         torch.set_num_threads(records[0].threads)
-    run = begin(family, task, state)
+    run = begin(family, task, state, plan=task.plan.closed())
     stop = run.step + len(records)
     while run.step < stop:
         record = records[run.step - run.first]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from baton.common.errors import ExecutionFailed
-from baton.common.plan import Arm, ExecutedStep, Location, Task, arm_that_ran
+from baton.common.limits import Location
+from baton.common.outcome import EdgeAttempt
+from baton.common.plan import OpenPlan
 from baton.common.quality.verifier import Quality
-from baton.device_client.png import Provenance, save_png
+from baton.common.record import ExecutedStep, arm_that_ran
+from baton.common.request import Task
+from baton.device_client.png import save_png
+from baton.device_client.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -32,32 +36,11 @@ class Seconds:
     device: float = 0.0
 
 
-@dataclass(frozen=True)
-class EdgeAttempt:
-    """What one edge made of a request: steps ``start <= i < stop`` reached the device.
-
-    node_id: empty if the edge never answered; error: status name of the failure, empty if the edge
-    did its part; reason: of the failure, one line.
-    """
-
-    node_id: str
-    address: str
-    start: int
-    stop: int
-    error: str = ""
-    reason: str = ""
-
-    def in_vain(self) -> EdgeAttempt:
-        """As it is told once nobody could go on from what it brought."""
-        if self.error:
-            return replace(self, stop=self.start)
-        reason = "nobody could go on from its latent"
-        return replace(self, stop=self.start, error=ExecutionFailed.status, reason=reason)
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
-    """picture: uint8 [H, W, 3]. notes: what did not go as planned, a line each.
+    """picture: uint8 [H, W, 3]. planned: what the arm means.
+
+    notes: what did not go as planned, a line each.
 
     attempts: the edges tried, in order.
     """
@@ -66,6 +49,7 @@ class Result:
     picture: npt.NDArray[np.uint8]
     task: Task
     arm: str
+    planned: OpenPlan
     decision_id: str
     executed: tuple[ExecutedStep, ...]
     seconds: Seconds
@@ -86,14 +70,11 @@ class Result:
     @property
     def arm_executed(self) -> str:
         """The arm that ran: not ``arm`` if an edge was lost and others went on."""
-        plan, steps = self.task.plan, len(self.executed)
-        arm = Arm.parse(self.arm)
-        asked = arm.expand(plan.family, plan.sampler, steps, plan.guidance_scale)
-        planned = [asked.segment_at(step) for step in range(steps)]
+        planned = (self.planned.segment_at(step.step) for step in self.executed)
         ran = [(step.member, step.location) for step in self.executed]
         if ran == [(segment.member, segment.location) for segment in planned]:
             return self.arm
-        return arm_that_ran(self.executed)
+        return str(arm_that_ran(self.executed, self.task.plan.grids))
 
     def steps_at(self, location: Location) -> int:
         return sum(step.location == location for step in self.executed)

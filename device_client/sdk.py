@@ -5,29 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baton.common.config import checked
 from baton.common.errors import BatonError, InvalidRequest
-from baton.common.families.loader import Family, load_family
-from baton.common.families.local import use_threads
+from baton.common.families.registry import find_scorer
+from baton.common.families.spec import FamilySpec
 from baton.common.given import text, whole
-from baton.common.plan import check_seed
-from baton.common.quality.verifier import find_scorer
+from baton.common.limits import check_seed
+from baton.common.quiet import without_models
 from baton.common.request import GenerationRequest, check_request
 from baton.device_client.checks import check_device
+from baton.device_client.device_part import Device
 from baton.device_client.events import Event, Finished
 from baton.device_client.journal import Journal
 from baton.device_client.journaling import run_and_tell
 from baton.device_client.model_thread import ModelThread
 from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.result import Result
-from baton.device_client.session import Device, PictureSession
+from baton.device_client.session import PictureSession
 from baton.device_client.settings import DeviceSettings
+
+if TYPE_CHECKING:  # a device that holds no member draws without torch
+    from baton.common.families.loader import Family
 
 
 class AsyncClient:
@@ -47,33 +51,38 @@ class AsyncClient:
             fields["edges"] = ",".join(text("an edge", edge) for edge in fields["edges"])
         origins = dict.fromkeys(fields, "argument")
         settings = checked(DeviceSettings, settings.model_dump() | fields, origins)
-        check_device(settings)
+        spec = check_device(settings)
         access = settings.access()
-        thread, family = _model(settings)
-        offline = OfflineTickets(settings.state_folder)
-        scorer = find_scorer(family.name)
-        self._device = Device(family, settings, scorer, thread, access, offline)
+        thread, family = _model(settings, spec)
+        offline, scorer = OfflineTickets(settings.state_folder), find_scorer(spec.scorer)
+        spec = family.spec if family else spec
+        self._device = Device(spec, settings, scorer, thread, access, offline, family)
         self._journal = Journal.within(settings.state_folder, settings.journal_requests)
 
     @property
     def settings(self) -> DeviceSettings:
         return self._device.settings
 
-    async def generate(self, prompt: str, **options: Any) -> Result:
-        """Draw one picture; the options are `GenerationRequest`'s fields. Raises BatonError."""
+    async def generate(self, prompt: str | GenerationRequest, **options: Any) -> Result:
+        """Draw one picture of a request, or of a prompt with `GenerationRequest`'s other fields.
+
+        Raises BatonError.
+        """
         async with aclosing(self.stream(prompt, **options)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event.result
         raise AssertionError("a stream ends with Finished or an error")
 
-    async def stream(self, prompt: str, **options: Any) -> AsyncGenerator[Event, None]:
-        """Draw one picture and tell how it goes; the last event is `Finished`.
+    async def stream(
+        self, prompt: str | GenerationRequest, **options: Any
+    ) -> AsyncGenerator[Event, None]:
+        """Draw one picture, as `generate`, and tell how it goes; the last event is `Finished`.
 
         Closing the stream early cancels the request. Raises BatonError.
         """
         self.check_usable()
-        request = check_request(GenerationRequest(prompt, **options))
+        request = check_request(_request(prompt, options))
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         session = PictureSession(self._device, request, uuid.uuid4().hex, queue.put_nowait)
         task = asyncio.ensure_future(run_and_tell(session, self._journal))
@@ -106,17 +115,20 @@ class Client:
         return self._async.settings
 
     def generate(
-        self, prompt: str, on_event: Callable[[Event], None] | None = None, **options: Any
+        self,
+        prompt: str | GenerationRequest,
+        on_event: Callable[[Event], None] | None = None,
+        **options: Any,
     ) -> Result:
-        """Draw one picture; ``on_event`` hears how it goes.
+        """Draw one picture of a request, or of a prompt with `GenerationRequest`'s other fields.
 
-        The options are the fields of `GenerationRequest`. Raises BatonError.
+        ``on_event`` hears how it goes. Raises BatonError.
         """
         return self.generate_many(prompt, 1, on_event, **options)[0]
 
     def generate_many(
         self,
-        prompt: str,
+        prompt: str | GenerationRequest,
         count: int,
         on_event: Callable[[Event], None] | None = None,
         **options: Any,
@@ -128,7 +140,7 @@ class Client:
         their seeds. Raises BatonError.
         """
         self._async.check_usable()
-        requests = _successive(GenerationRequest(prompt, **options), count)
+        requests = _successive(_request(prompt, options), count)
         finished: dict[int, Result] = {}
 
         def tell(event: Event) -> None:
@@ -155,23 +167,37 @@ class Client:
         self.close()
 
 
-def _model(settings: DeviceSettings) -> tuple[ModelThread, Family]:
-    """The thread on which the model runs, and the family, loaded there.
+def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, Family | None]:
+    """The thread on which the model runs, and the family, loaded there; None without a member.
 
     OpenMP keeps a team for every thread that has used it, and two that together outnumber the cores
     are less than half as fast: the caller's thread is not made to have one.
     """
+    thread = ModelThread()
+    if not settings.member_list:
+        return thread, None
+    try:
+        from baton.common.families.loader import Family
+        from baton.common.families.local import use_threads
+    except ImportError as error:
+        raise without_models(error) from error
 
     def load() -> Family:
         use_threads(settings.threads)
-        return load_family(settings.family, settings.member_list)
+        return Family(spec, settings.member_list)
 
-    thread = ModelThread()
     try:
         return thread, thread.submit(load).result()
     except BaseException:
         thread.close(wait=False)  # who is interrupted does not wait for the weights
         raise
+
+
+def _request(asked: str | GenerationRequest, options: Mapping[str, Any]) -> GenerationRequest:
+    """options: further fields, in place of those of a request."""
+    if isinstance(asked, GenerationRequest):
+        return replace(asked, **options)
+    return GenerationRequest(asked, **options)
 
 
 def _successive(first: GenerationRequest, count: int) -> list[GenerationRequest]:
@@ -193,7 +219,7 @@ async def _draw_all(
     failures: list[BatonError] = []
 
     async def one(request: GenerationRequest) -> None:
-        async with aclosing(_ending(client.stream(**vars(request)))) as events:
+        async with aclosing(_ending(client.stream(request))) as events:
             async for event in events:
                 if isinstance(event, BatonError):
                     failures.append(event)

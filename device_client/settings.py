@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from baton.common.config import UserPath, default_state_folder
 from baton.common.latents import Codec
-from baton.common.plan import Accel
+from baton.common.limits import Accel
 from baton.common.rpc.access import ClientAccess
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from baton.common.families.manifest import find_family, read_manifest
+from baton.common.naming import check_advertised, is_loopback, joined
 from baton.common.rpc.access import Access, Guard
-from baton.common.rpc.naming import check_advertised, is_loopback, joined
 from baton.common.rpc.ports import claim
 from baton.common.rpc.serving import check_exposure
 from baton.common.rpc.ticket_keys import read_public_key

@@ -12,18 +12,20 @@ from dataclasses import replace
 import torch
 
 from baton.common.build import this_build
+from baton.common.checks import MAX_FAMILY_MEMBERS
 from baton.common.errors import BatonError, Draining
 from baton.common.families.loader import Family, load_family
 from baton.common.families.local import warm_up
 from baton.common.interrupts import stop_signals
+from baton.common.naming import joined
+from baton.common.node import Registration
 from baton.common.rpc.access import ending_soon
 from baton.common.rpc.channel import Keepalive, bind, make_server
-from baton.common.rpc.naming import joined
 from baton.common.rpc.serving import Health
 from baton.common.streams import announce
 from baton.edge_server.checks import Secrets, check_node
 from baton.edge_server.engine.engine import Engine, Limits
-from baton.edge_server.membership import Identity, Link, Membership
+from baton.edge_server.membership import Link, Membership
 from baton.edge_server.name import own_name
 from baton.edge_server.registry import Bounds, Occupancy, Registry
 from baton.edge_server.result_cache import Retention
@@ -57,14 +59,14 @@ class Node:
         )
         self.registry = Registry(self._engine, _bounds(settings))
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
-        self._gate = TicketGate(entrance, family)
+        self._gate = TicketGate(entrance, family.spec, ratios=family.ratios)
         self._membership: Membership | None = None
         self._joining: asyncio.Task[None] | None = None
         self._failing: asyncio.Task[None] | None = None
         self.address = ""
 
     def bind(self) -> None:
-        """Take the port. Raises InvalidRequest or Unreachable if it is not to be had."""
+        """Take the port. Raises InvalidRequest or Unreachable if it cannot be bound."""
         settings = self._settings
         port = bind(self._server, settings.host, settings.port, self._secrets.guard.tls)
         self.address = joined(settings.host, port)
@@ -84,7 +86,7 @@ class Node:
         await self._health.serving()
         if self._settings.coordinator:
             link = Link(self._settings.coordinator, self._secrets.access, self._gate.trust)
-            self._membership = Membership(link, self._identity(), self._occupancy)
+            self._membership = Membership(link, self._registration(), self._occupancy)
             self._joining = asyncio.create_task(self._membership.run())
 
     async def drain(self) -> None:
@@ -118,16 +120,17 @@ class Node:
         self.registry.close(error)
         self._failing = asyncio.create_task(self.drain())
 
-    def _identity(self) -> Identity:
+    def _registration(self) -> Registration:
         family = self._family
-        return Identity(
-            self._settings.node_id,
-            self._settings.advertise or self.address,
-            family.name,
-            family.members,
-            family.fingerprint,
-            tuple(family.manifest.members),
-            self._secrets.own,
+        return Registration(
+            node_id=self._settings.node_id,
+            address=self._settings.advertise or self.address,
+            family=family.name,
+            members=tuple(family.members),
+            fingerprint=family.fingerprint,
+            family_members=tuple(family.spec.members)[:MAX_FAMILY_MEMBERS],
+            secret=self._secrets.own,
+            latent_space=family.spec.latent_space.id,
         )
 
     def _occupancy(self) -> Occupancy:

@@ -7,20 +7,20 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import grpc.aio
 import psutil
 
 from baton.common.errors import BatonError, ExecutionFailed
-from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.node import NodeLoad, Registration
 from baton.common.rpc.access import Access
 from baton.common.rpc.channel import channel_to
-from baton.common.rpc.convert import MAX_FAMILY_MEMBERS
+from baton.common.rpc.joining import deregister_request, heartbeat_request, registration_to_proto
 from baton.common.rpc.peer import Peer
 from baton.common.rpc.status import parsed
 from baton.edge_server.registry import Occupancy
-from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
+from baton.v1 import coordinator_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _RNG = random.SystemRandom()
@@ -45,23 +45,6 @@ def back_off(rng: random.Random = _RNG) -> Iterator[float]:
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What the coordinator is told once.
-
-    members: those that are loaded here; family_members: all that the family has. secret: proves
-    that the id is this edge's.
-    """
-
-    node_id: str
-    address: str
-    family: str
-    members: tuple[str, ...]
-    fingerprint: str
-    family_members: tuple[str, ...] = ()
-    secret: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
 class Link:
     """The coordinator's address and how it is reached.
 
@@ -80,12 +63,11 @@ class Membership:
     membership from another by its incarnation, so that one that is late speaks for itself alone.
     """
 
-    def __init__(self, link: Link, identity: Identity, occupancy: Callable[[], Occupancy]) -> None:
+    def __init__(self, link: Link, about: Registration, occupancy: Callable[[], Occupancy]) -> None:
         self._link = link
         self._coordinator = Peer("a coordinator", link.coordinator, link.access)
-        self._identity = identity
+        self._about = replace(about, incarnation=secrets.token_hex(16))
         self._occupancy = occupancy
-        self._incarnation = secrets.token_hex(16)
 
     async def run(self) -> None:
         waits, complaints = back_off(), set[str]()
@@ -116,27 +98,12 @@ class Membership:
         try:
             async with self._coordinator.channel(_FAREWELL_TIMEOUT) as channel:
                 stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-                request = coordinator_pb2.DeregisterRequest(
-                    node_id=self._identity.node_id, incarnation=self._incarnation
-                )
-                await stub.Deregister(request, timeout=_FAREWELL_TIMEOUT)
+                await stub.Deregister(deregister_request(self._about), timeout=_FAREWELL_TIMEOUT)
         except BatonError as error:
             _log.info("could not deregister: %s", error)
 
     async def _register(self, stub: coordinator_pb2_grpc.CoordinatorStub) -> float:
-        identity = self._identity
-        request = coordinator_pb2.RegisterRequest(
-            protocol_version=PROTOCOL_VERSION,
-            node_id=identity.node_id,
-            address=identity.address,
-            family=identity.family,
-            members=identity.members,
-            fingerprint=identity.fingerprint,
-            load=self._load(),
-            family_members=identity.family_members[:MAX_FAMILY_MEMBERS],
-            incarnation=self._incarnation,
-            secret=identity.secret,
-        )
+        request = registration_to_proto(replace(self._about, load=self._load()))
         answer = await stub.Register(request, timeout=_CALL_TIMEOUT)
         response = parsed(answer, str(self._coordinator))
         lease = response.lease_seconds
@@ -150,20 +117,10 @@ class Membership:
         known = True
         while known:
             await asyncio.sleep(jittered(lease / 3, _HEARTBEAT_JITTER))
-            request = coordinator_pb2.HeartbeatRequest(
-                node_id=self._identity.node_id,
-                load=self._load(),
-                incarnation=self._incarnation,
-            )
+            request = heartbeat_request(self._about, self._load())
             answer = await stub.Heartbeat(request, timeout=_CALL_TIMEOUT)
             known = parsed(answer, str(self._coordinator)).known
 
-    def _load(self) -> coordinator_pb2.NodeLoad:
-        occupancy = self._occupancy()
-        return coordinator_pb2.NodeLoad(
-            cpu=psutil.cpu_percent() / 100,
-            memory=psutil.virtual_memory().percent / 100,
-            active=occupancy.active,
-            queued=occupancy.queued,
-            capacity=occupancy.capacity,
-        )
+    def _load(self) -> NodeLoad:
+        now, memory = self._occupancy(), psutil.virtual_memory().percent / 100
+        return NodeLoad(psutil.cpu_percent() / 100, memory, now.active, now.queued, now.capacity)

@@ -128,7 +128,7 @@ class Registry:
         if known is not None:
             if known.work.owner != work.owner:
                 raise PermissionDenied(
-                    f"request id {work.request_id} is not to be had; choose a new one",
+                    f"request id {work.request_id} is taken; choose a new one",
                     "foreign_request",
                 )
             if not _same(known.work, work):

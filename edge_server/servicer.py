@@ -7,13 +7,11 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import grpc.aio
 
 from baton.common.families.loader import Family
-from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.auth import caller
 from baton.common.rpc.convert import check_protocol
 from baton.edge_server import wire
@@ -40,6 +38,7 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
     async def Denoise(
         self, request: edge_pb2.DenoiseRequest, context: _Context
     ) -> AsyncGenerator[edge_pb2.DenoiseEvent, None]:
+        check_protocol(request.protocol_version, "the client")
         owner = caller().name
         ticket = self._gate.check(request, owner)
         work = wire.work_from_proto(request, self._family, owner)
@@ -55,41 +54,18 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
         self, request: edge_pb2.GetStatusRequest, context: _Context
     ) -> edge_pb2.GetStatusResponse:
         check_protocol(request.protocol_version, "the client")
-        counts = self._registry.counts
-        occupancy = self._registry.occupancy()
-        return edge_pb2.GetStatusResponse(
-            protocol_version=PROTOCOL_VERSION,
-            node_id=self._settings.node_id,
-            version=_version(),
-            family=self._family.name,
-            members=self._family.members,
-            fingerprint=self._family.fingerprint,
-            active=occupancy.active,
-            queued=occupancy.queued,
-            capacity=occupancy.capacity,
-            draining=self._registry.draining,
-            uptime_seconds=time.monotonic() - self._started,
-            completed=counts.completed,
-            failed=counts.failed + counts.expired,
-            cancelled=counts.cancelled + counts.abandoned,
-        )
+        uptime = time.monotonic() - self._started
+        return wire.status(self._family, self._registry, self._settings.node_id, uptime)
 
     async def Cancel(
         self, request: edge_pb2.CancelRequest, context: _Context
     ) -> edge_pb2.CancelResponse:
         who = caller()
         owner = None if who.role == "admin" else who.name
-        return edge_pb2.CancelResponse(cancelled=self._registry.cancel(request.request_id, owner))
+        return wire.cancelled(self._registry.cancel(request.request_id, owner))
 
 
 def _deadline(context: _Context) -> float:
     """The call's deadline in the event loop's time; infinite if it has none."""
     left = context.time_remaining()
     return math.inf if left is None else asyncio.get_running_loop().time() + left
-
-
-def _version() -> str:
-    try:
-        return version("baton-diffusion")
-    except PackageNotFoundError:
-        return "unknown"

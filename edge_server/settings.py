@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from baton.common.config import UserPath, default_state_folder
+from baton.common.naming import check_address, check_node_id
 from baton.common.rpc.access import ClientAccess, ServerAccess
-from baton.common.rpc.naming import check_address, check_node_id
 from baton.edge_server.name import Wanted
 
 DEFAULT_PORT = 7701

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from baton.common.errors import Overloaded
-from baton.common.families.loader import Family
-from baton.common.plan import Task
+from baton.common.errors import BatonError, Overloaded
+from baton.common.expansion import Ratios, Terms, expand
+from baton.common.families.spec import FamilySpec
+from baton.common.plan import OpenPlan
+from baton.common.request import Task
 from baton.common.rpc.tickets import LEEWAY, Ask, KeyRing, Refusal, Ticket, check, refused
 from baton.edge_server.engine.job import Work
 from baton.v1 import edge_pb2
@@ -64,10 +66,16 @@ class TicketGate:
     """Checks tickets and remembers what they were used for. Lives on the event loop."""
 
     def __init__(
-        self, entrance: Entrance, family: Family, clock: Callable[[], float] = time.time
+        self,
+        entrance: Entrance,
+        family: FamilySpec,
+        clock: Callable[[], float] = time.time,
+        ratios: Ratios | None = None,
     ) -> None:
+        """ratios: levels of noise, as in `Terms`."""
         self._entrance = entrance
         self._family = family
+        self._ratios = ratios
         self._clock = clock
         self._ring = KeyRing.of(entrance.keys)
         self._used: dict[str, _Use] = {}
@@ -90,14 +98,17 @@ class TicketGate:
                 raise refused(Refusal.MISSING)
             return None
         ticket = self._ring.verify(request.ticket)
+        # whoever tells its latent space is held against that, and names it as the ticket does
+        told = request.fingerprint if request.latent_space.id else ""
         ask = Ask(
             node_id=self._entrance.node_id,
             subject=subject,
             request_id=request.request_id,
             family=self._family.name,
-            fingerprint=self._family.fingerprint,
-            steps=request.plan.steps,
-            size=request.size,
+            fingerprint=told or self._family.fingerprint,
+            steps=max((segment.stop for segment in request.plan.segments), default=0),
+            width=request.width,
+            height=request.height,
         )
         check(ticket, ask, self._clock())
         return ticket
@@ -113,10 +124,27 @@ class TicketGate:
         if ticket is None:
             yield
             return
+        self._check_arm(ticket, work.task.plan)
         picture = _digest(work.task)
         self._claim(ticket, work, picture, held)
         yield
         self._spend(ticket, work, picture, held)
+
+    def _check_arm(self, ticket: Ticket, plan: OpenPlan) -> None:
+        """The coordinator sees no plan: what the decided arm means in as many steps is the plan's.
+
+        Raises PermissionDenied if it is not.
+        """
+        if ticket.arm is None:
+            return
+        sampler, ratios = plan.segments[0].grid.sampler, self._ratios
+        terms = Terms(plan.family, sampler, plan.steps, plan.segments[0].guidance, ratios=ratios)
+        try:
+            decided = expand(ticket.arm, terms)
+        except BatonError as error:
+            raise refused(Refusal.OTHER_ARM) from error
+        if _places(decided) != _places(plan):
+            raise refused(Refusal.OTHER_ARM)
 
     def _claim(self, ticket: Ticket, work: Work, picture: bytes, held: bool) -> None:
         self._forget_expired()
@@ -148,6 +176,10 @@ class TicketGate:
             expires, ticket_id = heapq.heappop(self._expiries)
             if self._used[ticket_id].expires <= expires:
                 del self._used[ticket_id]
+
+
+def _places(plan: OpenPlan) -> list[tuple[str, str, int, int, float | None]]:
+    return [(s.location, s.member, s.start, s.stop, s.grid.until) for s in plan.segments]
 
 
 def _check_steps(known: _Request, work: Work) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 
-from baton.common.build import this_build
+from baton.common.build import package_version, this_build
 from baton.common.errors import Incompatible, InvalidRequest
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, decode_state, largest_envelope
-from baton.common.plan import MAX_STEPS, Task
+from baton.common.limits import MAX_STEPS
+from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import CONTROL_BYTES
 from baton.common.rpc.convert import check_protocol, executed_to_proto, plan_from_proto
+from baton.common.rpc.latent_spaces import Latents, space_from_proto, space_to_proto
 from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
@@ -23,8 +25,10 @@ from baton.edge_server.engine.job import (
     Times,
     Work,
 )
+from baton.edge_server.registry import Registry
 from baton.v1 import edge_pb2
 
+_MAX_FINGERPRINT = 64
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -37,44 +41,59 @@ def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str
     check_protocol(message.protocol_version, "the client")
     if not _REQUEST_ID.fullmatch(message.request_id):
         raise InvalidRequest("a request id is 1 to 128 letters, digits, '.', '_', ':' or '-'")
-    if message.fingerprint and message.fingerprint != family.fingerprint:
-        raise Incompatible(
-            f"the client's latent space is {message.fingerprint[:12]}, this edge's"
-            f" {family.fingerprint[:12]}; both need the same family and weights"
-        )
+    fingerprint = _check_latents(message, family)
     if message.checkpoint_every > MAX_STEPS:
         raise InvalidRequest(f"checkpoint_every must be at most {MAX_STEPS}")
-    family.latent_shape(message.size)
+    _check_known(message)
+    size = family.spec.check_size((message.width, message.height))
     resume = None
     if message.resume:
-        envelope = decode_state(message.resume, family.fingerprint)
+        envelope = decode_state(message.resume, fingerprint)
         if envelope.request_id != message.request_id:
             raise InvalidRequest("the latent to resume belongs to another request")
-        if envelope.state.x.shape != family.latent_shape(message.size):
+        if envelope.state.x.shape != family.latent_shape(size):
             raise InvalidRequest("the latent to resume has another size than the request")
         resume = envelope.state
+    plan = plan_from_proto(message.plan)
     work = Work(
         request_id=message.request_id,
-        task=Task(
-            prompt=message.prompt,
-            negative=message.negative_prompt,
-            plan=family.accelerator.expand(plan_from_proto(message.plan)),
-            seed=message.seed,
-            size=message.size,
-        ),
+        task=Task(message.prompt, message.negative_prompt, plan, message.seed, size),
+        plan=family.accelerator.expand(plan),
         codec=_codec(message.codec),
         checkpoint_every=message.checkpoint_every,
         resume=resume,
         owner=owner,
+        fingerprint=fingerprint,
     )
     _check_edge_part(work, family)
     return work
 
 
+def _check_latents(message: edge_pb2.DenoiseRequest, family: Family) -> str:
+    """What envelopes of the request call the latent space. Raises Incompatible for another one."""
+    if len(message.fingerprint) > _MAX_FINGERPRINT:
+        raise InvalidRequest(f"a fingerprint has at most {_MAX_FINGERPRINT} characters")
+    client = Latents(space_from_proto(message.latent_space), message.fingerprint)
+    own = Latents(family.spec.latent_space, family.fingerprint)
+    own.check(client, "the client's", "this edge's")
+    return message.fingerprint or family.fingerprint
+
+
 def largest_request(family: Family) -> int:
     """Bytes of the largest request that can be served: one that resumes the largest picture."""
-    shape = family.latent_shape(family.manifest.sizes.maximum)
+    shape = family.latent_shape(family.spec.sizes.maximum)
     return CONTROL_BYTES + largest_envelope(shape)
+
+
+def _check_known(message: edge_pb2.DenoiseRequest) -> None:
+    """Raises Incompatible for what would be drawn wrong if it were passed over."""
+    unknown = {
+        "a start picture": message.HasField("start"),
+        "encoded prompts": bool(message.embeds),
+        "adapters": bool(message.adapters),
+    }
+    for what in (name for name, asked in unknown.items() if asked):
+        raise Incompatible(f"this edge does not take {what}")
 
 
 def _codec(name: str) -> Codec:
@@ -86,7 +105,7 @@ def _codec(name: str) -> Codec:
 
 
 def _check_edge_part(work: Work, family: Family) -> None:
-    plan = work.task.plan
+    plan = work.plan
     if plan.family != family.name:
         raise InvalidRequest(
             f"this edge serves family {family.name}, the plan is for {plan.family[:64]!r}"
@@ -103,7 +122,7 @@ def _members(work: Work) -> list[str]:
     """Those of the edge's own stretch."""
     return [
         segment.member
-        for segment in work.task.plan.segments
+        for segment in work.plan.segments
         if segment.location == "edge" and work.first_step < segment.stop <= work.stop
     ]
 
@@ -143,6 +162,7 @@ def accepted(work: Work, family: Family, node_id: str, attached: bool) -> edge_p
             build=edge_pb2.Build(**asdict(this_build())),
             members={member: family.member_fingerprints[member] for member in _members(work)},
             notes=family.accelerator.notes(work.task.plan, _members(work)),
+            latent_space=space_to_proto(family.spec.latent_space),
         )
     )
 
@@ -151,3 +171,31 @@ def _times(times: Times) -> edge_pb2.EdgeTimes:
     return edge_pb2.EdgeTimes(
         queued_seconds=times.queued, model_seconds=times.model, decode_seconds=times.decode
     )
+
+
+def status(
+    family: Family, registry: Registry, node_id: str, uptime: float
+) -> edge_pb2.GetStatusResponse:
+    """uptime: seconds."""
+    counts, occupancy = registry.counts, registry.occupancy()
+    return edge_pb2.GetStatusResponse(
+        protocol_version=PROTOCOL_VERSION,
+        node_id=node_id,
+        version=package_version("baton-diffusion"),
+        family=family.name,
+        members=family.members,
+        fingerprint=family.fingerprint,
+        active=occupancy.active,
+        queued=occupancy.queued,
+        capacity=occupancy.capacity,
+        draining=registry.draining,
+        uptime_seconds=uptime,
+        completed=counts.completed,
+        failed=counts.failed + counts.expired,
+        cancelled=counts.cancelled + counts.abandoned,
+        latent_space=space_to_proto(family.spec.latent_space),
+    )
+
+
+def cancelled(ended: bool) -> edge_pb2.CancelResponse:
+    return edge_pb2.CancelResponse(cancelled=ended)

@@ -83,7 +83,7 @@ def _watched(graph: BlockGraph, runs: Sequence[Run], on_step: Callable[[], None]
 def _check_alike(runs: Sequence[Run]) -> None:
     """All rows of a batch take part in every step, or they could not be compared."""
     kinds = {
-        (run.plan.steps, run.step, run.plan.guidance_scale > 1.0, directive)
+        (run.plan.steps, run.step, run.plan.segment_at(run.step).guidance.two_branches, directive)
         for run in runs
         for segment in run.plan.segments
         for directive in segment.directives

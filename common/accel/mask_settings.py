@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -51,6 +52,20 @@ class Settings:
         if not 0.0 <= self.bimodal < math.inf:
             raise InvalidRequest(f"the bi-modal weight is 0 or more, got {self.bimodal}")
         return self
+
+    def full_steps(self, steps: int, keys: Sequence[int] = ()) -> frozenset[int]:
+        """Those at which every block runs. keys: of an encoder propagation, which are those."""
+        every = self.refresh_every
+        return frozenset({0, *keys, *(range(0, steps, every) if every and not keys else ())})
+
+    def check_reachable(self, steps: int, keys: Sequence[int] = ()) -> None:
+        """Raises InvalidRequest for a speed that could not be even if only full steps cost."""
+        full = len(self.full_steps(steps, keys))
+        if self.target_speed >= steps / full:
+            raise InvalidRequest(
+                f"with {full} of {steps} steps in full the target speed is below"
+                f" {steps / full:.4g}, got {self.target_speed:g}; refresh less often"
+            )
 
 
 def check_estimator(name: str) -> Estimator:

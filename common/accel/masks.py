@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from baton.common.accel.propagation import are_keys
 from baton.common.errors import Incompatible, WeightsError
 from baton.common.files import saving
-from baton.common.plan import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
+from baton.common.limits import MAX_BLOCKS, MAX_NAME_CHARS, MAX_STEPS, SamplerName
 
 if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
     from baton.common.diffusion.blocks import BlockGraph, Blocks
 
-_VERSION = 1
+_VERSION = 2
+#: That of masks which do not say on which levels they were trained.
+_UNSTAMPED = 1
 _MAX_BYTES = 4 << 20
 
 
@@ -30,8 +32,8 @@ _MAX_BYTES = 4 << 20
 class MaskKey:
     """What a mask was trained for; it is of no use to anything else.
 
-    fingerprint: of the member and its text encoder; keys: the key steps of the encoder propagation
-    within which it was trained, none without it.
+    fingerprint: of the member and its text encoder; grid: digest of the noise levels; keys: the key
+    steps of the encoder propagation within which it was trained, none without it.
     """
 
     family: str
@@ -39,12 +41,13 @@ class MaskKey:
     fingerprint: str
     sampler: SamplerName
     steps: int
+    grid: str
     keys: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"{self.family}/{self.member} ({self.fingerprint[:12]}) with {self.sampler} in"
-            f" {self.steps} steps{self._propagation()}"
+            f" {self.steps} steps on levels {self.grid[:12]}{self._propagation()}"
         )
 
     def _propagation(self) -> str:
@@ -66,7 +69,8 @@ class BlockMask:
 
     def check(self, wanted: MaskKey, graph: BlockGraph) -> BlockMask:
         """Itself. Raises Incompatible, naming both, if it is for something else."""
-        if self.key != wanted:
+        key = self.key if self.key.grid else replace(self.key, grid=wanted.grid)
+        if key != wanted:
             raise Incompatible(f"the block mask is for {self.key}, not for {wanted}")
         if self.blocks != graph.names:
             raise Incompatible(
@@ -93,6 +97,7 @@ def save_mask(mask: BlockMask, path: Path) -> Path:
         "fingerprint": mask.key.fingerprint,
         "sampler": mask.key.sampler,
         "steps": mask.key.steps,
+        "grid": mask.key.grid,
         "keys": list(mask.key.keys),
         "blocks": list(mask.blocks),
         "run": [f"{bits:x}" for bits in mask.run],
@@ -113,15 +118,16 @@ def load_mask(path: Path) -> BlockMask:
     if len(raw) > _MAX_BYTES:
         raise WeightsError(f"{path} is not a block mask: {len(raw)} bytes are too many")
     try:
-        stored = _File.model_validate_json(raw, strict=True)
-        content = json.loads(raw)
+        stored, content = _File.model_validate_json(raw, strict=True), json.loads(raw)
     except (ValidationError, ValueError) as error:
         raise WeightsError(f"{path} is not a block mask: {_first(error)}") from error
     content.pop("digest")
     if _digest(content) != stored.digest:
         raise WeightsError(f"{path} is damaged: its digest is not that of its content")
-    if stored.version != _VERSION:
+    if stored.version not in (_UNSTAMPED, _VERSION):
         raise WeightsError(f"{path} is of version {stored.version}, this Baton reads {_VERSION}")
+    if bool(stored.grid) != (stored.version == _VERSION):
+        raise WeightsError(f"{path} is not a block mask: its levels are not those of its version")
     run = _bits(path, stored.run, len(stored.blocks), stored.steps)
     if stored.keys and not are_keys(stored.keys, stored.steps):
         raise WeightsError(f"{path} is not a block mask: its key steps are none")
@@ -132,6 +138,7 @@ def load_mask(path: Path) -> BlockMask:
             stored.fingerprint,
             stored.sampler,
             stored.steps,
+            stored.grid,
             stored.keys,
         ),
         stored.blocks,
@@ -154,6 +161,7 @@ class _File(BaseModel):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{32}$")
     sampler: SamplerName
     steps: int = Field(ge=1, le=MAX_STEPS)
+    grid: str = Field("", pattern=r"^([0-9a-f]{32})?$")
     keys: tuple[int, ...] = Field(max_length=MAX_STEPS)
     blocks: tuple[str, ...] = Field(min_length=1, max_length=MAX_BLOCKS)
     run: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{1,256}$")], ...]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from baton.common.errors import InvalidRequest
-from baton.common.families.manifest import Manifest
-from baton.common.plan import MAX_AHEAD, StepDirective
+from baton.common.limits import MAX_AHEAD
+from baton.common.plan import StepDirective
 
 if TYPE_CHECKING:  # what a command line refuses, it refuses before torch is imported
     from baton.common.diffusion.blocks import BlockGraph, Blocks
@@ -53,12 +53,6 @@ class Propagation:
         return propagated(
             graph, steps, self.keys_for(steps), parallel=self.parallel, prior_noise=self.prior_noise
         )
-
-
-def propagation_of(manifest: Manifest, member: str) -> Propagation:
-    """As the family has it for a member, or the paper's."""
-    told = manifest.propagation.get(member)
-    return Propagation(**told.model_dump()) if told else Propagation()
 
 
 def check_key_count(count: int, steps: int) -> int:

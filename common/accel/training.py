@@ -18,7 +18,7 @@ from baton.common.accel.estimators import gates
 from baton.common.accel.mask_settings import Settings
 from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
 from baton.common.diffusion.executor import Conditioning, Run
-from baton.common.diffusion.samplers import advance, rescale, vp_form
+from baton.common.diffusion.samplers import rescale, vp_form
 from baton.common.errors import ExecutionFailed
 
 _FIRST_LOGIT = 1.0
@@ -64,9 +64,7 @@ class MaskTrainer:
         self._contexts = _contexts(self._runs)
         self._settings = settings
         self._propagated = bool(keys)
-        self._full = {0, *keys}
-        if settings.refresh_every and not keys:
-            self._full |= set(range(0, self.steps, settings.refresh_every))
+        self._full = settings.full_steps(self.steps, keys)
         self._reused = graph.constant | (graph.encoder if keys else 0)
         self._learnable = [block for block in graph.learnable if not self._reused >> block & 1]
         total = sum(costs)
@@ -166,7 +164,7 @@ class MaskTrainer:
             out = self._masked(inputs, [], self._graph.all)[-1]
             points.append(_Point(inputs, out))
             for run, prediction in zip(runs, self._guided(out), strict=True):
-                run.x, run.history = advance(run.x, prediction, run.schedule, run.step, run.history)
+                run.x, run.history = run.course.advance(run.x, prediction, run.step, run.history)
                 if not torch.isfinite(run.x).all():
                     raise ExecutionFailed(f"the latent stopped being finite at step {run.step}")
                 run.step += 1
@@ -185,10 +183,10 @@ class MaskTrainer:
 
     def _inputs(self, runs: Sequence[Run]) -> ModelInputs:
         """The rows of a step."""
-        level = runs[0].schedule.levels[runs[0].step]
+        level = runs[0].course.levels[runs[0].step]
         latents = torch.stack([rescale(run.x, level, vp_form(level)) for run in runs])
         latents = latents.repeat(len(self._contexts) // len(runs), 1, 1, 1)
-        timesteps = torch.full((len(latents),), runs[0].schedule.timesteps[runs[0].step])
+        timesteps = torch.full((len(latents),), runs[0].course.timesteps[runs[0].step])
         return ModelInputs(latents, timesteps, self._contexts)
 
     @torch.no_grad()
@@ -225,7 +223,7 @@ class MaskTrainer:
         if not run.guided:
             return out
         positive, negative = out.chunk(2)
-        return negative + run.plan.guidance_scale * (positive - negative)
+        return negative + run.plan.segment_at(run.step).guidance.scale * (positive - negative)
 
 
 def _differentiable(run: Run) -> Run:

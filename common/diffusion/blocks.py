@@ -95,7 +95,7 @@ class BlockGraph:
 
     @cached_property
     def released(self) -> tuple[tuple[int, ...], ...]:
-        """By block, those whose output nobody reads after it."""
+        """By block, those whose output is not read after it."""
         last = [
             max((r for r in range(len(self)) if bits >> r & 1), default=-1) for bits in self.readers
         ]

@@ -15,7 +15,7 @@ from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, Mod
 from baton.common.diffusion.profile import profile
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.errors import InvalidRequest
-from baton.common.plan import MAX_AHEAD, Segment, StepDirective
+from baton.common.plan import Segment
 
 
 class Denoiser(Protocol):
@@ -103,36 +103,12 @@ class RecordedBatch:
 
     rows: int
     row: int
-    neighbours: tuple[tuple[int, int], ...] = ()
+    neighbours: tuple[tuple[int, int | None], ...] = ()
 
     @property
-    def blocks(self) -> list[int]:
-        """By row; -1 for all."""
+    def blocks(self) -> list[int | None]:
+        """By row; None for all."""
         return [bits for rows, bits in self.neighbours for _ in range(rows)]
-
-
-def followers(segment: Segment, step: int, limit: int = MAX_AHEAD) -> int:
-    """How many steps can be decoded ahead with this one, of those that the plan allows.
-
-    They belong to the group of a step that decodes ahead, and are alike; else they would read one
-    another's outputs. A group may be entered in its middle.
-    """
-    directives, index = segment.directives, step - segment.start
-    end = max(
-        (i + directives[i].ahead for i in range(max(0, index - MAX_AHEAD), index + 1)),
-        default=index,
-    )
-    alike = 0
-    for directive in directives[index + 1 : min(end, index + max(limit, 0)) + 1]:
-        if not _alike(directive, directives[index + 1], directives[index]):
-            break
-        alike += 1
-    return alike
-
-
-def _alike(one: StepDirective, other: StepDirective, key: StepDirective) -> bool:
-    same = one.blocks == other.blocks and one.guided == key.guided
-    return same and one.blocks is not None and one.ahead == 0
 
 
 def call(
@@ -188,8 +164,8 @@ def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, inputs: ModelInputs) 
     """Rows that run the recorded blocks; what they read of earlier steps may be anything."""
     shapes = profile(graph, inputs).shapes
     anything = {block: (torch.zeros(1, *shape), 0) for block, shape in enumerate(shapes)}
-    blocks = recorded.blocks or [-1] * recorded.rows
-    return [Row(graph.all if bits < 0 else bits & graph.all, anything) for bits in blocks]
+    blocks = recorded.blocks or [None] * recorded.rows
+    return [Row(graph.all if bits is None else bits & graph.all, anything) for bits in blocks]
 
 
 def _rows(graph: BlockGraph, ask: Ask, first: int) -> list[Row]:
@@ -205,7 +181,7 @@ def _rows(graph: BlockGraph, ask: Ask, first: int) -> list[Row]:
 
 
 def block_schedule_of(graph: BlockGraph, segment: Segment) -> BlockSchedule:
-    """What a segment's column of blocks means. Raises InvalidRequest for blocks that it lacks."""
+    """What the blocks of a segment's steps mean. Raises InvalidRequest for blocks that it lacks."""
     mask = [graph.all if item.blocks is None else item.blocks for item in segment.directives]
     if max(mask) > graph.all:
         raise InvalidRequest(f"member {segment.member} has only {len(graph)} blocks")

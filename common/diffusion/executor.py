@@ -20,13 +20,18 @@ from baton.common.diffusion.calls import (
     Denoiser,
     RecordedBatch,
     call,
-    followers,
 )
-from baton.common.diffusion.samplers import SamplerHistory, advance, rescale, vp_form
-from baton.common.diffusion.schedules import Schedule
+from baton.common.diffusion.course import Course
+from baton.common.diffusion.samplers import SamplerHistory, rescale, vp_form
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
 from baton.common.latents.state import HistoryEntry, LatentState
-from baton.common.plan import MAX_ROWS, Plan
+from baton.common.limits import DEVICE_NODE, MAX_ROWS, Location
+from baton.common.plan import Plan, Segment, followers
+from baton.common.record import ExecutedStep
+
+#: Location and node id.
+Place = tuple[Location, str]
+HERE: Place = ("device", DEVICE_NODE)
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,20 @@ class Conditioning:
 class Run:
     """One request's denoising in progress, advanced by `denoise_step` alone.
 
-    x: native latent [C, H, W]; prior: the unit noise it started from; step: steps done;
+    x: native latent [C, H, W]; prior: the unit noise it started from; step: steps done; place:
+    where it runs, for the record;
     pause_every: no group of steps goes past a multiple of it, counted from the first step;
     most_rows: that a group may take; cache: block outputs of the step before, of no use to anybody
     else.
     """
 
     plan: Plan
-    schedule: Schedule
+    course: Course
     conditioning: Conditioning
     x: Tensor
     prior: Tensor = field(repr=False)
     step: int = 0
+    place: Place = HERE
     history: SamplerHistory | None = None
     pause_every: int = 0
     most_rows: int = MAX_ROWS
@@ -61,8 +68,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.first = self.step
-        if self.schedule.steps != self.plan.steps or self.schedule.sampler != self.plan.sampler:
-            raise InvalidRequest("the schedule is not that of the plan")
+        grids = [(grid.sampler, grid.steps) for grid in self.plan.grids]
+        if [(part.sampler, part.steps) for part in self.course.schedules] != grids:
+            raise InvalidRequest("the levels are not those of the plan")
+        for segment in self.plan.segments:
+            _check_guidance(segment)
 
     @property
     def rows(self) -> int:
@@ -81,7 +91,7 @@ class Run:
     @property
     def guided(self) -> bool:
         """Whether the next step evaluates both branches."""
-        return self.plan.directive_at(self.step).guided and self.plan.guidance_scale > 1.0
+        return self.plan.guided_at(self.step)
 
     def state(self) -> LatentState:
         """The paused request: everything that another node needs to go on."""
@@ -90,24 +100,33 @@ class Run:
             history = (HistoryEntry(self.history.level, self.history.x0.cpu().numpy().copy()),)
         return LatentState(
             x=self.x.cpu().numpy().copy(),
-            level=self.schedule.levels[self.step],
+            level=self.course.levels[self.step],
             step=self.step,
-            steps=self.schedule.steps,
-            sampler=self.schedule.sampler,
+            steps=self.course.steps,
+            sampler=self.course.sampler_at(self.step),
             history=history,
         )
 
 
+def _check_guidance(segment: Segment) -> None:
+    """Raises Incompatible for guidance that would be passed over."""
+    if segment.guidance.kind == "embedded":
+        raise Incompatible(f"guidance as an input, as {segment.member} is to take it, is not known")
+    if any(directive.branches == "reuse" for directive in segment.directives):
+        raise Incompatible("guidance reused from an earlier step is not known")
+
+
 def start_run(
     plan: Plan,
-    schedule: Schedule,
+    course: Course,
     conditioning: Conditioning,
     seed: int,
     shape: tuple[int, int, int],
+    place: Place = HERE,
 ) -> Run:
     """A run from the seed's noise, the same as a diffusers pipeline with a CPU generator."""
     noise = prior_noise(seed, shape)
-    return Run(plan, schedule, conditioning, noise * schedule.initial_scale, noise)
+    return Run(plan, course, conditioning, noise * course.initial_scale, noise, 0, place)
 
 
 def prior_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -117,65 +136,57 @@ def prior_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def resume_run(
-    plan: Plan, schedule: Schedule, conditioning: Conditioning, state: LatentState, seed: int
+    plan: Plan,
+    course: Course,
+    conditioning: Conditioning,
+    state: LatentState,
+    seed: int,
+    place: Place = HERE,
 ) -> Run:
     """A run that goes on from a state, history included; its first step runs in full.
 
     Raises Incompatible as `resumed`.
     """
-    x, history = resumed(state, schedule)
+    x, history = resumed(state, course)
     noise = prior_noise(seed, tuple(x.shape))
-    return Run(plan, schedule, conditioning, x, noise, state.step, history)
+    return Run(plan, course, conditioning, x, noise, state.step, place, history)
 
 
-def resumed(state: LatentState, schedule: Schedule) -> tuple[Tensor, SamplerHistory | None]:
-    """The latent of a state at its schedule's own level, and the sampler's history.
+def resumed(state: LatentState, course: Course) -> tuple[Tensor, SamplerHistory | None]:
+    """The latent of a state at the level of its step, and the sampler's history.
 
     Raises Incompatible if the state belongs to another sampler, number of steps or noise level, or
     is not finite at that level.
     """
-    if state.sampler != schedule.sampler or state.steps != schedule.steps:
+    sampler = course.sampler_at(state.step)
+    if state.sampler != sampler or state.steps != course.steps:
         raise Incompatible(
             f"the latent was made by {state.sampler} in {state.steps} steps, the plan asks for"
-            f" {schedule.sampler} in {schedule.steps}"
+            f" {sampler} in {course.steps}"
         )
-    if not state.level.same_noise(schedule.levels[state.step]):
+    if not state.level.same_noise(course.levels[state.step]):
         raise Incompatible(f"the latent's noise level is not that of step {state.step}")
-    level = schedule.levels[state.step]
+    level = course.levels[state.step]
     x = rescale(torch.from_numpy(state.x.copy()), state.level, level)
     if not torch.isfinite(x).all():
         raise Incompatible(f"the latent is not finite at the noise level of step {state.step}")
-    return x, _history_of(state, schedule)
+    return x, _history_of(state, course)
 
 
-def _history_of(state: LatentState, schedule: Schedule) -> SamplerHistory | None:
+def _history_of(state: LatentState, course: Course) -> SamplerHistory | None:
     if not state.history:
         return None
-    newest, level = state.history[-1], schedule.levels[state.step]
-    before = [above for above in schedule.levels[: state.step] if above.noisier_than(level)]
+    newest, level = state.history[-1], course.levels[state.step]
+    before = [above for above in course.levels[: state.step] if above.noisier_than(level)]
     if not before or not newest.level.same_noise(before[-1]):
         raise Incompatible(f"the latent's history is not that of step {state.step}")
     return SamplerHistory(newest.level, torch.from_numpy(newest.x0.copy()))
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """One step of a run as it ran; see `baton.common.plan.ExecutedStep` for the fields."""
-
-    step: int
-    guided: bool
-    rows: int
-    row: int
-    blocks: int | None
-    ahead: int
-    prior_noise: float
-    neighbours: tuple[tuple[int, int], ...]
-
-
 @torch.inference_mode()
 def denoise_step(
     runs: Sequence[Run], denoiser: Denoiser, recorded: RecordedBatch | None = None
-) -> list[list[StepRecord]]:
+) -> list[list[ExecutedStep]]:
     """Advance every run by one step, or by one group of them, in one model call.
 
     Returns by run the steps that it took. The runs must share member and latent shape. A run whose
@@ -191,14 +202,14 @@ def denoise_step(
 
 
 def _ask(run: Run) -> Ask:
-    segment, level = run.plan.segment_at(run.step), run.schedule.levels[run.step]
+    segment, level = run.plan.segment_at(run.step), run.course.levels[run.step]
     contexts = (run.conditioning.positive, run.conditioning.negative)
     stop = run.step + 1 + run.ahead
     return Ask(
         segment=segment,
         step=run.step,
         latent=rescale(_noised(run), level, vp_form(level)),
-        timesteps=tuple(run.schedule.timesteps[run.step : stop]),
+        timesteps=tuple(run.course.timesteps[run.step : stop]),
         contexts=contexts if run.guided else contexts[:1],
         cache=run.cache,
     )
@@ -212,25 +223,29 @@ def _noised(run: Run) -> Tensor:
     share = run.plan.directive_at(run.step).prior_noise
     if not share:
         return run.x
-    level = run.schedule.levels[run.step]
+    level = run.course.levels[run.step]
     return run.x + rescale(share * run.prior, vp_form(level), level)
 
 
 def _records(
     runs: Sequence[Run], asks: Sequence[Ask], answers: Sequence[Answer]
-) -> list[list[StepRecord]]:
+) -> list[list[ExecutedStep]]:
     total, row = sum(ask.rows for ask in asks), 0
     patterns = _patterns(asks, answers)
-    records = []
+    threads, records = torch.get_num_threads(), []
     for run, ask, answer in zip(runs, asks, answers, strict=True):
         taken = []
         for index, bits in enumerate(answer.bits):
             step = ask.step + index
             taken.append(
-                StepRecord(
+                ExecutedStep(
                     step=step,
-                    guided=len(ask.contexts) == 2,
+                    member=ask.segment.member,
+                    location=run.place[0],
+                    node_id=run.place[1],
+                    branches="both" if len(ask.contexts) == 2 else "positive",
                     rows=total,
+                    threads=threads,
                     row=row + index * len(ask.contexts),
                     blocks=bits,
                     ahead=0 if index else ask.steps - 1,
@@ -243,7 +258,7 @@ def _records(
     return records
 
 
-def _patterns(asks: Sequence[Ask], answers: Sequence[Answer]) -> tuple[tuple[int, int], ...]:
+def _patterns(asks: Sequence[Ask], answers: Sequence[Answer]) -> tuple[tuple[int, int | None], ...]:
     """(rows, blocks) in the order of the batch, where several runs do not all run the same.
 
     Rows that run the same one after the other are told as one: each run's record holds all this,
@@ -252,7 +267,7 @@ def _patterns(asks: Sequence[Ask], answers: Sequence[Answer]) -> tuple[tuple[int
     if len(asks) == 1 or all(answer.bits == [None] for answer in answers):
         return ()
     rows = (
-        (-1 if bits is None else bits, len(ask.contexts))
+        (bits, len(ask.contexts))
         for ask, answer in zip(asks, answers, strict=True)
         for bits in answer.bits
     )
@@ -269,10 +284,10 @@ def _guide(branches: Tensor, scale: float) -> Tensor:
     return negative + scale * (positive - negative)
 
 
-def _advance_group(run: Run, answer: Answer, taken: list[StepRecord]) -> None:
+def _advance_group(run: Run, answer: Answer, taken: list[ExecutedStep]) -> None:
     """Take the sampler through what the call evaluated; ``taken`` keeps only steps that succeed."""
     for index, branches in enumerate(answer.out):
-        _advance_run(run, _guide(branches, run.plan.guidance_scale))
+        _advance_run(run, _guide(branches, run.plan.segment_at(run.step).guidance.scale))
         if run.error is not None:
             del taken[index:]
             return
@@ -281,7 +296,7 @@ def _advance_group(run: Run, answer: Answer, taken: list[StepRecord]) -> None:
 
 def _advance_run(run: Run, out: Tensor) -> None:
     try:
-        x, history = advance(_noised(run), out, run.schedule, run.step, run.history)
+        x, history = run.course.advance(_noised(run), out, run.step, run.history)
     except (ValueError, ArithmeticError) as error:  # its neighbours have levels of their own
         run.error = ExecutionFailed(f"the sampler failed at step {run.step}: {error}")
         return
@@ -293,7 +308,7 @@ def _advance_run(run: Run, out: Tensor) -> None:
 
 def step_alone(
     run: Run, denoiser: Denoiser, recorded: RecordedBatch | None = None
-) -> list[StepRecord]:
+) -> list[ExecutedStep]:
     """Advance one run by one step or group; returns the steps that it took.
 
     recorded: as for `denoise_step`. Raises ExecutionFailed if the latent stops being finite.

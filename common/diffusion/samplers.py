@@ -15,7 +15,7 @@ from torch import Tensor
 from baton.common.diffusion.scheduler_config import Prediction
 from baton.common.diffusion.schedules import Schedule
 from baton.common.latents.state import NoiseLevel
-from baton.common.plan import SamplerName
+from baton.common.limits import SamplerName
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from baton.common.errors import Incompatible
+from baton.common.limits import SamplerName
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -43,7 +44,7 @@ class _Options(BaseModel):
         "LMSDiscreteScheduler",
         "PNDMScheduler",
         "UniPCMultistepScheduler",
-    ] = Field(default="DDIMScheduler", alias="_class_name")
+    ] = Field(alias="_class_name")
 
     num_train_timesteps: int = Field(default=1000, ge=1, le=_MAX_TRAIN_STEPS)
     beta_start: _Beta = 0.0001
@@ -119,16 +120,38 @@ class _Options(BaseModel):
         return self
 
 
-def check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raises Incompatible, naming the option, if Baton would draw something else than it says."""
+#: The samplers of Baton that are a scheduler of diffusers.
+_OWN: Mapping[str, SamplerName] = {
+    "DDIMScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "EulerDiscreteScheduler": "euler",
+}
+#: Schedulers that clip a predicted x0 if their configuration does not say.
+_CLIPPING = {"DDIMScheduler", "DDPMScheduler"}
+
+
+def check_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration, with ``clip_sample`` as its own class has it where it does not say.
+
+    A sampler of another class would take its own default. Raises Incompatible, naming the option,
+    if Baton would draw something else than the configuration says.
+    """
     try:
-        _Options.model_validate(dict(config))
+        options = _Options.model_validate(dict(config))
     except ValidationError as error:
         raise Incompatible(f"scheduler configuration: {_told(error)}") from error
+    return {"clip_sample": options.class_name in _CLIPPING, **config}
+
+
+def own_sampler(config: Mapping[str, Any]) -> SamplerName | None:
+    """The sampler that the family comes with, if it is one of Baton's."""
+    return _OWN.get(config["_class_name"])
 
 
 def _told(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
         return first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{first['loc'][0]} is missing"
     return f"{first['loc'][0]} {ascii(first['input'])[:60]} is not supported: {first['msg']}"

@@ -7,6 +7,7 @@ they could not honour is refused (`baton.common.diffusion.scheduler_config`).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from baton.common.diffusion.scheduler_config import Prediction, check_scheduler
 from baton.common.errors import Incompatible
 from baton.common.latents.state import NoiseLevel
-from baton.common.plan import SamplerName, check_steps
+from baton.common.limits import SamplerName, check_steps
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The noise levels of one sampler over one number of steps.
 
-    timesteps: what the model is told at each step, length N; several steps may share one.
+    timesteps: the model's input at each step, length N; several steps may share one.
     levels: native noise levels before each step and after the last, length N + 1; each has less
     noise than the one before, but the last step may keep its level.
     initial_scale: factor that turns unit noise into the first native latent.
@@ -45,6 +46,13 @@ class Schedule:
     def steps(self) -> int:
         return len(self.timesteps)
 
+    @property
+    def digest(self) -> str:
+        """Of what is learned for these levels alone, 32 hex digits; rounding does not alter it."""
+        ratios = [level.b / level.a if level.a else math.inf for level in self.levels]
+        told = [self.sampler, *(f"{t:.6g}" for t in self.timesteps), *(f"{r:.5g}" for r in ratios)]
+        return hashlib.blake2b(" ".join(told).encode(), digest_size=16).hexdigest()
+
 
 def make_schedule(sampler: SamplerName, steps: int, config: Mapping[str, Any]) -> Schedule:
     """The schedule of ``sampler`` for a family's scheduler configuration.
@@ -56,9 +64,9 @@ def make_schedule(sampler: SamplerName, steps: int, config: Mapping[str, Any]) -
     cannot make that many steps of this family, or does not know an option of the configuration.
     """
     check_steps(steps)
-    check_scheduler(config)
+    config = check_scheduler(config)
     try:
-        scheduler = _SCHEDULERS[sampler].from_config(dict(config))
+        scheduler = _SCHEDULERS[sampler].from_config(config)
     except (ValueError, NotImplementedError) as error:
         raise Incompatible(f"{sampler} cannot be configured so: {error}") from error
     for grid in (None, _even(scheduler, steps)):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +23,23 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from baton.common.accel.directives import AcceleratedMember, Accelerator
-from baton.common.accel.propagation import propagation_of
 from baton.common.diffusion.blocks import BlockGraph, ModelInputs
 from baton.common.diffusion.calls import Denoiser, block_schedule_of
+from baton.common.diffusion.course import Course, make_course
 from baton.common.diffusion.executor import Conditioning
 from baton.common.diffusion.graphs import graph_of
 from baton.common.diffusion.profile import Profile, profile
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import ExecutionFailed, Incompatible, WeightsError
+from baton.common.families.grids import LevelGrid
 from baton.common.families.hearing import Heard, Hearing
-from baton.common.families.manifest import Manifest, find_family, masks_folder, read_manifest
+from baton.common.families.latent_space import latent_space_of
+from baton.common.families.manifest import masks_folder
 from baton.common.families.parts import open_parts
-from baton.common.plan import Plan, SamplerName
+from baton.common.families.spec import FamilySpec, read_spec
+from baton.common.limits import SamplerName
+from baton.common.plan import OpenPlan, Plan
+from baton.common.size import Size
 
 _BRANCHES = 2  # of guidance
 
@@ -63,59 +71,79 @@ class Member:
 class Family:
     """A family with some of its members loaded, ready to encode, denoise and decode.
 
-    fingerprint: of the latent space (autoencoder and noise schedule); both sides of a relay need
-    the same. member_fingerprints: of each loaded denoiser with the text encoder.
+    spec: with the latent space as measured, if the manifest does not have it. fingerprint: of
+    autoencoder and noise schedule, member_fingerprints: of each loaded denoiser with the text
+    encoder; a replay needs the same.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, members: Iterable[str]) -> None:
-        self.manifest = manifest
-        with open_parts(folder, manifest) as parts:
-            self.scheduler_config = parts.scheduler(manifest.scheduler)
-            self.vae: AutoencoderKL = parts.model(AutoencoderKL, manifest.vae)
-            self.text_encoder: CLIPTextModel = parts.model(CLIPTextModel, manifest.text_encoder)
-            self.tokenizer: CLIPTokenizer = parts.tokenizer(manifest.tokenizer)
+    def __init__(self, spec: FamilySpec, members: Iterable[str]) -> None:
+        with open_parts(spec.folder, spec) as parts:
+            self.vae: AutoencoderKL = parts.model(AutoencoderKL, spec.vae)
+            self.text_encoder: CLIPTextModel = parts.model(CLIPTextModel, spec.text_encoder)
+            self.tokenizer: CLIPTokenizer = parts.tokenizer(spec.tokenizer)
             self.unets: dict[str, UNet2DConditionModel] = {
-                member: parts.model(UNet2DConditionModel, manifest.members[member])
-                for member in (manifest.check_member(member) for member in members)
-            }
-            self.fingerprint = parts.fingerprint(self.vae, self.scheduler_config)
-            text = self.text_encoder, self.tokenizer
-            self.member_fingerprints = {
-                member: parts.fingerprint(unet, *text) for member, unet in self.unets.items()
+                member: parts.model(UNet2DConditionModel, spec.members[member])
+                for member in (spec.check_member(member) for member in members)
             }
         for member, unet in self.unets.items():
             _check_denoiser(member, unet, self.vae)
-        self.folder = folder
+        self.spec = _with_latent_space(spec, self.vae)
+        self.fingerprint = spec.fingerprint
+        self.member_fingerprints = {
+            member: spec.member_fingerprint(member) for member in self.unets
+        }
         self._hearing = Hearing(self.tokenizer)
         self._members = {member: Member(unet) for member, unet in self.unets.items()}
         accelerated = {member: self._accelerated(member) for member in self.unets}
-        self.accelerator = Accelerator(manifest.name, accelerated)
+        self.accelerator = Accelerator(
+            spec.name, accelerated, lambda sampler, steps: self.schedule(sampler, steps).digest
+        )
         self._profile = lru_cache(maxsize=64)(self._make_profile)
         self._schedule = lru_cache(maxsize=64)(self._make_schedule)
 
     @property
     def name(self) -> str:
-        return self.manifest.name
+        return self.spec.name
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        return self.spec.scheduler_config
 
     @property
     def members(self) -> tuple[str, ...]:
         """Loaded members, from the largest to the smallest."""
-        return tuple(member for member in self.manifest.members if member in self.unets)
+        return tuple(member for member in self.spec.members if member in self.unets)
 
     def masks_folder(self, member: str) -> Path:
         """Where the learned block masks of a member lie."""
-        return masks_folder(self.folder, member)
+        return masks_folder(self.spec.folder, member)
 
     def _accelerated(self, member: str) -> AcceleratedMember:
         return AcceleratedMember(
             graph=self._members[member].graph,
-            propagation=propagation_of(self.manifest, member),
+            propagation=self.spec.propagation_of(member),
             masks=self.masks_folder(member),
             fingerprint=self.member_fingerprints[member],
         )
 
     def schedule(self, sampler: SamplerName, steps: int) -> Schedule:
         return self._schedule(sampler, steps)
+
+    def course(self, plan: OpenPlan | Plan) -> Course:
+        """The noise levels of a whole plan. Raises Incompatible for grids that it does not have."""
+        named = {grid.digest: self._named(grid) for grid in self.spec.grids}
+        return make_course(plan.grids, self.schedule, self.scheduler_config, named)
+
+    def _named(self, grid: LevelGrid) -> Schedule:
+        """With the sampler's options as in the family's own schedule."""
+        plain, first = self.schedule(grid.sampler, grid.steps), grid.levels[0]
+        scale = math.hypot(first.a, first.b)
+        return replace(plain, timesteps=grid.timesteps, levels=grid.levels, initial_scale=scale)
+
+    def ratios(self, sampler: SamplerName, steps: int) -> list[float]:
+        """The levels of noise ``b / a`` before each step."""
+        levels = self.schedule(sampler, steps).levels[:-1]
+        return [level.b / level.a if level.a else math.inf for level in levels]
 
     def _make_schedule(self, sampler: SamplerName, steps: int) -> Schedule:
         return make_schedule(sampler, steps, self.scheduler_config)
@@ -127,11 +155,11 @@ class Family:
     def member(self, name: str) -> Member:
         """A loaded member. Raises UnknownName, and WeightsError if it is not loaded."""
         if name not in self._members:
-            self.manifest.check_member(name)
+            self.spec.check_member(name)
             raise WeightsError(f"member {name} of {self.name} is not loaded on this node")
         return self._members[name]
 
-    def cache_bytes(self, plan: Plan, size: int) -> int:
+    def cache_bytes(self, plan: Plan, size: Size) -> int:
         """The most that a request with this expanded plan keeps of its blocks between steps."""
         sizes = [0]
         for segment in plan.segments:
@@ -140,25 +168,23 @@ class Family:
                 sizes.append(_BRANCHES * self.profile(segment.member, size).cache_bytes(flow))
         return max(sizes)
 
-    def profile(self, member: str, size: int | None = None) -> Profile:
-        """What the member's blocks cost for a picture of this side, pixels (None: the default).
+    def profile(self, member: str, size: Size | None = None) -> Profile:
+        """What the member's blocks cost for a picture of this size (None: the default).
 
         Raises Incompatible if its blocks are not known.
         """
-        return self._profile(member, self.manifest.sizes.default if size is None else size)
+        return self._profile(member, self.spec.default_size if size is None else size)
 
-    def _make_profile(self, member: str, size: int) -> Profile:
+    def _make_profile(self, member: str, size: Size) -> Profile:
         prompt = self.encode_text("")
         shared = ModelInputs(
             torch.zeros(1, *self.latent_shape(size)), torch.zeros(1), prompt.positive[None]
         )
         return profile(self.member(member).blocks, shared)
 
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """[C, H, W] of the latent of a square picture. Raises InvalidRequest for a bad size."""
-        size = self.manifest.check_size(size)
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.vae.config.latent_channels, size // factor, size // factor
+    def latent_shape(self, size: object) -> tuple[int, int, int]:
+        """[C, H, W] of the latent of a picture of a size. Raises InvalidRequest for a bad one."""
+        return self.spec.latent_shape(size)
 
     def heard(self, prompt: str) -> Heard:
         """What of a prompt, positive or negative, is encoded, and what is lost."""
@@ -205,6 +231,22 @@ class Family:
         )
 
 
+def _with_latent_space(spec: FamilySpec, vae: AutoencoderKL) -> FamilySpec:
+    """Raises WeightsError for an autoencoder of another latent space than the manifest's."""
+    try:
+        found = latent_space_of(vae)
+    except WeightsError as error:
+        raise WeightsError(f"cannot use the autoencoder of {spec.name}: {error}") from error
+    if not spec.latent_space:
+        return spec.model_copy(update={"latent_space": found})
+    if not spec.latent_space.matches(found):
+        raise WeightsError(
+            f"the autoencoder of {spec.name} has latent space {found.id}, its manifest says"
+            f" {spec.latent_space.id}"
+        )
+    return spec
+
+
 def _check_denoiser(member: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
     """Raises WeightsError for one that reads or writes something else than a latent."""
     channels = vae.config.latent_channels
@@ -223,6 +265,5 @@ def load_family(name: str = "scenes", members: Iterable[str] | None = None) -> F
     members: those to load; all by default. Raises UnknownName, and WeightsError for files that are
     missing, damaged or do not fit.
     """
-    folder = find_family(name)
-    manifest = read_manifest(folder)
-    return Family(folder, manifest, manifest.members if members is None else members)
+    spec = read_spec(name)
+    return Family(spec, spec.members if members is None else members)

@@ -1,7 +1,8 @@
-"""A family's manifest: which parts its members share, and where they lie. No torch.
+"""A family's manifest: which parts its members share, where they lie, and its defaults. No torch.
 
 A family is members of different size over one latent space: one autoencoder, one noise schedule. A
-part is a folder in diffusers' layout, below the manifest's own folder or in a hub repository.
+part is a folder in diffusers' layout, below the manifest's own folder or in a hub repository. What
+the parts' own configurations add is in `baton.common.families.spec`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from baton.common.config import user_path
 from baton.common.errors import InvalidRequest, UnknownName, WeightsError
-from baton.common.given import text, whole
-from baton.common.plan import Accel
+from baton.common.families.grids import LevelGrid
+from baton.common.given import text
+from baton.common.latents.space import UNKNOWN, LatentSpace
+from baton.common.limits import Accel, GuidanceKind
+from baton.common.size import Size
 
 MANIFEST_NAME = "family.json"
 BUILT_IN = {"scenes": Path(__file__).parent / "scenes" / "weights"}
@@ -38,6 +43,20 @@ class Part(_Strict):
     def _one_place(self) -> Part:
         if (self.path is None) == (self.repo is None):
             raise ValueError("a part has either a path or a repo")
+        return self
+
+
+class MemberPart(Part):
+    """A denoiser. levels: the least and the greatest noise ``b / a`` that it knows; None: all."""
+
+    guidance: GuidanceKind = "two_branches"
+    levels: tuple[float, float] | None = None
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _levels_rise(self) -> MemberPart:
+        if self.levels is not None and not 0 <= self.levels[0] < self.levels[1]:
+            raise ValueError("levels are the least and a greater ratio of noise to signal")
         return self
 
 
@@ -69,28 +88,44 @@ class Manifest(_Strict):
     text_encoder: Part
     tokenizer: Part
     scheduler: Part
-    members: dict[str, Part] = Field(min_length=1)
+    members: Mapping[str, MemberPart] = Field(min_length=1)
     sizes: Sizes
     default_steps: int = 50
     default_guidance: float = 7.5
-    #: How its steps are made cheaper if nobody says: as far as was measured to keep its pictures.
+    #: How its steps are made cheaper by default: as far as was measured to keep its pictures.
     default_accel: Accel = "none"
     #: By member; the key steps of Stable Diffusion where it says nothing.
     propagation: dict[str, Propagated] = Field(default_factory=dict)
+    #: Named grids of noise levels, tuned for few steps.
+    grids: tuple[LevelGrid, ...] = ()
+    #: By name: what scores its pictures, and what makes prompts to measure and to train on.
+    scorer: str = ""
+    prompts: str = ""
+    #: Of the whole family, where a member does not say.
+    licence: str = ""
     #: Factor by which a saved picture is enlarged, for pixel art.
     save_scale: int = 1
+    #: Copies in another precision or with another decoder have the same; without it no node that
+    #: has not loaded the autoencoder can tell, and computed ids may differ by rounding.
+    latent_space: LatentSpace = UNKNOWN
     #: blake2b digests of weight files, by path; checked when they are read.
     digests: dict[str, str] = Field(default_factory=dict)
 
-    def check_size(self, size: int) -> int:
+    def check_size(self, size: object) -> Size:
         """Raises InvalidRequest for a side that the family cannot draw."""
-        size, limits = whole("size", size), self.sizes
-        if not limits.minimum <= size <= limits.maximum or size % limits.multiple:
-            raise InvalidRequest(
-                f"size must be from {limits.minimum} to {limits.maximum} in multiples of"
-                f" {limits.multiple}, got {size}"
-            )
-        return size
+        limits = self.sizes
+        wanted = (
+            f"size must be from {limits.minimum} to {limits.maximum} in multiples of"
+            f" {limits.multiple}"
+        )
+        try:
+            checked = Size.of(size)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{wanted}: {error}") from error
+        for side in (checked.width, checked.height):
+            if not limits.minimum <= side <= limits.maximum or side % limits.multiple:
+                raise InvalidRequest(f"{wanted}, got {side}")
+        return checked
 
     def check_member(self, member: str) -> str:
         """Raises UnknownName, listing the members."""
@@ -145,17 +180,22 @@ def file_digest(path: Path) -> str:
 
 
 def folder_fingerprint(*folders: Path) -> str:
-    """One digest over the configuration and weights in some folders, 32 hex digits.
+    """One digest over the configuration and weights in some folders, 32 hex digits."""
+    return files_fingerprint(*(folder.iterdir() for folder in folders))
+
+
+def files_fingerprint(*parts: Iterable[Path], digest: Callable[[Path], str] = file_digest) -> str:
+    """One digest over the configuration and weights of some parts, 32 hex digits.
 
     What diffusers writes anew with each version (``_diffusers_version`` and the like) is left out.
     """
     total = hashlib.blake2b(digest_size=16)
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
+    for files in parts:
+        for path in sorted(files):
             if path.suffix == ".json":
                 total.update(path.name.encode() + _canonical_json(path))
             elif path.suffix in (".safetensors", ".txt"):
-                total.update(path.name.encode() + file_digest(path).encode())
+                total.update(path.name.encode() + digest(path).encode())
     return total.hexdigest()
 
 

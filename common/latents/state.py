@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.common.errors import CorruptEnvelope, InvalidRequest
-from baton.common.plan import check_sampler, check_steps
+from baton.common.limits import check_sampler, check_steps
 
 Array = npt.NDArray[np.float32]
 

@@ -7,4 +7,4 @@ import os
 os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 
 #: Version of the protocol in proto/baton/v1, exchanged first.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2

@@ -10,11 +10,11 @@ import grpc
 import grpc.aio
 
 from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.naming import check_address, is_loopback, joined
 from baton.common.rpc.access import OPEN, UNGUARDED, Access, Guard
 from baton.common.rpc.auth import AuthInterceptor
 from baton.common.rpc.bearer import bearer_interceptors
 from baton.common.rpc.forks import check_not_forked
-from baton.common.rpc.naming import check_address, is_loopback, joined
 from baton.common.rpc.ports import claim
 from baton.common.rpc.status import StatusInterceptor
 from baton.common.rpc.tls import ClientTls, ServerTls

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from baton.common.errors import Incompatible, InvalidRequest
-from baton.common.plan import (
-    FULL_STEP,
+from baton.common.limits import (
     MAX_BLOCKS,
     MAX_ROWS,
     MAX_SEGMENTS,
     MAX_STEPS,
-    ExecutedStep,
+    Branches,
+    GuidanceKind,
     Location,
-    Plan,
-    Segment,
-    StepDirective,
     check_accel,
     check_sampler,
 )
+from baton.common.plan import (
+    FULL_STEP,
+    Grid,
+    Guidance,
+    GuidanceBudget,
+    OpenPlan,
+    OpenSegment,
+    StepDirective,
+)
+from baton.common.record import ExecutedStep, Runtime
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.v1 import plan_pb2
-
-#: Of what a device reports about the edges that it tried.
-MAX_ATTEMPTS = 64
-MAX_FAMILY_MEMBERS = 64
 
 _STEP_BYTES = 1024  # of a stretch without its neighbours: names and numbers
 _ROWS_BYTES = 16  # of a neighbour without its blocks
@@ -34,7 +37,19 @@ _LOCATIONS: dict[Location, plan_pb2.Location.ValueType] = {
     "edge": plan_pb2.LOCATION_EDGE,
     "device": plan_pb2.LOCATION_DEVICE,
 }
+_BRANCHES: dict[Branches, plan_pb2.Branches.ValueType] = {
+    "both": plan_pb2.BRANCHES_BOTH,
+    "positive": plan_pb2.BRANCHES_POSITIVE,
+    "reuse": plan_pb2.BRANCHES_REUSE,
+}
+_KINDS: dict[GuidanceKind, plan_pb2.GuidanceKind.ValueType] = {
+    "two_branches": plan_pb2.GUIDANCE_KIND_TWO_BRANCHES,
+    "none": plan_pb2.GUIDANCE_KIND_NONE,
+    "embedded": plan_pb2.GUIDANCE_KIND_EMBEDDED,
+}
 _LOCATION_NAMES = {number: name for name, number in _LOCATIONS.items()}
+_BRANCHES_NAMES = {number: name for name, number in _BRANCHES.items()}
+_KIND_NAMES = {number: name for name, number in _KINDS.items()}
 
 
 def check_protocol(version: int, peer: str) -> None:
@@ -46,29 +61,32 @@ def check_protocol(version: int, peer: str) -> None:
         )
 
 
-def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
+def plan_to_proto(plan: OpenPlan) -> plan_pb2.Plan:
+    budget = plan.budget
     return plan_pb2.Plan(
         family=plan.family,
-        sampler=plan.sampler,
-        steps=plan.steps,
-        guidance_scale=plan.guidance_scale,
-        accel=plan.accel,
         segments=[_segment_to_proto(segment) for segment in plan.segments],
+        budget=None
+        if budget is None
+        else plan_pb2.GuidanceBudget(
+            after=budget.after, in_a_row=budget.in_a_row, branches=_BRANCHES[budget.branches]
+        ),
     )
 
 
-def plan_from_proto(message: plan_pb2.Plan) -> Plan:
+def plan_from_proto(message: plan_pb2.Plan) -> OpenPlan:
     """Raises InvalidRequest for a plan outside the limits."""
     if len(message.segments) > MAX_SEGMENTS:
         raise InvalidRequest(f"a plan has 1 to {MAX_SEGMENTS} segments")
-    return Plan(
-        family=message.family,
-        sampler=check_sampler(message.sampler),
-        steps=message.steps,
-        guidance_scale=message.guidance_scale,
-        segments=tuple(_segment_from_proto(segment) for segment in message.segments),
-        accel=check_accel(message.accel or "none"),
-    )
+    segments = tuple(_segment_from_proto(segment) for segment in message.segments)
+    return OpenPlan(message.family, segments, _budget_from_proto(message))
+
+
+def _budget_from_proto(message: plan_pb2.Plan) -> GuidanceBudget | None:
+    if not message.HasField("budget"):
+        return None
+    budget = message.budget
+    return GuidanceBudget(budget.after, budget.in_a_row, _branches_from_proto(budget.branches))
 
 
 def executed_to_proto(steps: Iterable[ExecutedStep]) -> list[plan_pb2.ExecutedStretch]:
@@ -100,63 +118,87 @@ def largest_record(steps: int) -> int:
 
 
 def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:
+    runtime = step.runtime
     return plan_pb2.ExecutedStretch(
         start=step.step,
         stop=step.step + 1,
         member=step.member,
         location=_LOCATIONS[step.location],
         node_id=step.node_id,
-        guided=step.guided,
-        rows=step.rows,
-        threads=step.threads,
-        row=step.row,
+        branches=_BRANCHES[step.branches],
         blocks=_blocks_to_proto(step.blocks),
         ahead=step.ahead,
         prior_noise=step.prior_noise,
-        neighbours=[
-            plan_pb2.BatchRows(rows=rows, blocks=_blocks_to_proto(None if bits < 0 else bits))
-            for rows, bits in step.neighbours
-        ],
+        rows=step.rows,
+        threads=step.threads,
+        row=step.row,
+        neighbours=[_rows_to_proto(rows, blocks) for rows, blocks in step.neighbours],
+        runtime=plan_pb2.Runtime(
+            device=runtime.device,
+            dtype=runtime.dtype,
+            attention=runtime.attention,
+            compiled=runtime.compiled,
+        ),
     )
 
 
-def _blocks_to_proto(blocks: int | None) -> bytes | None:
-    return None if blocks is None else blocks.to_bytes((blocks.bit_length() + 7) // 8, "little")
+def _rows_to_proto(rows: int, blocks: int | None) -> plan_pb2.BatchRows:
+    return plan_pb2.BatchRows(rows=rows, blocks=None if blocks is None else _packed(blocks))
 
 
-def _blocks_from_proto(
-    message: plan_pb2.StepDirective | plan_pb2.ExecutedStretch | plan_pb2.BatchRows,
-) -> int | None:
-    if not message.HasField("blocks"):
+def _blocks_to_proto(blocks: int | None) -> list[bytes]:
+    return [] if blocks is None else [_packed(blocks)]
+
+
+def _packed(blocks: int) -> bytes:
+    return blocks.to_bytes((blocks.bit_length() + 7) // 8, "little")
+
+
+def _blocks_from_proto(branches: Sequence[bytes]) -> int | None:
+    """Raises Incompatible if the branches are to run different blocks, which no node does."""
+    if not branches:
         return None
-    if len(message.blocks) > MAX_BLOCKS // 8:
+    found = {_unpacked(blocks) for blocks in branches[:2]}
+    if len(branches) > 2 or len(found) > 1:
+        raise Incompatible("this node runs the same blocks on both branches")
+    return found.pop()
+
+
+def _unpacked(blocks: bytes) -> int:
+    if len(blocks) > MAX_BLOCKS // 8:
         raise InvalidRequest(f"a member has at most {MAX_BLOCKS} blocks")
-    return int.from_bytes(message.blocks, "little")
+    return int.from_bytes(blocks, "little")
 
 
-def _neighbours_from_proto(message: plan_pb2.ExecutedStretch) -> tuple[tuple[int, int], ...]:
+def _neighbours_from_proto(
+    message: plan_pb2.ExecutedStretch,
+) -> tuple[tuple[int, int | None], ...]:
     if len(message.neighbours) > MAX_ROWS:
         raise InvalidRequest(f"a batch has at most {MAX_ROWS} rows")
-    found = [(item.rows, _blocks_from_proto(item)) for item in message.neighbours]
-    return tuple((rows, -1 if blocks is None else blocks) for rows, blocks in found)
+    return tuple(
+        (item.rows, _unpacked(item.blocks) if item.HasField("blocks") else None)
+        for item in message.neighbours
+    )
 
 
 def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
     if not message.start < message.stop <= MAX_STEPS:
         raise InvalidRequest(f"{message.start}..{message.stop} is not a stretch of steps")
+    runtime = message.runtime
     first = ExecutedStep(
         step=message.start,
         member=message.member,
         location=location_from_proto(message.location),
         node_id=message.node_id,
-        guided=message.guided,
+        branches=_branches_from_proto(message.branches),
         rows=message.rows,
         threads=message.threads,
         row=message.row,
-        blocks=_blocks_from_proto(message),
+        blocks=_blocks_from_proto(message.blocks),
         ahead=message.ahead,
         prior_noise=message.prior_noise,
         neighbours=_neighbours_from_proto(message),
+        runtime=Runtime(runtime.device, runtime.dtype, runtime.attention, runtime.compiled),
     )
     return [replace(first, step=index) for index in range(message.start, message.stop)]
 
@@ -168,30 +210,69 @@ def location_from_proto(number: plan_pb2.Location.ValueType) -> Location:
     return _LOCATION_NAMES[number]
 
 
-def _segment_to_proto(segment: Segment) -> plan_pb2.Segment:
+def _branches_from_proto(number: plan_pb2.Branches.ValueType) -> Branches:
+    if number not in _BRANCHES_NAMES:
+        raise InvalidRequest(f"unknown branches {number}")
+    return _BRANCHES_NAMES[number]
+
+
+def _segment_to_proto(segment: OpenSegment) -> plan_pb2.Segment:
     plain = all(directive == FULL_STEP for directive in segment.directives)
+    grid, guidance = segment.grid, segment.guidance
     return plan_pb2.Segment(
         member=segment.member,
         location=_LOCATIONS[segment.location],
         start=segment.start,
         stop=segment.stop,
         directives=() if plain else [_directive_to_proto(item) for item in segment.directives],
+        grid=plan_pb2.Grid(
+            sampler=grid.sampler,
+            start=grid.start,
+            stop=grid.stop,
+            until=grid.until,
+            name=grid.name,
+            digest=grid.digest,
+        ),
+        guidance=plan_pb2.Guidance(scale=guidance.scale, kind=_KINDS[guidance.kind]),
+        accel=segment.accel,
     )
 
 
-def _segment_from_proto(message: plan_pb2.Segment) -> Segment:
-    location = location_from_proto(message.location)
+def _segment_from_proto(message: plan_pb2.Segment) -> OpenSegment:
     if len(message.directives) > MAX_STEPS:
         raise InvalidRequest(f"a segment has {len(message.directives)} directives")
-    if not message.directives:
-        return Segment.full(message.member, location, message.start, message.stop)
-    directives = tuple(_directive_from_proto(item) for item in message.directives)
-    return Segment(message.member, location, message.start, message.stop, directives)
+    return OpenSegment(
+        member=message.member,
+        location=location_from_proto(message.location),
+        start=message.start,
+        stop=message.stop,
+        grid=_grid_from_proto(message.grid),
+        guidance=_guidance_from_proto(message.guidance),
+        directives=tuple(_directive_from_proto(item) for item in message.directives),
+        accel=check_accel(message.accel or "none"),
+    )
+
+
+def _grid_from_proto(message: plan_pb2.Grid) -> Grid:
+    return Grid(
+        sampler=check_sampler(message.sampler),
+        start=message.start,
+        stop=message.stop,
+        until=message.until if message.HasField("until") else None,
+        name=message.name,
+        digest=message.digest,
+    )
+
+
+def _guidance_from_proto(message: plan_pb2.Guidance) -> Guidance:
+    if message.kind not in _KIND_NAMES:
+        raise InvalidRequest(f"unknown kind of guidance {message.kind}")
+    return Guidance(message.scale, _KIND_NAMES[message.kind])
 
 
 def _directive_to_proto(directive: StepDirective) -> plan_pb2.StepDirective:
     return plan_pb2.StepDirective(
-        guided=directive.guided,
+        branches=_BRANCHES[directive.branches],
         blocks=_blocks_to_proto(directive.blocks),
         ahead=directive.ahead,
         prior_noise=directive.prior_noise,
@@ -200,8 +281,8 @@ def _directive_to_proto(directive: StepDirective) -> plan_pb2.StepDirective:
 
 def _directive_from_proto(message: plan_pb2.StepDirective) -> StepDirective:
     return StepDirective(
-        guided=message.guided,
-        blocks=_blocks_from_proto(message),
+        branches=_branches_from_proto(message.branches),
+        blocks=_blocks_from_proto(message.blocks),
         ahead=message.ahead,
         prior_noise=message.prior_noise,
     )

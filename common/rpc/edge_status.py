@@ -6,6 +6,7 @@ import time
 
 from google.protobuf.json_format import MessageToDict
 
+from baton.common.foreign import one_line
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.access import OPEN, Access
 from baton.common.rpc.convert import check_protocol
@@ -19,8 +20,8 @@ async def edge_status(
 ) -> dict[str, object]:
     """The fields of GetStatusResponse and ``rtt_seconds`` of a call on the open connection.
 
-    Raises Unreachable, also for a node that is no edge, or Incompatible for an edge of another
-    protocol version.
+    Of the latent space its id alone. Raises Unreachable, also for a node that is no edge, or
+    Incompatible for an edge of another protocol version.
     """
     request = edge_pb2.GetStatusRequest(protocol_version=PROTOCOL_VERSION)
     peer = Peer("an edge", address, access)
@@ -33,4 +34,13 @@ async def edge_status(
     fields = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return {**fields, "rtt_seconds": time.monotonic() - begun}
+    told = {name: _cleaned(value) for name, value in fields.items()}
+    space, measured = one_line(response.latent_space.id), time.monotonic() - begun
+    return {**told, "latent_space": space, "rtt_seconds": measured}
+
+
+def _cleaned(value: object) -> object:
+    """Texts, also within a list, as lines that can be printed."""
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value

@@ -76,11 +76,15 @@ class Peer:
         stub = health_pb2_grpc.HealthStub(channel)
         for role, service in _ROLES.items():
             try:
-                request = health_pb2.HealthCheckRequest(service=service)
-                await stub.Check(request, timeout=_PROBE_SECONDS)
+                await stub.Check(health_request(service), timeout=_PROBE_SECONDS)
             except grpc.aio.AioRpcError:
                 continue
             if role == self.role:
                 return Incompatible(f"{self} does not know this call; update the older side")
             return self._other(role)
         return self._other("another gRPC service")
+
+
+def health_request(service: str = "") -> health_pb2.HealthCheckRequest:
+    """Asks whether the whole node, or one of its services, is there."""
+    return health_pb2.HealthCheckRequest(service=service)

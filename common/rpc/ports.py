@@ -1,4 +1,4 @@
-"""Which addresses a host to listen on stands for, and whether a port is to be had at each of them.
+"""Which addresses a host to listen on stands for, and whether a port is free at each of them.
 
 gRPC is content with one of a name's addresses and tells nobody why it did not get the others.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from baton.common.errors import BatonError, InvalidRequest, Unreachable
-from baton.common.rpc.naming import bare, joined
+from baton.common.naming import bare, joined
 
 #: What clients take it for, whatever the name service says here.
 _LOCALHOST = ("127.0.0.1", "::1")

@@ -11,8 +11,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.naming import is_loopback
 from baton.common.rpc.access import UNGUARDED, Guard
-from baton.common.rpc.naming import is_loopback
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _TELLING_SECONDS = 0.2

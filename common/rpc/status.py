@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from baton.common import errors
 from baton.common.errors import (
+    MAX_REASON_CHARS,
     BatonError,
     ExecutionFailed,
     Overloaded,
@@ -26,13 +27,13 @@ from baton.common.errors import (
     Unreachable,
     origin,
 )
+from baton.common.foreign import one_line
 from baton.common.rpc.unanswered import unanswered
 
 M = TypeVar("M")
 _log = logging.getLogger(__name__)
 _DOMAIN = "baton"
 _REASON = "reason"
-_MAX_MESSAGE_CHARS = 500
 _ANSWER_TOO_LARGE = ("CLIENT: Received message", "SERVER: Sent message")
 _CLASSES: dict[str, type[BatonError]] = {
     name: item
@@ -64,28 +65,29 @@ def to_status(error: BatonError) -> Any:
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     code: grpc.StatusCode = getattr(grpc.StatusCode, error.status)
     # twice in the metadata, of which a peer takes 8 kB; more breaks the whole connection
-    text = str(error)[:_MAX_MESSAGE_CHARS]
+    text = str(error)[:MAX_REASON_CHARS]
     message = status_pb2.Status(code=code.value[0], message=text, details=details)
     return rpc_status.to_status(message)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> BatonError:
-    """The error that the peer raised, or what the broken call amounts to."""
+    """The error that the peer raised, as one line, or what the broken call amounts to."""
     retry_after, reason, refusal = 1.0, "", ""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(error):
         if _unpacked(detail, info):
             reason = info.reason if info.domain == _DOMAIN else ""
-            refusal = info.metadata.get(_REASON, "")
+            refusal = one_line(info.metadata.get(_REASON, ""))
         elif _unpacked(detail, retry):
             retry_after = max(0.0, retry.retry_delay.ToMilliseconds() / 1000)
     status = error.code().name
     cls = _CLASSES.get(reason) or _BY_STATUS.get(status, ExecutionFailed)
-    message = error.details() or status
+    details = error.details() or status
+    message = one_line(details)
     if cls is Overloaded and not reason and "larger than max" in message:
         return _too_large(message, peer)
     if cls is Unreachable and not reason:
-        return unanswered(message, peer)
+        return unanswered(details, peer)
     if issubclass(cls, Overloaded):
         return cls(message, retry_after)
     if issubclass(cls, Unauthenticated | PermissionDenied):

@@ -12,23 +12,24 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from baton.common.arm import Arm
 from baton.common.errors import PermissionDenied
 
 MAX_TICKET_CHARS = 8_192
 #: Largest side of a picture that a ticket admits where the asker named none, pixels.
-MAX_SIZE = 4_096
+MAX_TICKET_SIDE = 4_096
 #: Seconds by which the clocks of coordinator and edge may differ.
 LEEWAY = 10.0
 
-_PREFIX = b"baton-ticket-1\0"
-_VERSION = 1
+_PREFIX = b"baton-ticket-2\0"
+_VERSION = 2
 
 
 class Refusal(StrEnum):
@@ -45,6 +46,7 @@ class Refusal(StrEnum):
     FOREIGN_REQUEST = "ticket_foreign_request"
     WRONG_FAMILY = "ticket_wrong_family"
     WRONG_FINGERPRINT = "ticket_wrong_fingerprint"
+    OTHER_ARM = "ticket_other_arm"
     TOO_MANY_STEPS = "ticket_too_many_steps"
     TOO_LARGE = "ticket_too_large"
     REPLAYED = "ticket_replayed"
@@ -64,6 +66,7 @@ _TEXTS: Mapping[Refusal, str] = {
     Refusal.FOREIGN_REQUEST: "it is for another request",
     Refusal.WRONG_FAMILY: "it is for another family than this edge serves",
     Refusal.WRONG_FINGERPRINT: "it is for another latent space than this edge has",
+    Refusal.OTHER_ARM: "the plan is not that of the arm which was decided",
     Refusal.TOO_MANY_STEPS: "the plan has more steps than it allows",
     Refusal.TOO_LARGE: "the picture is larger than it allows",
     Refusal.REPLAYED: "it was used up already; ask the coordinator again",
@@ -79,8 +82,9 @@ class Ticket:
     id: of the leave that it gives: two tickets of one id are one leave. audience: node ids.
     subject: name of the only device that may use it; empty where the issuer knows no names.
     request_id: the only request; empty lets the first use choose it. fingerprint: of the latent
-    space; empty fits any. max_steps, max_size (pixels): of the plan and the picture. count:
-    requests that it may begin on each edge. not_before, expires: unix seconds.
+    space; empty fits any. arm: whose plan may be drawn; None fits any. max_steps: of the plan.
+    max_width, max_height: of the picture, pixels. count: requests that it may begin on each edge.
+    not_before, expires: unix seconds.
     """
 
     id: str
@@ -89,8 +93,10 @@ class Ticket:
     request_id: str
     family: str
     fingerprint: str
+    arm: Arm | None
     max_steps: int
-    max_size: int
+    max_width: int
+    max_height: int
     count: int
     not_before: int
     expires: int
@@ -109,7 +115,8 @@ class Ask:
     family: str
     fingerprint: str
     steps: int
-    size: int
+    width: int
+    height: int
 
 
 def refused(why: Refusal) -> PermissionDenied:
@@ -132,7 +139,7 @@ class Signer:
 
     def sign(self, ticket: Ticket) -> str:
         """The ticket's text."""
-        payload = _canonical({"v": _VERSION, "key": self._key_id, **asdict(ticket)})
+        payload = _canonical({"v": _VERSION, "key": self._key_id, **_values(ticket)})
         return f"{_encode(payload)}.{_encode(self._key.sign(_PREFIX + payload))}"
 
 
@@ -177,7 +184,7 @@ def check(ticket: Ticket, ask: Ask, now: float) -> None:
         (Refusal.WRONG_FAMILY, ticket.family == ask.family),
         (Refusal.WRONG_FINGERPRINT, _fits(ticket.fingerprint, ask.fingerprint)),
         (Refusal.TOO_MANY_STEPS, ask.steps <= ticket.max_steps),
-        (Refusal.TOO_LARGE, ask.size <= ticket.max_size),
+        (Refusal.TOO_LARGE, ask.width <= ticket.max_width and ask.height <= ticket.max_height),
     ):
         if not holds:
             raise refused(why)
@@ -185,6 +192,12 @@ def check(ticket: Ticket, ask: Ask, now: float) -> None:
 
 def _fits(demanded: str, given: str) -> bool:
     return not demanded or demanded == given
+
+
+def _values(ticket: Ticket) -> dict[str, Any]:
+    """As JSON holds them: the arm as its text."""
+    values = {item.name: getattr(ticket, item.name) for item in fields(ticket)}
+    return values | {"arm": "" if ticket.arm is None else str(ticket.arm)}
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:
@@ -222,7 +235,10 @@ def _parse(payload: bytes) -> tuple[Ticket, str]:
         version, signer = values.pop("v"), values.pop("key")
         if not isinstance(values["audience"], list):
             raise TypeError("the audience is a list")
-        ticket = Ticket(**{**values, "audience": tuple(values["audience"])})
+        arm = Arm.parse(values["arm"]) if values["arm"] else None
+        if values["arm"] != ("" if arm is None else str(arm)):
+            raise ValueError("not canonical")
+        ticket = Ticket(**{**values, "audience": tuple(values["audience"]), "arm": arm})
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise refused(Refusal.MALFORMED) from error
     if version != _VERSION or not isinstance(signer, str) or not _well_typed(ticket):
@@ -231,9 +247,9 @@ def _parse(payload: bytes) -> tuple[Ticket, str]:
 
 
 def _well_typed(ticket: Ticket) -> bool:
-    numbers = {"max_steps", "max_size", "count", "not_before", "expires"}
+    numbers = {"max_steps", "max_width", "max_height", "count", "not_before", "expires"}
     return all(isinstance(name, str) for name in ticket.audience) and all(
         type(getattr(ticket, item.name)) is (int if item.name in numbers else str)
         for item in fields(ticket)
-        if item.name != "audience"
+        if item.name not in ("audience", "arm")
     )

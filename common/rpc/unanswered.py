@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from baton.common.errors import ConnectionBroken, Unreachable
+from baton.common.foreign import one_line
 from baton.common.rpc.access import Access
 
 #: How a connection ends that is dropped rather than closed.
@@ -41,7 +42,7 @@ _WEB = re.compile(r"http2 header with status|http1\.x server|missing selected AL
 
 def unanswered(details: str, peer: str, access: Access | None = None) -> Unreachable:
     """The error for gRPC's ``details``; access: how the peer was called, if that is known."""
-    cause = details.rpartition(": ")[2].rstrip("]")
+    cause = one_line(details.rpartition(": ")[2].rstrip("]"))
     hung_up = any(end in cause for end in _HUNG_UP)
     if hung_up and not details.startswith("failed to connect"):
         return ConnectionBroken(f"the connection to {peer} broke ({cause})")
@@ -63,7 +64,7 @@ def _tls_reason(details: str) -> str:
         if sign in details:
             return words
     if found := _SSL_ERROR.search(details):
-        return (found[2] or found[1]).replace("_", " ").lower()
+        return one_line((found[2] or found[1]).replace("_", " ").lower())
     return "it broke off the handshake" if "handshake" in details.lower() else ""
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from baton.common.query import DecideQuery, PromptFeatures
 from baton.common.request import PREFERENCES
 from baton.coordinator.bandit.linucb import FloatArray
 from baton.coordinator.fleet import RankedEdge
-from baton.coordinator.values import DecideQuery, PromptFeatures
 
 #: Names of the entries, in order.
 FEATURES: tuple[str, ...] = (

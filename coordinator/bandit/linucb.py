@@ -14,9 +14,9 @@ of decisions does not herd onto one arm; the estimate is not touched by them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,10 @@ import numpy.typing as npt
 from baton.common.errors import InvalidRequest, Overloaded
 
 FloatArray = npt.NDArray[np.float64]
+#: Of an arm.
+K = TypeVar("K", bound=Hashable)
 #: Prior mean of an arm's coefficients, shape [d], by the arm's key.
-Prior = Callable[[str], FloatArray]
+Prior = Callable[[K], FloatArray]
 
 #: Rank-one updates drift by rounding; after so many the inverse is solved for anew.
 REFRESH_EVERY = 256
@@ -130,7 +132,7 @@ class ArmModel:
             self.refresh()
 
 
-class LinUCB:
+class LinUCB(Generic[K]):
     """One `ArmModel` per key. A key that was never pulled scores by its prior and holds no memory.
 
     Args:
@@ -141,16 +143,16 @@ class LinUCB:
     """
 
     def __init__(
-        self, dimension: int, alpha: float, ridge: float, prior: Prior | None = None
+        self, dimension: int, alpha: float, ridge: float, prior: Prior[K] | None = None
     ) -> None:
         self.dimension = dimension
         self.alpha = alpha
         self.ridge = ridge
         self._prior = prior
-        self._models: dict[str, ArmModel] = {}
+        self._models: dict[K, ArmModel] = {}
         self._prior_inverse: FloatArray = np.eye(dimension) / ridge
 
-    def score(self, key: str, x: FloatArray) -> Score:
+    def score(self, key: K, x: FloatArray) -> Score:
         """Estimate and bonus of an arm at context ``x`` [d]."""
         self._check(x)
         model = self._models.get(key)
@@ -159,25 +161,25 @@ class LinUCB:
             return Score(float(self._theta0(key) @ x), self.alpha * width)
         return Score(model.estimate(x), self.alpha * model.width(x))
 
-    def begin(self, key: str, x: FloatArray) -> None:
+    def begin(self, key: K, x: FloatArray) -> None:
         """An arm is pulled; its reward is out. Raises Overloaded where it `has_room` for none."""
         self._model(key).begin(self._check(x))
 
-    def withdraw(self, key: str, x: FloatArray) -> None:
+    def withdraw(self, key: K, x: FloatArray) -> None:
         """A pull that was begun never happened."""
         self._model(key).withdraw(self._check(x))
 
-    def resolve(self, key: str, x: FloatArray, reward: float) -> None:
+    def resolve(self, key: K, x: FloatArray, reward: float) -> None:
         """The reward of a pull that was begun."""
         self._model(key).resolve(self._check(x), reward)
 
-    def update(self, key: str, x: FloatArray, reward: float) -> None:
+    def update(self, key: K, x: FloatArray, reward: float) -> None:
         """The reward of a pull that was never begun here."""
         self._model(key).update(self._check(x), reward)
 
-    def replay(self, rows: Iterable[tuple[str, FloatArray, float]]) -> int:
+    def replay(self, rows: Iterable[tuple[K, FloatArray, float]]) -> int:
         """Many past observations (key, x, reward) at once; returns how many."""
-        touched: set[str] = set()
+        touched: set[K] = set()
         count = 0
         for key, x, reward in rows:
             self._model(key).absorb(self._check(x), reward)
@@ -187,55 +189,59 @@ class LinUCB:
             self._models[key].refresh()
         return count
 
-    def has_room(self, key: str) -> bool:
+    def has_room(self, key: K) -> bool:
         """Whether the arm is known, or may become so."""
         return key in self._models or len(self._models) < MAX_ARMS
 
-    def keep(self, wanted: Callable[[str], bool]) -> None:
+    def keep(self, wanted: Callable[[K], bool]) -> None:
         """Forget every arm that is not wanted, but for those whose reward is out."""
         self._models = {
             key: model for key, model in self._models.items() if model.pending or wanted(key)
         }
 
-    def models(self) -> Mapping[str, ArmModel]:
+    def rename(self, name: Callable[[K], K]) -> None:
+        """Give every arm the key that ``name`` makes of its own; no two the same."""
+        self._models = {name(key): model for key, model in self._models.items()}
+
+    def models(self) -> Mapping[K, ArmModel]:
         """The arms pulled so far, by key."""
         return self._models
 
-    def states(self) -> dict[str, ArmState]:
+    def states(self) -> dict[K, ArmState]:
         """A copy of every arm's statistics, without the pending pulls."""
         return {key: model.state for key, model in self._models.items()}
 
-    def initial(self, key: str) -> ArmState:
+    def initial(self, key: K) -> ArmState:
         """The statistics of an arm without data: A0 = lambda I, b0 = lambda theta0."""
         eye: FloatArray = np.eye(self.dimension)
         return ArmState(self.ridge * eye, self.ridge * self._theta0(key))
 
-    def load(self, states: Mapping[str, ArmState]) -> None:
+    def load(self, states: Mapping[K, ArmState]) -> None:
         """Replace every arm by the given statistics. Raises InvalidRequest for another d."""
         for state in states.values():
             if state.A.shape != (self.dimension, self.dimension):
                 raise InvalidRequest(f"an arm's state is for d = {state.A.shape[0]}")
         self._models = {key: ArmModel(state) for key, state in states.items()}
 
-    def merged(self, parts: Sequence[Mapping[str, ArmState]]) -> dict[str, ArmState]:
+    def merged(self, parts: Sequence[Mapping[K, ArmState]]) -> dict[K, ArmState]:
         """What coordinators of equal settings have learned together.
 
         ``A = A0 + sum(A_i - A0)``, likewise b: exact, and the prior is not summed twice.
         """
-        keys = sorted({key for part in parts for key in part})
+        keys = dict.fromkeys(key for part in parts for key in part)
         return {
             key: merge(self.initial(key), [part[key] for part in parts if key in part])
             for key in keys
         }
 
-    def _model(self, key: str) -> ArmModel:
+    def _model(self, key: K) -> ArmModel:
         if key not in self._models:
             if not self.has_room(key):
                 raise Overloaded(f"{MAX_ARMS} different arms are known; no more are taken", 60.0)
             self._models[key] = ArmModel(self.initial(key))
         return self._models[key]
 
-    def _theta0(self, key: str) -> FloatArray:
+    def _theta0(self, key: K) -> FloatArray:
         return self._prior(key) if self._prior else np.zeros(self.dimension)
 
     def _check(self, x: FloatArray) -> FloatArray:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.common.errors import InvalidRequest
+from baton.common.explanation import ArmScore
 from baton.coordinator.bandit.linucb import FloatArray
 from baton.coordinator.fleet import Ranking
-from baton.coordinator.values import ArmScore
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,53 +15,43 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from baton.common.plan import Arm
+from baton.common.arm import Arm
 from baton.common.request import Preference
 from baton.coordinator.bandit.context import FEATURES
 from baton.coordinator.bandit.linucb import FloatArray, Prior
+from baton.coordinator.values import ArmKey
 
 DEVICE_QUALITY, EDGE_QUALITY = 0.55, 0.90
 DEVICE_SPEED, EDGE_SPEED = 0.70, 0.45
 COMPLEXITY_COST, QUEUE_COST, BUSY_EDGE_COST, RTT_COST, BUSY_DEVICE_COST = 0.2, 0.4, 0.1, 0.15, 0.2
 
 
-def arm_key(family: str, arm_name: str) -> str:
-    """Name under which the bandit learns: the same arm of two families is two arms."""
-    return f"{family} {arm_name}"  # neither part can hold a space
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Family and arm name of a key."""
-    family, _, arm_name = key.partition(" ")
-    return family, arm_name
-
-
 def expected_quality(arm: Arm) -> float:
-    """Quality in [0, 1] that an arm is taken to have while nobody has scored its pictures."""
-    return DEVICE_QUALITY + (EDGE_QUALITY - DEVICE_QUALITY) * math.sqrt(arm.fraction)
+    """Quality in [0, 1] that is assumed of an arm whose pictures have no score."""
+    return DEVICE_QUALITY + (EDGE_QUALITY - DEVICE_QUALITY) * math.sqrt(arm.edge_share)
 
 
 def expected_speed(arm: Arm) -> float:
     """Speed part of the reward, in [0, 1], on an idle edge and a fast network."""
-    return DEVICE_SPEED + (EDGE_SPEED - DEVICE_SPEED) * arm.fraction
+    return DEVICE_SPEED + (EDGE_SPEED - DEVICE_SPEED) * arm.edge_share
 
 
-def static_prior(quality_weights: Mapping[Preference, float]) -> Prior:
+def static_prior(quality_weights: Mapping[Preference, float]) -> Prior[ArmKey]:
     """theta0 by key, for rewards that weigh quality by ``quality_weights``."""
 
-    def theta0(key: str) -> FloatArray:
-        arm = Arm.parse(split_key(key)[1])
+    def theta0(key: ArmKey) -> FloatArray:
+        arm = key.arm
         quality, speed = expected_quality(arm), expected_speed(arm)
-        uses_edge = float(arm.fraction > 0.0)
+        uses_edge = float(arm.edge_share > 0.0)
         terms = {
             f"prefers_{preference}": weight * quality + (1.0 - weight) * speed
             for preference, weight in quality_weights.items()
         }
-        terms["complexity"] = -COMPLEXITY_COST * (1.0 - math.sqrt(arm.fraction))
+        terms["complexity"] = -COMPLEXITY_COST * (1.0 - math.sqrt(arm.edge_share))
         terms["edge_queue"] = -QUEUE_COST * uses_edge
-        terms["edge_busy"] = -BUSY_EDGE_COST * arm.fraction
+        terms["edge_busy"] = -BUSY_EDGE_COST * arm.edge_share
         terms["network_rtt"] = -RTT_COST * uses_edge
-        terms["device_cpu"] = -BUSY_DEVICE_COST * (1.0 - arm.fraction)
+        terms["device_cpu"] = -BUSY_DEVICE_COST * (1.0 - arm.edge_share)
         return np.array([terms.get(feature, 0.0) for feature in FEATURES], dtype=np.float64)
 
     return theta0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from baton.common.plan import Arm
+from baton.common.arm import Arm
+from baton.common.outcome import Outcome
 from baton.common.request import Preference
 from baton.coordinator.bandit.prior import expected_quality
-from baton.coordinator.values import Outcome
 
-#: Of a failure, and of a decision that nobody reported in time.
+#: Of a failure, and of a decision that was not reported in time.
 WORST_REWARD = 0.0
 
 
@@ -32,13 +32,13 @@ class RewardModel:
     quality_weights: Mapping[Preference, float]
     latency_half_seconds: float
 
-    def reward(self, preference: Preference, chosen: str, outcome: Outcome) -> float:
+    def reward(self, preference: Preference, chosen: Arm, outcome: Outcome) -> float:
         """Reward of the decision for arm ``chosen``."""
         if not outcome.ok:
             return WORST_REWARD
         quality = outcome.quality
         if quality is None:
-            quality = expected_quality(Arm.parse(outcome.arm or chosen))
+            quality = expected_quality(outcome.arm or chosen)
         weight = self.quality_weights[preference]
         return weight * quality + (1.0 - weight) * self.speed(outcome.total_seconds)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from baton.common.arm import Arm
+from baton.common.explanation import DecisionRecord
+from baton.common.outcome import Outcome
 from baton.coordinator.bandit.linucb import FloatArray
-from baton.coordinator.values import DecisionRecord, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,12 @@ Write = NewDecision | Resolution
 
 
 class RewardRow(NamedTuple):
-    """What the bandit learned from one decision; context has shape [d]."""
+    """What the bandit learned from one decision; context has shape [d], features its names."""
 
     family: str
-    arm: str
+    latent_space: str
+    arm: Arm
+    features: tuple[str, ...]
     context: FloatArray
     reward: float
 
@@ -69,6 +73,9 @@ class Store(Protocol):
 
     def rewards(self) -> Iterator[RewardRow]:
         """Every reward, in the order in which it was applied."""
+
+    def first_spaces(self) -> dict[str, str]:
+        """By family, the latent space that the first decision named which named any."""
 
     def close(self) -> None:
         """Release the storage; the store is not used afterwards."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from baton.common.explanation import DecisionRecord
 from baton.coordinator.store.base import NewDecision, Resolution, RewardRow, Write
-from baton.coordinator.values import DecisionRecord
 
 
 class MemoryStore:
@@ -41,7 +41,16 @@ class MemoryStore:
             item = self._decisions[decision_id]
             if item.reward is not None:
                 context = np.array(item.context, dtype=np.float64)
-                yield RewardRow(item.family, item.arm, context, item.reward)
+                yield RewardRow(
+                    item.family, item.latent_space, item.arm, item.features, context, item.reward
+                )
+
+    def first_spaces(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for item in self._decisions.values():
+            if item.latent_space:
+                found.setdefault(item.family, item.latent_space)
+        return found
 
     def close(self) -> None:
         pass

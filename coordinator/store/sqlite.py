@@ -7,15 +7,13 @@ instead of learning beside it. The file never holds a prompt: no column could ta
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from pydantic import TypeAdapter
-
+from baton.common.arm import Arm
 from baton.common.databases import Kind
 from baton.common.errors import (
     BatonError,
@@ -24,54 +22,10 @@ from baton.common.errors import (
     InvalidRequest,
     Unreachable,
 )
-from baton.common.plan import EdgeChoice
+from baton.common.explanation import DecisionRecord
+from baton.coordinator.store import rows, schema
 from baton.coordinator.store.base import NewDecision, Resolution, RewardRow, Write
-from baton.coordinator.values import ArmScore, DecisionRecord, Outcome
 
-# One entry per schema version; user_version counts those that were applied.
-_MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE decisions (
-        seq INTEGER PRIMARY KEY,
-        decision_id TEXT NOT NULL UNIQUE,
-        request_id TEXT NOT NULL,
-        created_unix REAL NOT NULL,
-        family TEXT NOT NULL,
-        preference TEXT NOT NULL,
-        arm TEXT NOT NULL,
-        propensity REAL NOT NULL,
-        explored INTEGER NOT NULL,
-        context BLOB NOT NULL -- float64, little endian
-    ) STRICT;
-    CREATE INDEX decisions_by_request ON decisions (request_id, seq);
-    CREATE TABLE details ( -- apart, so that old ones give whole pages back
-        seq INTEGER PRIMARY KEY REFERENCES decisions (seq),
-        detail TEXT NOT NULL -- JSON: scores, edges, rejected edges, reason
-    ) STRICT;
-    CREATE TABLE rewards (
-        seq INTEGER PRIMARY KEY,
-        decision_id TEXT NOT NULL UNIQUE REFERENCES decisions (decision_id),
-        state TEXT NOT NULL CHECK (state IN ('rewarded', 'expired')),
-        reward REAL NOT NULL,
-        resolved_unix REAL NOT NULL,
-        outcome TEXT -- JSON: the report, if there was one
-    ) STRICT;
-    """,
-    """
-    ALTER TABLE decisions ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-    ALTER TABLE rewards RENAME TO old_rewards;
-    CREATE TABLE rewards ( -- how decisions ended: one that was withdrawn has no reward
-        seq INTEGER PRIMARY KEY,
-        decision_id TEXT NOT NULL UNIQUE REFERENCES decisions (decision_id),
-        state TEXT NOT NULL CHECK (state IN ('rewarded', 'expired', 'withdrawn')),
-        reward REAL CHECK ((reward IS NULL) = (state = 'withdrawn')),
-        resolved_unix REAL NOT NULL,
-        outcome TEXT -- JSON: the report, if there was one
-    ) STRICT;
-    INSERT INTO rewards SELECT * FROM old_rewards;
-    DROP TABLE old_rewards;
-    """,
-)
 _KIND = Kind(
     int.from_bytes(b"Btnc"),
     {
@@ -82,27 +36,14 @@ _KIND = Kind(
 )
 #: Decisions whose scores and edges are kept; older ones keep what learning needs, a tenth in size.
 KEEP_DETAILS = 10_000
-_CONTEXT_TYPE = np.dtype("<f8")
 _BUSY_SECONDS = 2.0
 
 _SELECT = """
-    SELECT d.*, t.detail, r.state, r.reward, r.outcome
+    SELECT d.*, c.features, t.detail, r.state, r.reward, r.outcome
     FROM decisions d LEFT JOIN details t ON t.seq = d.seq
+    LEFT JOIN contexts c ON c.id = d.context_id
     LEFT JOIN rewards r ON r.decision_id = d.decision_id
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _Detail:
-    scores: tuple[ArmScore, ...]
-    edges: tuple[EdgeChoice, ...]
-    rejected: tuple[EdgeChoice, ...]
-    reason: str
-
-
-_DETAIL = TypeAdapter(_Detail)
-_OUTCOME = TypeAdapter(Outcome)
-_NO_DETAIL = _Detail((), (), (), "")
 
 
 class SqliteStore:
@@ -156,13 +97,24 @@ class SqliteStore:
 
     def rewards(self) -> Iterator[RewardRow]:
         query = """
-            SELECT d.family, d.arm, d.context, r.reward
+            SELECT d.family, d.latent_space, d.arm, c.features, d.context, r.reward
             FROM rewards r JOIN decisions d ON d.decision_id = r.decision_id
+            LEFT JOIN contexts c ON c.id = d.context_id
             WHERE r.reward IS NOT NULL ORDER BY r.seq
         """
+        arm, names = functools.cache(Arm.parse), functools.cache(rows.features)
         with _translated(self._path):
-            for family, arm, context, reward in self._connection.execute(query):
-                yield RewardRow(family, arm, np.frombuffer(context, _CONTEXT_TYPE), reward)
+            for family, space, text, features, context, reward in self._connection.execute(query):
+                vector = rows.vector(context)
+                yield RewardRow(family, space, arm(text), names(features), vector, reward)
+
+    def first_spaces(self) -> dict[str, str]:
+        query = """
+            SELECT family, latent_space, MIN(seq) FROM decisions
+            WHERE latent_space != '' GROUP BY family -- SQLite: both of the row that has the minimum
+        """
+        with _translated(self._path):
+            return {family: space for family, space, _ in self._connection.execute(query)}
 
     def close(self) -> None:
         with _translated(self._path):
@@ -178,16 +130,12 @@ class SqliteStore:
         if verdict != "ok":
             raise _damaged(self._path, verdict)
         (version,) = execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
+        if version > schema.VERSION:
             raise Incompatible(
                 f"database {self._path} has schema version {version}, this coordinator knows"
-                f" {len(_MIGRATIONS)}: update Baton or choose another file with --db"
+                f" {schema.VERSION}: update Baton or choose another file with --db"
             )
-        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-            # One transaction: a crash leaves the old schema or the new one.
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
-            )
+        schema.migrate(self._connection, version)
         if not _KIND.is_marked(self._connection):
             _KIND.mark(self._connection)
 
@@ -204,22 +152,15 @@ class SqliteStore:
             raise
 
     def _insert(self, record: DecisionRecord) -> bool:
-        cursor = self._connection.execute(
-            "INSERT INTO decisions (decision_id, request_id, created_unix, family, preference, arm,"
-            " propensity, explored, context, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (decision_id) DO NOTHING",
-            (
-                record.decision_id,
-                record.request_id,
-                record.created_unix,
-                record.family,
-                record.preference,
-                record.arm,
-                record.propensity,
-                int(record.explored),
-                np.array(record.context, _CONTEXT_TYPE).tobytes(),
-                record.owner,
-            ),
+        execute, columns = self._connection.execute, rows.columns(record)
+        names = rows.features_text(record.features)
+        execute("INSERT OR IGNORE INTO contexts (features) SELECT ? WHERE ? != ''", (names, names))
+        cursor = execute(
+            f"INSERT INTO decisions ({', '.join(columns)}, context_id)"
+            f" SELECT {', '.join('?' * len(columns))},"
+            " (SELECT id FROM contexts WHERE features = ?)"
+            " WHERE true ON CONFLICT (decision_id) DO NOTHING",
+            (*columns.values(), names),
         )
         if cursor.rowcount != 1:
             return False
@@ -227,14 +168,13 @@ class SqliteStore:
         return True
 
     def _insert_detail(self, seq: int, record: DecisionRecord) -> None:
-        detail = _Detail(record.scores, record.edges, record.rejected, record.reason)
         execute = self._connection.execute
-        execute("INSERT INTO details VALUES (?, ?)", (seq, _DETAIL.dump_json(detail).decode()))
+        execute("INSERT INTO details VALUES (?, ?)", (seq, rows.detail(record)))
         # Decisions are never deleted, so seq has no gaps.
         execute("DELETE FROM details WHERE seq <= ?", (seq - self._keep_details,))
 
     def _resolve(self, item: Resolution) -> bool:
-        outcome = None if item.outcome is None else _OUTCOME.dump_json(item.outcome).decode()
+        outcome = None if item.outcome is None else rows.outcome(item.outcome)
         cursor = self._connection.execute(
             "INSERT INTO rewards (decision_id, state, reward, resolved_unix, outcome)"
             " SELECT decision_id, ?, ?, ?, ? FROM decisions WHERE decision_id = ?"
@@ -245,30 +185,7 @@ class SqliteStore:
 
     def _select(self, where: str, *values: object) -> list[DecisionRecord]:
         with _translated(self._path):
-            return [_record(row) for row in self._connection.execute(_SELECT + where, values)]
-
-
-def _record(row: sqlite3.Row) -> DecisionRecord:
-    detail = _DETAIL.validate_json(row["detail"]) if row["detail"] else _NO_DETAIL
-    return DecisionRecord(
-        decision_id=row["decision_id"],
-        request_id=row["request_id"],
-        created_unix=row["created_unix"],
-        family=row["family"],
-        preference=row["preference"],
-        arm=row["arm"],
-        propensity=row["propensity"],
-        explored=bool(row["explored"]),
-        context=tuple(np.frombuffer(row["context"], _CONTEXT_TYPE).tolist()),
-        scores=detail.scores,
-        edges=detail.edges,
-        rejected=detail.rejected,
-        reason=detail.reason,
-        state=row["state"] or "pending",
-        reward=row["reward"],
-        outcome=None if row["outcome"] is None else _OUTCOME.validate_json(row["outcome"]),
-        owner=row["owner"],
-    )
+            return [rows.record(row) for row in self._connection.execute(_SELECT + where, values)]
 
 
 def _check_kind(path: Path) -> bool:

@@ -2,89 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from baton.common.accel.prompts import sample_prompts
-from baton.common.accel.propagation import Propagation, check_key_count
-from baton.common.errors import InvalidRequest
-from baton.common.families.manifest import Manifest, find_family, read_manifest
-from baton.common.outputs import check_writable, file_or_folder
-from baton.common.plan import Arm, Plan, Task, check_sampler, check_seed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from baton.common.cli import print_json, print_rows
+from baton.common.families.spec import read_spec
 from baton.common.quiet import quiet_libraries
+from baton.common.tooling.analysis import AnalyzeRequest, Terms, place_of, terms_of
 from baton.device_client.settings import DeviceSettings
 
-
-@dataclass(frozen=True)
-class AnalyzeRequest:
-    """What to measure. out: a JSON file, or a folder.
-
-    None stands for the first member, the family's own steps and guidance, every line of
-    ``prompts`` or a few of the family's, as many keys as the paper's set has.
-    """
-
-    member: str | None
-    sampler: str
-    steps: int | None
-    guidance: float | None
-    prompts: Path | None
-    count: int | None
-    seed: int
-    keys: int | None
-    out: Path
-
-
-@dataclass(frozen=True)
-class Terms:
-    """A request with everything filled in and checked."""
-
-    member: str
-    plan: Plan
-    tasks: tuple[Task, ...]
-    keys: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """The JSON file to write, beside its plot. named: by the user, so that it may be replaced."""
-
-    path: Path
-    named: bool
+if TYPE_CHECKING:
+    from baton.common.tooling.measuring import Analysis
 
 
 def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) -> None:
     """Measure, propose key steps, write JSON and plot, and tell. Raises BatonError."""
-    terms = _terms(read_manifest(find_family(settings.family)), request)
-    place = _place(request.out, terms.plan, terms.member)
+    terms = terms_of(read_spec(settings.family), request)
+    place = place_of(request.out, terms)
     quiet_libraries()
-    from baton.device_client.cli.measuring import measure_and_tell
+    made = _measured(settings, terms, quiet=as_json)
+    found = made.write(place)
+    if as_json:
+        print_json(found)
+    else:
+        _tell(made, found)
 
-    measure_and_tell(settings, terms, place, as_json)
+
+def _measured(settings: DeviceSettings, terms: Terms, quiet: bool) -> Analysis:
+    from baton.common.families.loader import load_family
+    from baton.common.families.local import use_threads
+    from baton.common.tooling.measuring import measured
+
+    use_threads(settings.threads)
+    family = load_family(settings.family, [terms.member])
+    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(f"{terms.member}, {len(terms.tasks)} pictures", total=terms.calls)
+        return measured(family, terms, lambda: progress.advance(bar))
 
 
-def _terms(manifest: Manifest, request: AnalyzeRequest) -> Terms:
-    """What can be refused before anything is loaded."""
-    member = manifest.check_member(request.member or next(iter(manifest.members)))
-    steps = manifest.default_steps if request.steps is None else request.steps
-    guidance = manifest.default_guidance if request.guidance is None else request.guidance
-    sampler = check_sampler(request.sampler)
-    plan = Arm("device", (member,), 0.0).expand(manifest.name, sampler, steps, guidance)
-    if steps < 2:
-        raise InvalidRequest("a change needs at least 2 steps, got 1")
-    keys = len(Propagation().keys_for(steps)) if request.keys is None else request.keys
-    check_key_count(keys, steps)
-    seed, size = check_seed(request.seed), manifest.sizes.default
-    prompts = sample_prompts(manifest, request.count, seed, request.prompts)
-    tasks = tuple(
-        Task(prompt, "", plan, seed + index, size) for index, prompt in enumerate(prompts)
+def _tell(made: Analysis, found: dict[str, Any]) -> None:
+    stages = made.stages
+    rows = [asdict(stage) | {"squared": f"{stage.squared:.3g}"} for stage in stages]
+    print_rows(rows, list(rows[0]), as_json=False)
+    encoder, decoder = made.mean_drifts
+    print(
+        f"\n{stages[0].stage} changes most, by {stages[0].relative:.1%} a step; the encoder's"
+        f" blocks by {encoder:.1%}, the decoder's by {decoder:.1%}"
     )
-    return Terms(member, plan, tasks, keys)
-
-
-def _place(out: Path, plan: Plan, member: str) -> Place:
-    """Looked at now, so that no measurement is lost."""
-    folder, name = file_or_folder(out, ".json")
-    chosen = f"analyze-{plan.family}-{member}-{plan.sampler}-{plan.steps}.json"
-    path = check_writable(folder / (name or chosen))
-    check_writable(path.with_suffix(".png"))
-    return Place(path, named=name is not None)
+    print(f"{len(made.keys)} key steps of {made.features.steps}; under propagation in family.json:")
+    print(f"  {json.dumps(found['propagation'])[1:-1]}")
+    for note in found["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    print(", ".join(name for name in (found["path"], found["plot"]) if name))

@@ -47,8 +47,10 @@ class DemoRequest:
 def demo(request: DemoRequest, as_json: bool) -> None:
     """Start the nodes, draw, print the table, write the pictures. Raises BatonError."""
     prompts = [request.prompt] if request.prompt is not None else list(PROMPTS)
-    for prompt in prompts:
+    asked = [
         check_request(GenerationRequest(prompt, steps=request.steps, seed=request.seed))
+        for prompt in prompts
+    ]
     out = check_writable(request.out / "1.png").parent
     check_writable(CONTACT_SHEET)
     quiet_libraries()
@@ -61,12 +63,10 @@ def demo(request: DemoRequest, as_json: bool) -> None:
             stack.enter_context(edge_process(coordinator))
             client = stack.enter_context(Client(DeviceSettings(coordinator=coordinator)))
         rows: list[tuple[Result, Path]] = []
-        for prompt in prompts:
+        for one in asked:
             for arm in ARMS:
-                with console.status(escape(f"{arm}: {prompt}")):
-                    result = client.generate(
-                        prompt, arm=arm, steps=request.steps, seed=request.seed
-                    )
+                with console.status(escape(f"{arm}: {one.prompt}")):
+                    result = client.generate(one, arm=arm)
                 path = out / f"{len(rows) // len(ARMS) + 1}-{arm.replace('@', '-')}.png"
                 rows.append((result, result.save(path)))
     results = [result for result, _ in rows]

@@ -6,12 +6,13 @@ import asyncio
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from baton.common.cli import print_json
 from baton.common.errors import BatonError, Incompatible
-from baton.common.families.manifest import find_family, read_manifest
+from baton.common.families.spec import FamilySpec, read_spec
 from baton.common.rpc.access import NOTICE, ending_soon
+from baton.device_client.checks import check_addresses
 from baton.device_client.settings import DeviceSettings, split_list
 
 _NOT_REACHABLE = 3
@@ -36,9 +37,13 @@ class Finding:
 
 
 def doctor(settings: DeviceSettings, edge: str | None, as_json: bool) -> int:
-    """Print the findings; returns the exit code: 0, 3 if a node is out of reach, else 5."""
-    own = [_software(), _weights(settings), *_certificates(settings)]
+    """Print the findings; returns the exit code: 0, 3 if a node is out of reach, else 5.
+
+    Raises InvalidRequest for what is no address.
+    """
     edges = split_list(edge or "") or settings.edge_list
+    check_addresses(edges, settings.coordinator)
+    own = [_software(), _weights(settings), *_certificates(settings)]
     nodes = [_edge(address, settings) for address in edges]
     if settings.coordinator:
         nodes.append(_coordinator(settings))
@@ -69,24 +74,38 @@ def _finding(check: str, look: Callable[[], str]) -> Finding:
 def _software() -> Finding:
     def look() -> str:
         packages = ("baton-diffusion", "torch", "diffusers", "transformers", "grpcio")
-        found = ", ".join(f"{name} {version(name)}" for name in packages)
+        found = ", ".join(f"{name} {_version(name)}" for name in packages)
         return f"Python {platform.python_version()}, {found}"
 
     return _finding("software", look)
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def _weights(settings: DeviceSettings) -> Finding:
     def look() -> str:
-        from baton.common.quiet import quiet_libraries
-
-        quiet_libraries()
-        from baton.common.families.loader import load_family
-
-        family = load_family(settings.family, settings.member_list)
-        members = ", ".join(family.members) or "no member"
-        return f"{family.name}: {members}; latent space {family.fingerprint[:12]}"
+        spec = _own_spec(settings)
+        members = ", ".join(settings.member_list) or "no member"
+        return f"{spec.name}: {members}; latent space {spec.latent_space.id or 'unknown'}"
 
     return _finding("weights", look)
+
+
+def _own_spec(settings: DeviceSettings) -> FamilySpec:
+    """Of the family, loaded if the device holds any of it."""
+    if not settings.member_list:
+        return read_spec(settings.family)
+    from baton.common.quiet import quiet_libraries
+
+    quiet_libraries()
+    from baton.common.families.loader import load_family
+
+    return load_family(settings.family, settings.member_list).spec
 
 
 def _certificates(settings: DeviceSettings) -> list[Finding]:
@@ -109,7 +128,7 @@ def _edge(address: str, settings: DeviceSettings) -> Finding:
         from baton.common.rpc.edge_status import edge_status
 
         found = asyncio.run(edge_status(address, settings.access()))
-        family = read_manifest(find_family(settings.family)).name
+        family = read_spec(settings.family).name
         if found["family"] != family:
             raise Incompatible(f"{address} serves family {found['family']}, this device {family}")
         milliseconds = 1000 * float(str(found["rtt_seconds"]))

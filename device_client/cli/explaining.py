@@ -9,19 +9,19 @@ from datetime import UTC, datetime
 
 from baton.common.cli import print_json
 from baton.common.errors import BatonError
-from baton.common.plan import EdgeChoice
+from baton.common.explanation import DecisionRecord, arms_by_bound
+from baton.common.outcome import EdgeAttempt
+from baton.common.plain import plain
 from baton.device_client import coordination
 from baton.device_client.journal import Entry, Journal, Stretch
-from baton.device_client.result import EdgeAttempt
 from baton.device_client.settings import DeviceSettings
-from baton.v1 import coordinator_pb2
 
 
 @dataclass(frozen=True)
 class Hindsight:
     """What the coordinator adds, or the reason why it adds nothing."""
 
-    told: coordinator_pb2.ExplainResponse | None = None
+    told: DecisionRecord | None = None
     silence: str = ""
 
 
@@ -49,27 +49,17 @@ def _ask(settings: DeviceSettings, entry: Entry) -> Hindsight:
 
 def _row(hindsight: Hindsight) -> dict[str, object] | None:
     """For programs; None if no coordinator had a part in it."""
-    told = hindsight.told
-    if told is None:
+    record = hindsight.told
+    if record is None:
         return {"error": hindsight.silence} if hindsight.silence else None
-    decision = told.decision
     return {
-        "propensity": decision.propensity,
-        "explored": decision.explored,
-        "state": decision.state,
-        "reward": decision.reward if decision.HasField("reward") else None,
-        "context": dict(zip(told.features, decision.context, strict=False)),
-        "scores": [
-            {
-                "arm": score.arm,
-                "feasible": score.feasible,
-                "estimate": score.estimate,
-                "bonus": score.bonus,
-                "reason": score.reason,
-            }
-            for score in decision.scores
-        ],
-        "rejected": [asdict(edge) for edge in _rejected(told)],
+        "propensity": record.propensity,
+        "explored": record.explored,
+        "state": record.state,
+        "reward": record.reward,
+        "context": dict(zip(record.features, record.context, strict=False)),
+        "scores": [plain(score) for score in record.scores],
+        "rejected": [plain(edge) for edge in record.rejected],
     }
 
 
@@ -104,7 +94,7 @@ def _terms(entry: Entry) -> str:
     parts += [f"{entry.steps} steps"] if entry.steps is not None else []
     parts += [f"guidance {entry.guidance:g}"] if entry.guidance is not None else []
     parts += [f"{entry.size} pixels"] if entry.size is not None else []
-    return ", ".join([*parts, entry.sampler, f"seed {entry.seed}"])
+    return ", ".join(filter(None, [*parts, entry.sampler, f"seed {entry.seed}"]))
 
 
 def _decision(entry: Entry) -> Iterator[str]:
@@ -118,15 +108,10 @@ def _decision(entry: Entry) -> Iterator[str]:
 
 
 def _arms(entry: Entry, hindsight: Hindsight) -> Iterator[str]:
-    if hindsight.told is None or entry.decision is None or not hindsight.told.decision.scores:
+    if hindsight.told is None or entry.decision is None or not hindsight.told.scores:
         return
-    scores = hindsight.told.decision.scores
-    yield "arms by upper bound (estimated reward + uncertainty):"
-    feasible = [score for score in scores if score.feasible]
-    for score in sorted(feasible, key=lambda item: -(item.estimate + item.bonus)):
-        mark = "*" if score.arm == entry.decision.arm else " "
-        bound = score.estimate + score.bonus
-        yield f"{mark} {score.arm}  {bound:.3f} = {score.estimate:.3f} + {score.bonus:.3f}"
+    scores = hindsight.told.scores
+    yield from arms_by_bound(scores, hindsight.told.arm)
     for score in scores:
         if not score.feasible:
             yield f"  {score.arm}  not possible: {score.reason}"
@@ -143,10 +128,10 @@ def _edges(entry: Entry, hindsight: Hindsight) -> Iterator[str]:
             yield f"     {_attempt(attempt)}"
         if not tried:
             yield "     not used: " + _why_not_used(entry)
-    if hindsight.told is None or not (rejected := _rejected(hindsight.told)):
+    if hindsight.told is None or not hindsight.told.rejected:
         return
     yield "edges that could not take part:"
-    for edge in rejected:
+    for edge in hindsight.told.rejected:
         yield f"  {_name(edge.node_id, edge.address)}: {edge.reason}"
 
 
@@ -186,7 +171,3 @@ def _cost(entry: Entry) -> Iterator[str]:
         f"took {seconds.total:.2f} s{parts if entry.ending == 'picture' else ''};"
         f" {traffic.sent} bytes sent, {traffic.received} received"
     )
-
-
-def _rejected(told: coordinator_pb2.ExplainResponse) -> list[EdgeChoice]:
-    return [EdgeChoice(edge.node_id, edge.address, edge.reason) for edge in told.rejected]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -37,9 +38,9 @@ SHORT_ID = 8
 
 @dataclass(frozen=True)
 class Request:
-    """options: of `GenerationRequest`; out: a PNG or a folder, None for names in this folder."""
+    """first: of the pictures; out: a PNG or a folder, None for names in this folder."""
 
-    options: dict[str, Any]
+    first: GenerationRequest
     count: int
     out: Path | None
     metadata: bool
@@ -58,23 +59,21 @@ def generate(settings: DeviceSettings, request: Request, as_json: bool) -> None:
     """Draw, save each picture when it is done, and tell of those. Raises BatonError."""
     if not 1 <= request.count <= MAX_PICTURES:
         raise InvalidRequest(f"--n must be from 1 to {MAX_PICTURES}, got {request.count}")
-    first = check_request(GenerationRequest(**request.options))
+    first = check_request(request.first)
     check_here(first, settings, check_device(settings))
     album = _Album(request, first.seed)
-    quiet_libraries()
+    if settings.member_list:
+        quiet_libraries()
     from baton.device_client.sdk import Client
 
-    try:
-        with Client(settings) as client, Display(quiet=as_json) as display:
+    with Client(settings) as client, album.telling(as_json), Display(quiet=as_json) as display:
 
-            def on_event(event: Event) -> None:
-                display.on_event(event)
-                if isinstance(event, Finished):
-                    album.save(event.result)
+        def on_event(event: Event) -> None:
+            display.on_event(event)
+            if isinstance(event, Finished):
+                album.save(event.result)
 
-            client.generate_many(count=request.count, on_event=on_event, **request.options)
-    finally:
-        album.tell(as_json)
+        client.generate_many(first, request.count, on_event)
 
 
 class _Album:
@@ -110,7 +109,15 @@ class _Album:
         number = seed - self._seed + 1
         return path if self._request.count == 1 else path.with_stem(f"{path.stem}-{number}")
 
-    def tell(self, as_json: bool) -> None:
+    @contextlib.contextmanager
+    def telling(self, as_json: bool) -> Iterator[None]:
+        """Tell in the end, however it comes."""
+        try:
+            yield
+        finally:
+            self._tell(as_json)
+
+    def _tell(self, as_json: bool) -> None:
         """List what is saved, if anything is, in the order of the seeds."""
         count = self._request.count
         saved = [self._saved[seed] for seed in sorted(self._saved)]
@@ -205,7 +212,7 @@ class Display:
         if isinstance(event, Decided):
             self._planned[event.request_id] = event.plan.steps
             self._progress.update(self._bar, total=self.planned)
-            self._say(f"{event.decision.arm.name} ({event.decision.reason})")
+            self._say(f"{event.decision.arm} ({event.decision.reason})")
         elif isinstance(event, Stepped):
             self._done[event.request_id] = event.step
             where = f"{event.location}: {event.member} step {event.step}"

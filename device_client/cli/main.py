@@ -39,12 +39,14 @@ def generate(
         str | None,
         typer.Option(help="device, edge, relay@FRACTION, or a full name; left out: decided."),
     ] = None,
-    sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, euler or dpmpp_2m; left out: the family's own.")
+    ] = None,
     accel: Annotated[
         str | None,
         typer.Option(help="none, propagate, masks or full; left out: as settings or family say."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the picture, pixels.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds that a picture may take; left out: no limit.")
     ] = None,
@@ -66,24 +68,26 @@ def generate(
     """Draw a picture: on this device, on an edge, or on both, one after the other."""
     flags = {"coordinator": coordinator, "family": family, "members": members}
     settings, _ = load_settings(DeviceSettings, "device", flags)
+    from baton.common.limits import check_accel, check_sampler
+    from baton.common.request import GenerationRequest, check_preference
     from baton.device_client.cli import generating
 
     request = generating.Request(
-        options={
-            "prompt": prompt,
-            "negative": negative,
-            "steps": steps,
-            "guidance": guidance,
-            "seed": generating.pick_seed(seed),
-            "size": size,
-            "sampler": sampler,
-            "accel": accel,
-            "preference": prefer,
-            "arm": arm,
-            "edge": edge,
-            "timeout": timeout,
-            "fallback": fallback,
-        },
+        GenerationRequest(
+            prompt,
+            negative,
+            steps,
+            guidance,
+            generating.pick_seed(seed),
+            size,
+            None if sampler is None else check_sampler(sampler),
+            check_preference(prefer),
+            arm=arm,
+            edge=edge,
+            timeout=timeout,
+            accel=None if accel is None else check_accel(accel),
+            fallback=fallback,
+        ),
         count=n,
         out=out,
         metadata=metadata,
@@ -133,7 +137,9 @@ def analyze(
     member: Annotated[
         str | None, typer.Option(help="Member to measure; left out: the family's largest.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, euler or dpmpp_2m; left out: the family's own.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 turns it off.")] = None,
     prompts: Annotated[
@@ -153,18 +159,19 @@ def analyze(
 ) -> None:
     """Measure how much each block changes from step to step, and propose key steps."""
     settings, _ = load_settings(DeviceSettings, "device", {"family": family})
+    from baton.common.tooling.analysis import AnalyzeRequest
     from baton.device_client.cli import analyzing
 
-    request = analyzing.AnalyzeRequest(
-        member, sampler, steps, guidance, prompts, count, seed, keys, out
-    )
+    request = AnalyzeRequest(member, sampler, steps, guidance, prompts, count, seed, keys, out)
     analyzing.analyze(settings, request, as_json)
 
 
 @app.command("train-masks")
 def train_masks(
     member: Annotated[str, typer.Option(help="Member to train for.")] = "large",
-    sampler: Annotated[str, typer.Option(help="ddim, euler or dpmpp_2m.")] = "ddim",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, euler or dpmpp_2m; left out: the family's own.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
     target_speed: Annotated[
         float, typer.Option(help="How many times cheaper than running every block.")
@@ -196,6 +203,7 @@ def train_masks(
     """Learn which blocks of a member may reuse their last output, step by step."""
     device, _ = load_settings(DeviceSettings, "device", {"family": family})
     from baton.common.accel.mask_settings import Settings, check_estimator
+    from baton.common.tooling.mask_request import MaskRequest
     from baton.device_client.cli import mask_training
 
     settings = Settings(
@@ -207,7 +215,7 @@ def train_masks(
         refresh_every=refresh_every,
         seed=seed,
     )
-    request = mask_training.MaskRequest(
+    request = MaskRequest(
         device.family, member, sampler, steps, count, prompts, cost, out, propagated
     )
     mask_training.train_masks(request, settings, as_json, device.threads)

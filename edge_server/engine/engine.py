@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.executor import Place, denoise_step
 from baton.common.errors import BatonError, Draining, ExecutionFailed, origin
 from baton.common.families.loader import Family
-from baton.common.families.local import begin, executed_step, use_threads
+from baton.common.families.local import begin, use_threads
 from baton.common.latents import encode_state
 from baton.edge_server.engine.job import (
     Checkpointed,
@@ -184,7 +184,8 @@ class Engine:
         """Make its run, once; what would keep more than all together may runs in full."""
         if job.run is not None:
             return
-        run = begin(self._family, job.work.task, job.work.resume)
+        place: Place = ("edge", self._node_id)
+        run = begin(self._family, job.work.task, job.work.resume, place, job.work.plan)
         run.pause_every, run.most_rows = job.work.checkpoint_every, self._limits.rows
         job.cache_bytes = self._family.cache_bytes(run.plan, job.work.task.size)
         if job.cache_bytes > self._limits.cache_bytes:
@@ -228,7 +229,7 @@ class Engine:
         seconds = time.monotonic() - begun
         for job, steps in zip(batch, ran, strict=True):
             job.model_seconds += seconds
-            job.executed += [executed_step(step, member, "edge", self._node_id) for step in steps]
+            job.executed += steps
 
     def _retire(self, job: Job) -> None:
         """Report the step; end the job if its part is done, else give it its place back."""
@@ -258,9 +259,9 @@ class Engine:
         self._end(job, Drawn(picture, executed, job.times(time.monotonic() - begun)))
 
     def _envelope(self, job: Job) -> bytes:
-        return encode_state(
-            job.started.state(), job.work.request_id, self._family.fingerprint, job.work.codec
-        )
+        work = job.work
+        fingerprint = work.fingerprint or self._family.fingerprint
+        return encode_state(job.started.state(), work.request_id, fingerprint, work.codec)
 
     def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, BatonError):

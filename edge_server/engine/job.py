@@ -12,20 +12,28 @@ import numpy.typing as npt
 from baton.common.diffusion.executor import Run
 from baton.common.errors import BatonError
 from baton.common.latents import Codec, LatentState
-from baton.common.plan import ExecutedStep, Task
+from baton.common.plan import Plan
+from baton.common.record import ExecutedStep
+from baton.common.request import Task
 
 
 @dataclass(frozen=True)
 class Work:
-    """One checked request: the edge's part of a plan, from noise or from a state."""
+    """One checked request: the edge's part of a plan, from noise or from a state.
+
+    plan: what the task's plan means here.
+    """
 
     request_id: str
     task: Task
+    plan: Plan
     codec: Codec
     checkpoint_every: int
     resume: LatentState | None = field(default=None, repr=False)
     #: Who asked; empty where nobody is asked for a name.
     owner: str = ""
+    #: What whoever asks calls the latent space in envelopes; empty: as this edge does.
+    fingerprint: str = ""
 
     @property
     def first_step(self) -> int:
@@ -34,7 +42,7 @@ class Work:
     @property
     def stop(self) -> int:
         """The step at which the edge's part ends."""
-        return self.task.plan.stretch_end(self.first_step)
+        return self.plan.stretch_end(self.first_step)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from baton.common.diffusion.calls import followers
-from baton.common.plan import Plan
+from baton.common.plan import Plan, followers
 
 _DECAY = 0.9  # of a round's weight with every later one
 _SETTLED_WEIGHT = 3.0
@@ -85,7 +84,7 @@ class RemainingWork:
         """
         left = [(0, 0)] * (stop - first + 1)  # calls and rows
         for step in reversed(range(first, stop)):
-            guided = plan.directive_at(step).guided and plan.guidance_scale > 1.0
+            guided = plan.guided_at(step)
             group = 1 + followers(plan.segment_at(step), step)
             calls, rows = left[min(step + group, stop) - first]
             left[step - first] = calls + 1, rows + (2 if guided else 1) * group

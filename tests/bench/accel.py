@@ -32,7 +32,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -40,17 +40,20 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from baton.common.arm import Arm
 from baton.common.diffusion.blocks import BlockGraph, BlockSchedule, ModelInputs
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.rows import Row, RowBatch
+from baton.common.expansion import plan_of
 from baton.common.families.loader import Family, Member, load_family
 from baton.common.families.local import begin
 from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
 from baton.common.files import saving
-from baton.common.plan import ACCELS, Arm, Plan
+from baton.common.limits import ACCELS
+from baton.common.plan import OpenPlan
 from baton.common.quiet import quiet_libraries
 from tests.bench import accel_plots, accel_tables, report
-from tests.bench.accel_configs import STEPS, AccelConfigs, Accelerated
+from tests.bench.accel_configs import STEPS, AccelConfigs, Accelerated, written_out
 from tests.bench.accel_results import (
     Result,
     alternatives,
@@ -63,6 +66,7 @@ from tests.bench.accel_results import (
 from tests.bench.curves import Drawing, Studio
 from tests.bench.ratios import paired_ratio
 from tests.bench.timing import loopback, one_thread, task_of
+from tests.support.tasks import accelerated
 
 CACHE = report.ROOT / "build" / "bench-cache"
 ABLATIONS = report.ROOT / "build" / "ablations"
@@ -157,7 +161,7 @@ class Benchmark:
             "name": config.name,
             "kind": config.kind,
             "steps": config.plan.steps,
-            "sampler": config.plan.sampler,
+            "sampler": config.sampler,
             "macs": self._macs(config),
         }
         row |= _times(config.name, seconds)
@@ -196,13 +200,13 @@ class Benchmark:
         return seconds
 
     def _by_pipeline(self, cases: Sequence[Case]) -> None:
-        side = self.family.manifest.sizes.default
+        side = self.family.spec.sizes.default
         self.pipeline(
             [case.prompt for case in cases],
             height=side,
             width=side,
             num_inference_steps=STEPS,
-            guidance_scale=self.family.manifest.default_guidance,
+            guidance_scale=self.family.spec.default_guidance,
             generator=[torch.Generator().manual_seed(case.seed) for case in cases],
             output_type="np",
         )
@@ -241,7 +245,7 @@ class Benchmark:
 
 
 async def relay_seconds(
-    family: Family, plans: dict[str, Plan], cases: Sequence[Case], pipeline: Benchmark
+    family: Family, plans: dict[str, OpenPlan], cases: Sequence[Case], pipeline: Benchmark
 ) -> dict[str, list[float]]:
     """The pipeline, and relays over a gRPC loopback, interleaved."""
     seconds: dict[str, list[float]] = {name: [] for name in (PIPELINE, *plans)}
@@ -259,20 +263,20 @@ async def relay_seconds(
 def relay_rows(bench: Benchmark, arm: Arm, size: Size) -> list[Result]:
     """The relay plain and with each acceleration on both sides, against `large` alone."""
     family = bench.family
-    guidance = family.manifest.default_guidance
-    plain = arm.expand(family.name, "ddim", STEPS, guidance)
-    plans = {mode: replace(plain, accel=mode) for mode in ACCELS}
+    guidance = family.spec.default_guidance
+    plain = plan_of(arm, family.name, "ddim", STEPS, guidance)
+    plans: dict[str, OpenPlan] = {mode: accelerated(plain, mode) for mode in ACCELS}
     cases = seeded_cases(world_drawn_by(family), size.headline, bench.seed + _HEADLINE_SEED_OFFSET)
-    expanded = {mode: family.accelerator.expand(plan) for mode, plan in plans.items()}
+    expanded = {mode: written_out(family, plan) for mode, plan in plans.items()}
     alone = bench.configs.plain()
     drawings = bench.studio.draw([alone, *expanded.values()], cases, "relays")
     timed = cases[: size.headline_rounds]
-    seconds = asyncio.run(relay_seconds(family, dict(plans), timed, bench))
+    seconds = asyncio.run(relay_seconds(family, plans, timed, bench))
     rows = []
     for mode in ACCELS:
         drawing = drawings[expanded[mode]]
         ratio = paired_ratio(seconds[PIPELINE], seconds[mode])
-        row = {"name": f"{arm.name}, {mode}", "kind": "relay", "accel": mode, "prompts": "headline"}
+        row = {"name": f"{arm}, {mode}", "kind": "relay", "accel": mode, "prompts": "headline"}
         row |= {"seconds": median(seconds[mode]), "speedup": ratio.median}
         row |= drawing.score().as_dict() | loss_of(drawing, drawings[alone]).as_dict()
         rows.append(row)
@@ -289,7 +293,7 @@ def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> Result:
 
 
 def _inputs(family: Family) -> ModelInputs:
-    shape = family.latent_shape(family.manifest.sizes.default)
+    shape = family.latent_shape(family.spec.sizes.default)
     prompt = family.encode_text("a red cat")
     contexts = torch.stack([prompt.positive, prompt.negative])
     return ModelInputs(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
@@ -338,7 +342,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=Size.count, help="prompts of the selection")
     parser.add_argument("--headline-count", type=int, default=Size.headline, help="other prompts")
     parser.add_argument("--seed", type=int, default=0, help="of the selection's prompts")
-    parser.add_argument("--arm", default="relay:small>large@0.5", help="the accelerated relay")
+    parser.add_argument(
+        "--arm", default="edge/small@0.5>device/large", help="the accelerated relay"
+    )
     parser.add_argument("--quick", action="store_true", help="a toy run: it proves nothing")
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the results")
     told = parser.parse_args()

@@ -10,7 +10,9 @@ from baton.common.accel.masks import load_mask
 from baton.common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
 from baton.common.diffusion.blocks import Blocks
 from baton.common.families.loader import Family
-from baton.common.plan import ACCELS, Plan, SamplerName, Segment, StepDirective
+from baton.common.limits import ACCELS, SamplerName
+from baton.common.plan import OpenPlan, StepDirective
+from tests.support.tasks import accelerated, plan_in
 
 STEPS = 50
 #: At which acceleration and fewer steps are combined.
@@ -44,14 +46,25 @@ class Accelerated:
 
     name: str
     kind: str
-    plan: Plan
+    plan: OpenPlan
     rectify: bool = True
 
     @property
-    def drawn(self) -> Plan:
+    def sampler(self) -> SamplerName:
+        return self.plan.samplers[0]
+
+    @property
+    def drawn(self) -> OpenPlan:
         segment = self.plan.segments[0]
         one_by_one = tuple(replace(column, ahead=0) for column in segment.directives)
         return replace(self.plan, segments=(replace(segment, directives=one_by_one),))
+
+
+def written_out(family: Family, plan: OpenPlan) -> OpenPlan:
+    """The plan with what its ``accel`` means written into its directives."""
+    pairs = zip(plan.segments, family.accelerator.expand(plan).segments, strict=True)
+    segments = [replace(one, directives=ran.directives, accel="none") for one, ran in pairs]
+    return replace(plan, segments=tuple(segments))
 
 
 class AccelConfigs:
@@ -63,27 +76,25 @@ class AccelConfigs:
         self.graph = family.member(member).blocks
         self._ablations = ablations
 
-    def plain(self, sampler: SamplerName = "ddim", steps: int = STEPS) -> Plan:
-        segment = Segment.full(self.member, "device", 0, steps)
-        guidance = self.family.manifest.default_guidance
-        return Plan(self.family.name, sampler, steps, guidance, (segment,))
+    def plain(self, sampler: SamplerName = "ddim", steps: int = STEPS) -> OpenPlan:
+        guidance = self.family.spec.default_guidance
+        return plan_in(self.family.name, sampler, guidance, (self.member, "device", 0, steps))
 
     def reference(self) -> Accelerated:
         return Accelerated("plain", "reference", self.plain())
 
     def claimed(self) -> Iterator[Accelerated]:
         for accel in ACCELERATED:
-            plan = self.family.accelerator.expand(replace(self.plain(), accel=accel))
+            plan = written_out(self.family, accelerated(self.plain(), accel))
             name = {"propagate": "propagate-parallel"}.get(accel, accel)
-            yield Accelerated(name, "claimed", replace(plan, accel="none"))
+            yield Accelerated(name, "claimed", plan)
         yield self._propagated("propagate-serial", "claimed", parallel=False)
 
     def both(self) -> Iterator[Accelerated]:
         """Accelerations of fewer steps."""
         for accel in ACCELERATED:
-            plain = replace(self.plain(steps=FEW_STEPS), accel=accel)
-            plan = self.family.accelerator.expand(plain)
-            yield Accelerated(f"{accel}-{FEW_STEPS}", "both", replace(plan, accel="none"))
+            plan = written_out(self.family, accelerated(self.plain(steps=FEW_STEPS), accel))
+            yield Accelerated(f"{accel}-{FEW_STEPS}", "both", plan)
 
     def variants(self) -> Iterator[Accelerated]:
         told = self.propagation

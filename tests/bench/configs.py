@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from baton.common.families.manifest import Manifest
-from baton.common.plan import SAMPLERS, Location, Plan, SamplerName, Segment
+from baton.common.limits import SAMPLERS, Location, SamplerName
+from baton.common.plan import OpenPlan
+from tests.support.tasks import plan_in
 
 Kind = Literal[
     "alone",
@@ -30,11 +32,17 @@ class Config:
 
     name: str
     kind: Kind
-    plan: Plan
+    plan: OpenPlan
 
     @property
     def members(self) -> tuple[str, ...]:
         return tuple(segment.member for segment in self.plan.segments)
+
+    @property
+    def sampler(self) -> SamplerName:
+        """The same at every step."""
+        (sampler,) = self.plan.samplers
+        return sampler
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -107,21 +115,17 @@ class Configs:
     def _config(self, kind: Kind, members: tuple[str, ...], cuts: tuple[int, ...]) -> Config:
         bounds = (0, *cuts, self.grid.steps)
         stretches = zip(members, pairwise(bounds), strict=True)
-        segments = tuple(
-            Segment.full(member, _location(member, members), *stretch)
-            for member, stretch in stretches
-        )
+        places = [(member, _location(member, members), *stretch) for member, stretch in stretches]
         at = ",".join(f"{cut / self.grid.steps:.1f}" for cut in cuts)
         name = ">".join(members) + (f"@{at}" if at else f" {self.grid.steps}")
-        return Config(name, kind, self._plan("ddim", segments))
+        return Config(name, kind, self._plan("ddim", *places))
 
     def _shorter(self, member: str, sampler: SamplerName, steps: int) -> Config:
-        segment = Segment.full(member, _location(member, (member,)), 0, steps)
-        return Config(f"{member} {steps} {sampler}", "fewer steps", self._plan(sampler, (segment,)))
+        plan = self._plan(sampler, (member, _location(member, (member,)), 0, steps))
+        return Config(f"{member} {steps} {sampler}", "fewer steps", plan)
 
-    def _plan(self, sampler: SamplerName, segments: tuple[Segment, ...]) -> Plan:
-        scale = self.manifest.default_guidance
-        return Plan(self.manifest.name, sampler, segments[-1].stop, scale, segments)
+    def _plan(self, sampler: SamplerName, *places: tuple[Any, ...]) -> OpenPlan:
+        return plan_in(self.manifest.name, sampler, self.manifest.default_guidance, *places)
 
 
 def _location(member: str, members: tuple[str, ...]) -> Location:

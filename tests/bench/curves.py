@@ -22,12 +22,11 @@ from torch import Tensor
 from baton import common
 from baton.common.diffusion.calls import Denoiser
 from baton.common.diffusion.executor import Conditioning, Run, denoise_step, start_run
-from baton.common.diffusion.schedules import Schedule
 from baton.common.families.loader import Family
 from baton.common.families.scenes.evaluate import Case
 from baton.common.families.scenes.verify import verify
 from baton.common.files import saving
-from baton.common.plan import Plan, SamplerName
+from baton.common.plan import OpenPlan
 from baton.common.quality.scores import Score, summarise
 
 _Floats = npt.NDArray[np.float64]
@@ -62,6 +61,9 @@ class Drawing:
         return Drawing(*(getattr(self, field.name)[:count] for field in fields(self)))
 
 
+_Drawings = dict[OpenPlan, Drawing]
+
+
 @dataclass(frozen=True)
 class Player:
     """How a member of a plan denoises, and how its latents become pictures."""
@@ -92,10 +94,12 @@ class Studio:
         ]
         self._cache = None if cache is None else cache / _digest(weights, _sources())
 
-    def draw(self, plans: Sequence[Plan], cases: Sequence[Case], title: str) -> dict[Plan, Drawing]:
+    def draw(
+        self, plans: Sequence[OpenPlan], cases: Sequence[Case], title: str
+    ) -> dict[OpenPlan, Drawing]:
         """One drawing per plan; ``title`` stands before the progress bar."""
         plans = list(dict.fromkeys(plans))
-        parts: dict[Plan, list[Drawing]] = {plan: [] for plan in plans}
+        parts: dict[OpenPlan, list[Drawing]] = {plan: [] for plan in plans}
         starts = range(0, len(cases), _BATCH)
         for start in track(starts, description=f"{title:<12}", transient=True):
             batch = cases[start : start + _BATCH]
@@ -103,53 +107,52 @@ class Studio:
                 parts[plan].append(drawing)
         return {plan: _join(drawings) for plan, drawings in parts.items()}
 
-    def _draw_batch(self, plans: Sequence[Plan], batch: Sequence[Case]) -> dict[Plan, Drawing]:
+    def _draw_batch(
+        self, plans: Sequence[OpenPlan], batch: Sequence[Case]
+    ) -> dict[OpenPlan, Drawing]:
         drawn = {plan: self._load(plan, batch) for plan in plans}
         missing = sorted((plan for plan in plans if drawn[plan] is None), key=_start)
         prompts = [self._family.encode_text(case.prompt) for case in batch] if missing else []
-        for (sampler, steps, _), alike in groupby(missing, key=_start):
+        for _, alike in groupby(missing, key=_start):
             together = list(alike)
-            schedule = self._family.schedule(sampler, steps)
-            runs = self._start(together[0], schedule, prompts, batch)
+            runs = self._start(together[0], prompts, batch)
             for plan, ended, trace in self._play(together, runs, [_moments(runs)]):
                 drawn[plan] = self._judge(plan, ended, trace, batch)
                 self._store(plan, batch, drawn[plan])
         return {plan: drawing for plan, drawing in drawn.items() if drawing is not None}
 
     def _start(
-        self,
-        plan: Plan,
-        schedule: Schedule,
-        prompts: Sequence[Conditioning],
-        batch: Sequence[Case],
+        self, plan: OpenPlan, prompts: Sequence[Conditioning], batch: Sequence[Case]
     ) -> list[Run]:
-        shape = self._family.latent_shape(self._family.manifest.sizes.default)
+        closed, course = plan.closed(), self._family.course(plan)
+        shape = self._family.latent_shape(self._family.spec.sizes.default)
         return [
-            start_run(plan, schedule, prompt, case.seed, shape)
+            start_run(closed, course, prompt, case.seed, shape)
             for prompt, case in zip(prompts, batch, strict=True)
         ]
 
     def _play(
-        self, plans: Sequence[Plan], runs: Sequence[Run], trace: list[_Moments]
-    ) -> Iterator[tuple[Plan, Sequence[Run], list[_Moments]]]:
+        self, plans: Sequence[OpenPlan], runs: Sequence[Run], trace: list[_Moments]
+    ) -> Iterator[tuple[OpenPlan, Sequence[Run], list[_Moments]]]:
         """Walk the trie: plans that agree about the next step take it together."""
         step = runs[0].step
         if step == plans[0].steps:
             yield from ((plan, runs, trace) for plan in plans)
             return
-        branches: dict[object, list[Plan]] = {}
+        branches: dict[object, list[OpenPlan]] = {}
         for plan in plans:
             branches.setdefault(_next(plan, step), []).append(plan)
         for branch in branches.values():
-            copies = [replace(run, plan=branch[0]) for run in runs]
-            denoise_step(copies, self._cast[branch[0].segment_at(step).member].denoiser)
+            closed = branch[0].closed()
+            copies = [replace(run, plan=closed) for run in runs]
+            denoise_step(copies, self._cast[closed.segment_at(step).member].denoiser)
             for run in copies:
                 if run.error is not None:
                     raise run.error
             yield from self._play(branch, copies, [*trace, _moments(copies)])
 
     def _judge(
-        self, plan: Plan, runs: Sequence[Run], trace: Sequence[_Moments], batch: Sequence[Case]
+        self, plan: OpenPlan, runs: Sequence[Run], trace: Sequence[_Moments], batch: Sequence[Case]
     ) -> Drawing:
         decode = self._cast[plan.segments[-1].member].decode
         verdicts = [verify(decode(run.x), case.spec) for run, case in zip(runs, batch, strict=True)]
@@ -160,21 +163,21 @@ class Studio:
             variance=np.stack([variance for _, variance in trace], axis=1),
         )
 
-    def _path(self, plan: Plan, batch: Sequence[Case]) -> Path | None:
+    def _path(self, plan: OpenPlan, batch: Sequence[Case]) -> Path | None:
         if self._cache is None:
             return None
-        stretches = [(s.member, s.start, s.stop, s.directives) for s in plan.segments]
+        stretches = [(s.member, s.start, s.stop, s.guidance, s.directives) for s in plan.segments]
         cases = [(case.prompt, case.seed) for case in batch]
         return self._cache / f"{_digest(_start(plan), stretches, cases)}.npz"
 
-    def _load(self, plan: Plan, batch: Sequence[Case]) -> Drawing | None:
+    def _load(self, plan: OpenPlan, batch: Sequence[Case]) -> Drawing | None:
         path = self._path(plan, batch)
         if path is None or not path.is_file():
             return None
         with np.load(path) as kept:
             return Drawing(**{name: kept[name] for name in kept.files})
 
-    def _store(self, plan: Plan, batch: Sequence[Case], drawing: Drawing | None) -> None:
+    def _store(self, plan: OpenPlan, batch: Sequence[Case], drawing: Drawing | None) -> None:
         path = self._path(plan, batch)
         if path is None or drawing is None:
             return
@@ -191,18 +194,19 @@ def complexity(case: Case) -> int:
     return of_things + bool(spec.relation) + bool(spec.background)
 
 
-def _start(plan: Plan) -> tuple[SamplerName, int, float]:
-    """What plans must share to begin alike."""
-    return plan.sampler, plan.steps, plan.guidance_scale
+def _start(plan: OpenPlan) -> str:
+    """What plans must share to go through the same levels."""
+    return repr(plan.grids)
 
 
-def _next(plan: Plan, step: int) -> object:
+def _next(plan: OpenPlan, step: int) -> object:
     """What plans must share to take the next step together.
 
     What a step with a block mask keeps is decided by all later ones of its segment.
     """
     segment = plan.segment_at(step)
-    return segment if segment.masked else (segment.member, plan.directive_at(step))
+    alike = segment.member, segment.guidance, plan.directive_at(step)
+    return segment if segment.masked else alike
 
 
 def _moments(runs: Sequence[Run]) -> _Moments:

@@ -96,8 +96,9 @@ async def cancel_at(stub: Any, request_id: str, step: int, politely: bool) -> No
         protocol_version=PROTOCOL_VERSION,
         request_id=request_id,
         prompt=PROMPTS[0],
-        plan=plan_to_proto(plan("edge:large", STEPS)),
-        size=16,
+        plan=plan_to_proto(plan("edge/large", STEPS)),
+        width=16,
+        height=16,
         checkpoint_every=EVERY,
     )
     call = stub.Denoise(request, timeout=300)

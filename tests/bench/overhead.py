@@ -18,10 +18,12 @@ from typing import Any
 
 from rich.progress import track
 
+from baton.common.arm import Arm
+from baton.common.expansion import plan_of
 from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here, warm_up
 from baton.common.families.scenes.evaluate import Case
-from baton.common.plan import Arm, Plan
+from baton.common.plan import OpenPlan
 from baton.device_client.sdk import AsyncClient
 from baton.edge_server.daemon import running
 from baton.edge_server.settings import EdgeSettings
@@ -60,8 +62,8 @@ def overhead_of(relayed: Sequence[float], local: Sequence[float]) -> Overhead:
 
 async def measure_overhead(family: Family, arm: Arm, steps: int, cases: Sequence[Case]) -> Overhead:
     """One interleaved pair for each case, after one that does not count."""
-    manifest = family.manifest
-    plan = arm.expand(family.name, "ddim", steps, manifest.default_guidance)
+    manifest = family.spec
+    plan = plan_of(arm, family.name, "ddim", steps, manifest.default_guidance)
     with ThreadPoolExecutor(1) as thread:
         await asyncio.get_running_loop().run_in_executor(thread, warm_up, family)
         client = AsyncClient(members=",".join(manifest.members))
@@ -77,14 +79,14 @@ _Way = Callable[[Case], Coroutine[Any, Any, float]]
 
 
 def _ways(
-    family: Family, plan: Plan, arm: Arm, nodes: tuple[AsyncClient, str, ThreadPoolExecutor]
+    family: Family, plan: OpenPlan, arm: Arm, nodes: tuple[AsyncClient, str, ThreadPoolExecutor]
 ) -> tuple[_Way, _Way]:
     """The two ways to draw a case, each to the seconds that it took."""
     client, address, thread = nodes
 
     async def relayed(case: Case) -> float:
         result = await client.generate(
-            case.prompt, arm=arm.name, edge=address, steps=plan.steps, seed=case.seed
+            case.prompt, arm=str(arm), edge=address, steps=plan.steps, seed=case.seed
         )
         if result.steps_at("edge") != plan.stretch_end(0) or result.notes:
             raise RuntimeError(f"the relay did not run as planned: {'; '.join(result.notes)}")
@@ -93,7 +95,7 @@ def _ways(
     def draw(case: Case) -> float:
         begun = time.perf_counter()
         run = begin(family, task_of(family, plan, case))
-        run_here(family, run, plan.steps, ("device", "here"))
+        run_here(family, run, plan.steps)
         family.decode(run.x)
         return time.perf_counter() - begun
 

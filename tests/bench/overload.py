@@ -94,9 +94,10 @@ class Load:
             protocol_version=PROTOCOL_VERSION,
             request_id=uuid.uuid4().hex,
             prompt=PROMPTS[0],
-            plan=plan_to_proto(plan("relay:large>small@0.5", 2 * STEPS)),
+            plan=plan_to_proto(plan("edge/large@0.5>device/small", 2 * STEPS)),
             seed=self._sent,
-            size=16,
+            width=16,
+            height=16,
             codec="fp16",
         )
 

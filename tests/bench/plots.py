@@ -115,7 +115,7 @@ def _fewer(axis: Any, measured: Measured, member: str, score: str) -> None:
         linestyle=":",
         markersize=4,
         elinewidth=0.5,
-        label=f"{member} alone, fewer steps, {of[0].plan.sampler}",
+        label=f"{member} alone, fewer steps, {of[0].sampler}",
     )
     for config, x, y in zip(of, seconds, values, strict=True):
         axis.annotate(

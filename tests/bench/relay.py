@@ -47,10 +47,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from baton.common.arm import Arm
 from baton.common.families.loader import Family, load_family
 from baton.common.families.manifest import find_family
 from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
-from baton.common.plan import SAMPLERS, Arm, Plan, SamplerName
+from baton.common.limits import SAMPLERS, SamplerName
+from baton.common.plan import OpenPlan
 from baton.common.quiet import quiet_libraries
 from tests.bench import plots, report
 from tests.bench.configs import FOREIGN, MEMBERS, RELAYS, Config, Configs, Grid
@@ -97,7 +99,7 @@ class Relay:
         self.family = family
         self.size = size
         self.seed = seed
-        self.configs = Configs(family.manifest, size.grid)
+        self.configs = Configs(family.spec, size.grid)
         self.studio = studio
         self.reference = self.configs.alone()[0]
         self.world = world_drawn_by(family)
@@ -155,12 +157,12 @@ class Relay:
 
 
 def _best_samplers(
-    trials: Sequence[Config], drawings: Mapping[Plan, Drawing]
+    trials: Sequence[Config], drawings: Mapping[OpenPlan, Drawing]
 ) -> dict[str, SamplerName]:
     """Per member, the sampler with the highest graded score, mean over the trial's step counts."""
 
     def mean(member: str, sampler: SamplerName) -> float:
-        tried = [c for c in trials if (c.members[0], c.plan.sampler) == (member, sampler)]
+        tried = [c for c in trials if (c.members[0], c.sampler) == (member, sampler)]
         return fmean(drawings[config.plan].graded.mean() for config in tried)
 
     return {member: max(SAMPLERS, key=lambda s: mean(member, s)) for member in MEMBERS}
@@ -242,12 +244,12 @@ def run(size: Size, seed: int, folder: Path, cache: Path = CACHE) -> Path:
     selection = bench.select()
     candidates = bench.refine(selection)
     headline = bench.headline(selection, candidates)
-    arm = Arm("relay", ("large", "small"), 0.4)
+    arm = Arm.relay("large", "small", 0.4)
     overhead = bench.overhead(arm)
     ratios = ratios_of(headline, candidates, overhead)
     path = report.write(
         "relay",
-        rows=[*rows_of(headline), *rows_of(selection), overhead.row(arm.name)],
+        rows=[*rows_of(headline), *rows_of(selection), overhead.row(str(arm))],
         ratios=ratios,
         scores={c.name: headline.drawing(c).score().as_dict() for c in headline.configs},
         folder=folder,

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from baton.common.families.scenes.evaluate import Case
-from baton.common.plan import Plan
+from baton.common.plan import OpenPlan
 from tests.bench.configs import RELAYS, Config
 from tests.bench.curves import Drawing, complexity
 from tests.bench.ratios import (
@@ -51,7 +51,7 @@ class Measured:
     prompts: str
     cases: Sequence[Case]
     configs: Sequence[Config]
-    drawings: Mapping[Plan, Drawing]
+    drawings: Mapping[OpenPlan, Drawing]
     timings: Mapping[str, Sequence[Timing]]
     reference: Config
 
@@ -105,7 +105,7 @@ def _row(measured: Measured, config: Config) -> dict[str, Any]:
         "prompts": measured.prompts,
         "members": config.members,
         "steps": config.plan.steps,
-        "sampler": config.plan.sampler,
+        "sampler": config.sampler,
         "handoff_steps": config.cuts,
     }
     row |= measured.drawing(config).score().as_dict()

@@ -40,9 +40,9 @@ def test_every_relay_is_cut_at_every_tenth() -> None:
 
 def test_all_of_them_are_guided_ddim_of_fifty_steps() -> None:
     for config in [*MADE.alone(), *MADE.relays(), *MADE.foreign()]:
-        assert (config.plan.sampler, config.plan.steps) == ("ddim", 50)
-        assert all(config.plan.directive_at(step).guided for step in range(50))
-        assert config.plan.guidance_scale > 1
+        assert (config.sampler, config.plan.steps) == ("ddim", 50)
+        assert all(config.plan.guided_at(step) for step in range(50))
+        assert config.plan.segments[0].guidance.scale > 1
 
 
 def test_the_alternatives_are_every_member_after_a_trial_of_every_sampler() -> None:
@@ -50,8 +50,8 @@ def test_the_alternatives_are_every_member_after_a_trial_of_every_sampler() -> N
     assert len(trials) == 3 * 3 * len(Grid().trial)
     fewer = named(MADE.fewer({"large": "ddim", "medium": "dpmpp_2m", "small": "euler"}))
     assert len(fewer) == 3 * len(Grid().fewer)
-    plan = fewer["medium 15 dpmpp_2m"].plan
-    assert (plan.sampler, plan.steps) == ("dpmpp_2m", 15)
+    config = fewer["medium 15 dpmpp_2m"]
+    assert (config.sampler, config.plan.steps) == ("dpmpp_2m", 15)
 
 
 def test_the_control_is_the_foreign_member_alone_and_after_large() -> None:

@@ -24,7 +24,7 @@ GRID = Grid(steps=5, tenths=(4, 8), trial=(2,))
 
 @pytest.fixture
 def configs(scenes: Family) -> list[Config]:
-    made = Configs(scenes.manifest, GRID)
+    made = Configs(scenes.spec, GRID)
     return [*made.alone(), *made.relays(), *made.trials()]
 
 
@@ -38,7 +38,7 @@ def test_shared_prefixes_change_no_score(scenes: Family, configs: list[Config]) 
 
 def test_every_step_of_a_prefix_is_taken_once(scenes: Family) -> None:
     counter = Counter()
-    made = Configs(scenes.manifest, GRID)
+    made = Configs(scenes.spec, GRID)
     relays = [c.plan for c in made.relays() if c.kind == "large>small"]
     plans = [*relays, made.alone()[0].plan]
     Studio(WatchedFamily(scenes, counter), {}, None).draw(plans, CASES, "test")
@@ -51,14 +51,14 @@ def test_the_trace_is_that_of_the_latents(scenes: Family, configs: list[Config])
     drawing = Studio(scenes, {}, None).draw([relay.plan], CASES, "test")[relay.plan]
     run = begin(scenes, task_of(scenes, relay.plan, CASES[1]))
     for step in range(GRID.steps + 1):
-        run_here(scenes, run, step, ("device", "test"))
+        run_here(scenes, run, step)
         x = run.state().x
         assert drawing.intensity[1, step] == pytest.approx(np.linalg.norm(x), rel=1e-3)
         np.testing.assert_allclose(drawing.variance[1, step], x.var(axis=(1, 2)), rtol=1e-2)
 
 
 def test_what_was_drawn_is_not_drawn_again(scenes: Family, tmp_path: Path) -> None:
-    plan = Configs(scenes.manifest, GRID).alone()[2].plan
+    plan = Configs(scenes.spec, GRID).alone()[2].plan
     first = Studio(scenes, {}, tmp_path).draw([plan], CASES, "test")[plan]
     counter = Counter()
     watched = WatchedFamily(scenes, counter)
@@ -71,7 +71,7 @@ def test_what_was_drawn_is_not_drawn_again(scenes: Family, tmp_path: Path) -> No
 
 
 def test_other_weights_are_drawn_anew(scenes: Family, tmp_path: Path) -> None:
-    plan = Configs(scenes.manifest, GRID).alone()[2].plan
+    plan = Configs(scenes.spec, GRID).alone()[2].plan
     Studio(scenes, {}, tmp_path).draw([plan], CASES, "test")
     counter = Counter()
     other = WatchedFamily(scenes, counter)
@@ -84,7 +84,7 @@ def test_a_latent_that_stops_being_finite_ends_the_run(scenes: Family) -> None:
     def spoil(member: str, x: Tensor) -> None:
         x[0] = float("nan")
 
-    plan = Configs(scenes.manifest, GRID).alone()[2].plan
+    plan = Configs(scenes.spec, GRID).alone()[2].plan
     with pytest.raises(Exception, match="stopped being finite at step 0"):
         Studio(WatchedFamily(scenes, spoil), {}, None).draw([plan], CASES, "test")
 

@@ -24,9 +24,11 @@ from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here, warm_up
 from baton.common.families.scenes.evaluate import Case
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
-from baton.common.plan import Plan, Task
+from baton.common.plan import OpenPlan
+from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.convert import plan_to_proto
+from baton.common.size import Size
 from baton.edge_server.daemon import running
 from baton.edge_server.settings import EdgeSettings
 from baton.v1 import edge_pb2, edge_pb2_grpc
@@ -71,8 +73,7 @@ class _Progress:
 class Loopback:
     """A device with an edge at the far end of a stub; its model runs on a thread of its own.
 
-    It speaks the wire's protocol directly, since the SDK plans neither relays that begin on the
-    device nor those of more than two members.
+    It speaks the wire's protocol directly, so that it is the plan alone that is timed.
     """
 
     family: Family
@@ -104,7 +105,8 @@ class Loopback:
             prompt=task.prompt,
             plan=plan_to_proto(task.plan),
             seed=task.seed,
-            size=task.size,
+            width=task.size.width,
+            height=task.size.height,
             fingerprint=self.family.fingerprint,
             codec=str(Codec.FP16),
             checkpoint_every=_CHECKPOINT_EVERY,
@@ -118,11 +120,11 @@ class Loopback:
                 so_far.state = decode_state(envelope, self.family.fingerprint).state
             elif event.HasField("image"):
                 pixels = np.frombuffer(event.image.rgb, np.uint8)
-                so_far.picture = pixels.reshape(task.size, task.size, 3)
+                so_far.picture = pixels.reshape(task.size.height, task.size.width, 3)
 
     def _device_part(self, task: Task, so_far: _Progress) -> None:
         run = begin(self.family, task, so_far.state)
-        run_here(self.family, run, task.plan.stretch_end(run.step), ("device", "device"))
+        run_here(self.family, run, task.plan.stretch_end(run.step))
         so_far.state = run.state()
         if run.step == task.plan.steps:
             so_far.picture = self.family.decode(run.x)
@@ -163,8 +165,8 @@ async def time_configs(
     return timings
 
 
-def task_of(family: Family, plan: Plan, case: Case) -> Task:
-    return Task(case.prompt, "", plan, case.seed, family.manifest.sizes.default)
+def task_of(family: Family, plan: OpenPlan, case: Case) -> Task:
+    return Task(case.prompt, "", plan, case.seed, Size.of(family.spec.sizes.default))
 
 
 def typical(timings: Sequence[Timing]) -> Timing:

@@ -36,10 +36,11 @@ from baton.common.families.scenes.evaluate import world_drawn_by
 from baton.common.families.scenes.members import FINISHER
 from baton.common.families.scenes.verify import Verdict, verify
 from baton.common.files import saving
-from baton.common.plan import FULL_STEP, Plan, Segment, StepDirective
+from baton.common.plan import FULL_STEP, OpenPlan, StepDirective
 from baton.common.quality.scores import Score, summarise
 from baton.common.quiet import quiet_libraries
 from tests.bench import report
+from tests.support.tasks import plan_in
 
 KINDS = ("shape", "color", "size", "surface", "place", "background")
 LATE = 1.0  # sigma
@@ -48,7 +49,7 @@ SHARES = (0.2, 0.4, 0.6, 0.8)
 CUTS = (1.45, 0.8, 0.36)
 
 _BATCH = 25
-_ONE_BRANCH = StepDirective(guided=False)
+_ONE_BRANCH = StepDirective("positive")
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,14 @@ class Mix:
     steps: int
     stretches: tuple[tuple[str, bool, int], ...]
 
-    def plan(self, family: Family) -> Plan:
-        segments, start = [], 0
+    def plan(self, family: Family) -> OpenPlan:
+        stretches, start = [], 0
         for member, guided, stop in self.stretches:
             if stop > start:
                 directives = (FULL_STEP if guided else _ONE_BRANCH,) * (stop - start)
-                segments.append(Segment(member, "device", start, stop, directives))
+                stretches.append((member, "device", start, stop, directives))
                 start = stop
-        guidance = family.manifest.default_guidance
-        return Plan(family.name, "ddim", self.steps, guidance, tuple(segments))
+        return plan_in(family.name, "ddim", family.spec.default_guidance, *stretches)
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class Studio:
     def __init__(self, family: Family, cases: Sequence[Case]) -> None:
         self.family, self.cases = family, cases
         self.denoisers: dict[str, Denoiser] = {m: family.denoiser(m) for m in family.members}
-        folder = family.folder / FINISHER / "unet"
+        folder = family.spec.folder / FINISHER / "unet"
         if folder.is_dir():
             unet = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False)
             self.denoisers[FINISHER] = Member(unet.eval().requires_grad_(False))
@@ -118,10 +118,11 @@ class Studio:
         return verdicts
 
     def _start(self, mix: Mix, cases: Sequence[Case]) -> list[Run]:
-        plan, schedule = mix.plan(self.family), self.family.schedule("ddim", mix.steps)
-        shape = self.family.latent_shape(self.family.manifest.sizes.default)
+        plan = mix.plan(self.family).closed()
+        course = self.family.course(plan)
+        shape = self.family.latent_shape(self.family.spec.sizes.default)
         return [
-            start_run(plan, schedule, self.family.encode_text(case.prompt), case.seed, shape)
+            start_run(plan, course, self.family.encode_text(case.prompt), case.seed, shape)
             for case in cases
         ]
 
@@ -138,7 +139,7 @@ class Studio:
 
         def watch(start: int, runs: list[Run]) -> None:
             step = runs[0].step - 1
-            earlier = before.get(start) or [run.prior * run.schedule.initial_scale for run in runs]
+            earlier = before.get(start) or [run.prior * run.course.initial_scale for run in runs]
             for run, x, case in zip(runs, earlier, self.cases[start:], strict=False):
                 verdict = verify(self.family.decode(_clean(run, x, step)), case.spec)
                 for kind in KINDS:
@@ -154,7 +155,7 @@ class Studio:
 
 def _clean(run: Run, x: torch.Tensor, step: int) -> torch.Tensor:
     """The x0 that DDIM's step from x to the run's latent predicted: two equations, two unknowns."""
-    here, there = run.schedule.levels[step : step + 2]
+    here, there = run.course.levels[step : step + 2]
     return (run.x * here.b - x * there.b) / (there.a * here.b - here.a * there.b)
 
 

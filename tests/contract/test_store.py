@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from baton.common.plan import EdgeChoice
+from baton.common.arm import Arm
+from baton.common.decision import EdgeChoice
+from baton.common.explanation import ArmScore, DecisionRecord
+from baton.common.outcome import EdgeAttempt, Outcome
 from baton.coordinator.store.base import NewDecision, Resolution, Store
 from baton.coordinator.store.memory import MemoryStore
 from baton.coordinator.store.sqlite import SqliteStore
-from baton.coordinator.values import ArmScore, DecisionRecord, EdgeAttempt, Outcome
 
+SMALL, RELAY = Arm.device("small"), Arm.relay("large", "small", 0.4)
+FEATURES = ("bias", "words", "objects")
 LOST = EdgeAttempt("e1", "10.0.0.1:1", 0, 5, "UNAVAILABLE", "the connection broke")
 OUTCOME = Outcome(
-    ok=True, arm="device:small", total_seconds=1.25, bytes_sent=7, quality=0.5, attempts=(LOST,)
+    ok=True, arm=SMALL, total_seconds=1.25, bytes_sent=7, quality=0.5, attempts=(LOST,)
 )
 
 
-def decision(number: int, request: str = "", owner: str = "") -> DecisionRecord:
+def decision(
+    number: int, request: str = "", owner: str = "", latent_space: str = ""
+) -> DecisionRecord:
     return DecisionRecord(
         decision_id=f"d{number}",
         request_id=request or f"r{number}",
         created_unix=1000.0 + number,
         family="scenes",
         preference="quality",
-        arm="relay:large>small@0.4",
+        arm=RELAY,
         propensity=1 / 3,
         explored=True,
         context=(1.0, 0.1, number / 7),
-        scores=(ArmScore("edge:large", True, 0.1, 0.2), ArmScore("device:x", False, reason="no")),
+        scores=(ArmScore(Arm.edge("large"), True, 0.1, 0.2), ArmScore(SMALL, False, reason="no")),
         edges=(EdgeChoice("e1", "10.0.0.1:1", "idle"),),
         rejected=(EdgeChoice("e2", "10.0.0.2:1", "full"),),
         reason="the highest bound",
         owner=owner,
+        latent_space=latent_space,
+        features=FEATURES,
     )
 
 
@@ -114,8 +123,31 @@ class StoreContract(abc.ABC):
         store.write([rewarded(0, 0.0), rewarded(1, 0.1)])
         rows = list(store.rewards())
         assert [row.reward for row in rows] == [0.2, 0.0, 0.1]
-        assert {(row.family, row.arm) for row in rows} == {("scenes", "relay:large>small@0.4")}
+        assert {(row.family, row.latent_space, row.arm, row.features) for row in rows} == {
+            ("scenes", "", RELAY, FEATURES)
+        }
         np.testing.assert_array_equal(rows[0].context, decision(2).context)
+
+    def test_a_decisions_latent_space_comes_back_and_the_first_of_its_family_is_known(
+        self, store: Store
+    ) -> None:
+        store.write([NewDecision(decision(1)), rewarded(1)])
+        assert store.first_spaces() == {}
+        named = [decision(2, latent_space="one"), decision(3, latent_space="two")]
+        other = replace(decision(4, latent_space="two"), family="sd15")
+        store.write([*map(NewDecision, [*named, other]), rewarded(4), rewarded(3), rewarded(2)])
+        assert [store.find("d2"), store.find("d3")] == [
+            replace(item, state="rewarded", reward=0.75, outcome=OUTCOME) for item in named
+        ]
+        assert [row.latent_space for row in store.rewards()] == ["", "two", "two", "one"]
+        assert store.first_spaces() == {"scenes": "one", "sd15": "two"}
+
+    def test_each_decision_keeps_the_names_of_its_own_context(self, store: Store) -> None:
+        old, bare = replace(decision(1), features=("bias",), context=(1.0,)), decision(2)
+        bare = replace(bare, features=())
+        store.write([*map(NewDecision, [old, bare, decision(3)]), rewarded(1), rewarded(2)])
+        assert [item.features for item in store.recent(3)] == [FEATURES, (), ("bias",)]
+        assert [row.features for row in store.rewards()] == [("bias",), ()]
 
     def test_pending_decisions_are_those_without_a_reward(self, store: Store) -> None:
         store.write([NewDecision(decision(number)) for number in range(3)])

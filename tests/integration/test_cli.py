@@ -105,6 +105,7 @@ def killed(starting: Starting) -> Process:
 
 _DRAW = ["generate", "a red cat", "--steps", "1", "--arm", "device"]
 _EDGE = ["generate", "a red cat", "--steps", "1", "--arm", "edge"]
+COUNTED = "edge/large*2@s2.2>device/small*1>edge/large*2"
 
 #: What ``baton`` refuses: the command line, the exit code, and a word of the reason.
 WRONG: dict[str, tuple[list[str], int, str]] = {
@@ -134,7 +135,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a coordinator that is no address": ([*_DRAW, "--coordinator", "nowhere"], 2, "HOST:PORT"),
     "no edge for the edge arm": (_EDGE, 4, "--edge"),
     "no member for the device arm": ([*_DRAW, "--members", ""], 4, "member"),
-    "a member that is not held": ([*_DRAW[:-1], "device:large"], 5, "large"),
+    "a member that is not held": ([*_DRAW[:-1], "device/large"], 5, "large"),
     "a file that cannot be written": ([*_DRAW, "--out", "/dev/null/a.png"], 2, "/dev/null/a.png"),
     "a family without its weights": ([*_DRAW, "--family", "broken"], 5, "damaged"),
 }
@@ -158,6 +159,9 @@ def baton(
         "edge": ["generate", PROMPTS[0], "--arm", "edge", "--steps", "3", "--seed", "3", *here],
         "explained": ["explain", "last", "--json"],
         "another request": ["explain", "zz"],
+        "counted": ["generate", PROMPTS[2], "--arm", COUNTED, "--seed", "4", *here],
+        "counted, explained": ["explain", "last", "--json"],
+        "counted, again": ["replay", "out/baton-4.png"],
         "config": ["config", "show", "--json"],
         "doctor": ["doctor", "--json", "--edge", served.address],
         "doctor, nobody": ["doctor", "--json", "--edge", nobody],
@@ -179,7 +183,7 @@ def test_nobody_at_the_edge_is_not_reachable(baton: dict[str, Told]) -> None:
 def test_a_member_stands_in_for_an_edge_that_is_not_there(baton: dict[str, Told]) -> None:
     (told,) = baton["nobody, but a member"].json()
     assert told["steps"] == {"edge": 0, "device": 1}
-    assert (told["arm"], told["arm_executed"]) == ("edge:large", "device:small")
+    assert (told["arm"], told["arm_executed"]) == ("edge/large", "device/small")
     assert len(told["notes"]) == 2
 
 
@@ -193,10 +197,10 @@ def test_pictures_for_programs_are_json_and_files(
 ) -> None:
     for number, told in enumerate(baton["device"].json()):
         assert told["path"] == f"dev/baton-{7 + number}.png"
-        assert (told["arm"], told["seed"]) == ("device:small", 7 + number)
+        assert (told["arm"], told["seed"]) == ("device/small", 7 + number)
         assert told["steps"] == {"edge": 0, "device": 2}
         assert told["seconds"]["total"] > 0
-        expected = drawn_here(family, task(plan("device:small", 2), "a red cat", seed=7 + number))
+        expected = drawn_here(family, task(plan("device/small", 2), "a red cat", seed=7 + number))
         with Image.open(folder / told["path"]) as image:
             np.testing.assert_array_equal(np.asarray(image), expected)
             assert image.text["parameters"].startswith("a red cat\nSteps: 2, ")
@@ -205,7 +209,7 @@ def test_pictures_for_programs_are_json_and_files(
 def test_a_picture_for_people_is_one_line(baton: dict[str, Told], folder: Path) -> None:
     told = baton["told"]
     assert told.code == 0
-    assert told.out.startswith("told.png  device:small  1 device steps  ")
+    assert told.out.startswith("told.png  device/small  1 device steps  ")
     assert told.out.count("\n") == 1
     with Image.open(folder / "told.png") as image:
         assert image.info == {}
@@ -219,7 +223,7 @@ def test_a_relay_and_an_edge_picture_come_from_another_process(
     assert relayed["bytes"]["received"] > relayed["bytes"]["sent"] > 0
     assert relayed["notes"] == []
     (drawn,) = baton["edge"].json()
-    expected = drawn_here(family, task(plan("edge:large", 3), PROMPTS[0], seed=3))
+    expected = drawn_here(family, task(plan("edge/large", 3), PROMPTS[0], seed=3))
     with Image.open(folder / drawn["path"]) as image:
         assert differ(np.asarray(image), expected) <= 1
 
@@ -231,6 +235,15 @@ def test_a_request_is_explained_afterwards(baton: dict[str, Told], served: Proce
     assert [attempt["address"] for attempt in told["attempts"]] == [served.address]
     assert told["coordinator"] is None
     assert drawn["request_id"] in baton["another request"].refused(2)
+
+
+def test_an_arm_of_many_stretches_is_drawn_explained_and_replayed(baton: dict[str, Told]) -> None:
+    (drawn,), told = baton["counted"].json(), baton["counted, explained"].json()
+    assert drawn["arm"] == drawn["arm_executed"] == told["decision"]["arm"] == COUNTED
+    assert (drawn["notes"], drawn["request_id"]) == ([], told["request_id"])
+    parts = [(part["location"], part["stop"]) for part in told["executed"]]
+    assert parts == [("edge", 2), ("device", 3), ("edge", 5)]
+    assert baton["counted, again"].out.startswith("out/baton-4.png: identical (5 steps, large>")
 
 
 def test_settings_are_shown_with_their_origin(baton: dict[str, Told], family_folder: Path) -> None:
@@ -350,7 +363,7 @@ async def test_an_edge_that_is_killed_costs_one_interval_and_no_picture(
     async with edge(family, node_id="second") as second:
         edges = f"{killed.address},{second.address}"
         with device(family_folder, edges=edges, checkpoint_every=every) as client:
-            async for event in client.stream(PROMPTS[0], arm="edge:large", steps=steps):
+            async for event in client.stream(PROMPTS[0], arm="edge/large", steps=steps):
                 events.append(event)
                 if isinstance(event, Stepped) and event.step >= 3 * every:
                     killed.popen.send_signal(signal.SIGKILL)
@@ -372,8 +385,9 @@ async def test_a_signal_drains_an_edge_and_ends_it_with_0(served: Process) -> No
             protocol_version=PROTOCOL_VERSION,
             request_id="long",
             prompt="a red cat",
-            plan=plan_to_proto(plan("edge:large", 200)),
-            size=16,
+            plan=plan_to_proto(plan("edge/large", 200)),
+            width=16,
+            height=16,
         )
         kinds = []
         async for event in stub.Denoise(ask, timeout=SECONDS):

@@ -16,8 +16,9 @@ from baton.common.accel.propagation import Propagation
 from baton.common.errors import InvalidRequest
 from baton.common.families.loader import Family
 from baton.common.families.local import begin
-from baton.common.families.manifest import Manifest
-from baton.device_client.cli.analyzing import AnalyzeRequest, analyze
+from baton.common.families.manifest import Manifest, read_manifest
+from baton.common.tooling.analysis import AnalyzeRequest
+from baton.device_client.cli.analyzing import analyze
 from baton.device_client.settings import DeviceSettings
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import NAME, copy_family, flip_bit
@@ -88,7 +89,7 @@ def baton(folder: Path, family_folder: Path) -> dict[str, Told]:
 @pytest.fixture(scope="module")
 def measured(family: Family) -> Features:
     """As the command measures, in batches of four."""
-    of = plan("device:large", STEPS)
+    of = plan("device/large", STEPS)
     runs = [begin(family, task(of, prompt, seed=SEED + i)) for i, prompt in enumerate(PROMPTS)]
     graph = family.member("large").graph
     assert graph is not None
@@ -139,7 +140,7 @@ def test_the_stages_are_means_over_their_blocks_most_changed_first(
 
 def test_the_proposal_is_one_that_a_manifest_takes(baton: dict[str, Told], family: Family) -> None:
     told = baton["asked"].json()
-    values = family.manifest.model_dump() | {"propagation": told["propagation"]}
+    values = read_manifest(family.spec.folder).model_dump() | {"propagation": told["propagation"]}
     taken = Manifest.model_validate(values).propagation["large"]
     assert list(taken.keys) == told["keys"]
     assert Propagation(taken.keys, taken.steps).keys_for(STEPS) == tuple(told["keys"])

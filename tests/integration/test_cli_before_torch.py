@@ -12,6 +12,7 @@ from tests.support.commands import Told, clean_environment, run_many
 from tests.unit.device_client.test_reading_png import IMAGE, MADE
 
 _DRAW = ["baton", "generate", "x", "--arm", "device"]
+_ARM = ["baton", "generate", "x", "--arm"]
 _MASK = ["baton", "train-masks", "--member", "small", "--steps", "4", "--count", "1"]
 _ANALYZE = ["baton", "analyze", "--steps", "4", "--count", "1"]
 _EDGE = ["baton-edge", "serve", "--port", "0"]
@@ -27,9 +28,38 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "an unknown preference": ([*_DRAW, "--prefer", "magic"], 2, "magic"),
     "a negative seed": ([*_DRAW, "--seed", "-1"], 2, "seed"),
     "a small size": ([*_DRAW, "--size", "7"], 2, "size"),
-    "an unknown arm": (["baton", "generate", "x", "--arm", "magic"], 2, "magic"),
-    "an arm of an unknown member": (["baton", "generate", "x", "--arm", "edge:giant"], 2, "giant"),
-    "a member not held": (["baton", "generate", "x", "--arm", "device:large"], 5, "large"),
+    "an unknown arm": ([*_ARM, "magic"], 2, "magic"),
+    "an arm of an unknown member": ([*_ARM, "edge/giant"], 2, "giant"),
+    "a relay of an unknown member": ([*_ARM, "relay:large>giant@0.5"], 2, "giant"),
+    "an arm nowhere": ([*_ARM, "moon/large"], 2, "moon/large"),
+    "an arm that ends early": ([*_ARM, "edge/large@0.5"], 2, "last stretch"),
+    "an arm without a cut": ([*_ARM, "edge/large>device/small"], 2, "cut or steps of its own"),
+    "an arm whose shares fall": (
+        [*_ARM, "edge/large@0.5>device/small@0.5>edge/large"],
+        2,
+        "rise",
+    ),
+    "an arm whose levels rise": (
+        [*_ARM, "edge/large*1@s1>device/small*1@s2>edge/large*1"],
+        2,
+        "fall",
+    ),
+    "an arm at a share of its own steps": ([*_ARM, "edge/large*2@0.5>device/small*2"], 2, "share"),
+    "an arm that counts half its steps": ([*_ARM, "edge/large*2@s1>device/small"], 2, "of none"),
+    "an arm of too many steps": ([*_ARM, "edge/large*199>device/small*2"], 2, "201"),
+    "an arm of no steps": ([*_ARM, "edge/large*0>device/small*2"], 2, "steps"),
+    "an arm with steps, and --steps": ([*_ARM, "edge/large*5", "--steps", "5"], 2, "--steps"),
+    "an arm with steps and cuts, and --steps": (
+        [*_ARM, "edge/large*3@s2.2>device/small*4", "--steps", "7"],
+        2,
+        "--steps",
+    ),
+    "a member of the middle not held": (
+        [*_ARM, "edge/large@0.3>device/medium@0.7>edge/large"],
+        5,
+        "medium",
+    ),
+    "a member not held": ([*_ARM, "device/large"], 5, "large"),
     "no member": ([*_DRAW, "--members", ""], 4, "member"),
     "an unknown member": ([*_DRAW, "--members", "giant"], 2, "giant"),
     "an unknown family": ([*_DRAW, "--family", "magic"], 2, "magic"),
@@ -58,10 +88,15 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a mask by magic": ([*_MASK, "--estimator", "magic"], 2, "magic"),
     "a mask at a cost": ([*_MASK, "--cost", "magic"], 2, "magic"),
     "a slow mask": ([*_MASK, "--target-speed", "1"], 2, "target speed"),
+    "a mask faster than its refresh": ([*_MASK, "--target-speed", "3"], 2, "below 2, got 3"),
+    "a mask faster than its keys": ([*_MASK, "--propagated", "--target-speed", "3"], 2, "below 2"),
     "a mask of no prompts": ([*_MASK, "--count", "0"], 2, "prompts"),
     "a mask with a negative seed": ([*_MASK, "--seed", "-1"], 2, "seed"),
     "a mask nowhere": ([*_MASK, "--out", "/dev/null/a.json"], 2, "/dev/null/a.json"),
     "a mask of another kind": ([*_MASK, "--out", "a.png"], 2, "a.png"),
+    "a doctor of an edge nowhere": (["baton", "doctor", "--edge", "nowhere"], 2, "HOST:PORT"),
+    "a doctor of one edge of two": (["baton", "doctor", "--edge", "h:1,h:70000"], 2, "h:70000"),
+    "a doctor of no coordinator": (["baton", "doctor", "--coordinator", "h"], 2, "HOST:PORT"),
     "no demo": (["baton", "demo", "--steps", "0"], 2, "steps"),
     "a demo of nothing": (["baton", "demo", " "], 2, "prompt"),
     "a demo nowhere": (["baton", "demo", "--out", "/dev/null/demo"], 2, "/dev/null/demo"),

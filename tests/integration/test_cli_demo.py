@@ -21,7 +21,7 @@ from baton.device_client.cli.demonstrating import PROMPTS
 from tests.support.commands import clean_environment
 
 SECONDS = 100
-ARMS = ("device:small", "relay:large>small@0.4", "edge:large")
+ARMS = ("device/small", "edge/large@0.4>device/small", "edge/large")
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,7 +70,7 @@ def test_the_demo_shows_every_arm_and_leaves_nothing_running(tmp_path: Path) -> 
         assert process.returncode == 0, err
         assert session_of(process) == []
     for arm in ARMS:
-        assert out.count(arm) == len(PROMPTS)
+        assert out.split().count(arm) == len(PROMPTS)
     for word in " ".join(PROMPTS).split():
         assert word in out
     assert "pictures in baton-demo/, all of them in baton-demo.png" in out

@@ -13,12 +13,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from baton.common.families.loader import Family
+from baton.device_client.provenance import CHUNK_VERSION
 from baton.device_client.result import Result
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.families import copy_family, flip_bit
 from tests.support.nodes import device, edge
 
 ROOT = Path(__file__).resolve().parents[2]
+NEWER = CHUNK_VERSION + 1
 UNET = "small/unet/diffusion_pytorch_model.safetensors"
 
 #: What is refused: the command line, the exit code, and words of the reason.
@@ -29,7 +31,11 @@ WRONG: dict[str, tuple[list[str], int, list[str]]] = {
     "no plan": (["replay", "plain.png"], 2, ["plain.png", "no plan"]),
     "a damaged plan": (["replay", "damaged.png"], 2, ["damaged.png", "seed"]),
     "a file cut short": (["replay", "short.png"], 2, ["short.png"]),
-    "a newer plan": (["replay", "newer.png"], 4, ["newer.png", "4", "3"]),
+    "a newer plan": (
+        ["replay", "newer.png"],
+        4,
+        ["newer.png", f"version {NEWER}", f"up to {CHUNK_VERSION}"],
+    ),
     "an unknown family": (["replay", "a.png", "--family", "nonsense"], 2, ["nonsense"]),
     "another family": (["replay", "a.png", "--family", "scenes"], 4, ["'tiny'", "'scenes'"]),
     "other weights": (["replay", "a.png", "--family", "other"], 4, ["'small'", "same weights"]),
@@ -57,7 +63,7 @@ def write_pictures(folder: Path, result: Result) -> None:
     (folder / "text.png").write_text("text")
     (folder / "short.png").write_bytes(path.read_bytes()[:-200])
     rewritten(path, folder / "damaged.png", lambda chunk: chunk.pop("seed"))
-    rewritten(path, folder / "newer.png", lambda chunk: chunk.update(version=4))
+    rewritten(path, folder / "newer.png", lambda chunk: chunk.update(version=NEWER))
     rewritten(path, folder / "seed.png", lambda chunk: chunk.update(seed=8))
     rewritten(path, folder / "build.png", _another_build)
 

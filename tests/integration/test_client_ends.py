@@ -91,7 +91,7 @@ def test_the_time_limit_holds_where_the_model_hangs(fields: dict[str, Any]) -> N
     with Client(**fields) as client:
         device = client._async._device
         hanging = _Hanging(device.family)
-        client._async._device = replace(device, family=hanging)
+        client._async._device = replace(device, loaded=hanging)
         with pytest.raises(DeadlineExceeded):
             client.generate("a red cat", steps=1, timeout=0.2)
         assert hanging.hung.is_set()

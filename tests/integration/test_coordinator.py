@@ -13,14 +13,17 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.common.arm import Arm
 from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.explanation import DecisionRecord
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import open_channel
 from baton.coordinator.daemon import Node, running
 from baton.coordinator.decider import Clocks
 from baton.coordinator.settings import Settings
-from baton.coordinator.store.base import Resolution, Write
+from baton.coordinator.store.base import NewDecision, Resolution, Write
 from baton.coordinator.store.memory import MemoryStore
+from baton.coordinator.store.sqlite import SqliteStore
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import AdminStub, CoordinatorStub
 
@@ -97,7 +100,7 @@ async def test_an_edge_joins_serves_and_leaves(client: Client) -> None:
     answer = await client.decide()
     assert [edge.node_id for edge in answer.edges] == ["e1"]
     await client.coordinator.Deregister(pb.DeregisterRequest(node_id="e1"))
-    assert (await client.decide("r2")).arm == "device:small"
+    assert (await client.decide("r2")).arm == "device/small"
 
 
 async def test_a_lease_ends_and_the_edge_comes_back(client: Client) -> None:
@@ -106,7 +109,7 @@ async def test_a_lease_ends_and_the_edge_comes_back(client: Client) -> None:
     await client.join()
     assert (await client.coordinator.Heartbeat(beat)).known
     client.clock.now += 11
-    assert (await client.decide()).arm == "device:small"
+    assert (await client.decide()).arm == "device/small"
     (node,) = (await client.admin.ListNodes(pb.ListNodesRequest())).nodes
     assert (node.state, node.load.active, node.seconds_since_heartbeat) == ("lost", 1, 11)
     assert not (await client.coordinator.Heartbeat(beat)).known
@@ -122,7 +125,7 @@ async def test_a_report_counts_once_and_an_unknown_one_not_at_all(client: Client
         await client.report("unknown")
     assert code(caught) == "NOT_FOUND"
     (stats,) = (await client.admin.ListArms(pb.ListArmsRequest())).arms
-    assert (stats.family, stats.arm, stats.pulls, stats.rewards) == ("scenes", "device:small", 1, 1)
+    assert (stats.family, stats.arm, stats.pulls, stats.rewards) == ("scenes", "device/small", 1, 1)
 
 
 async def test_explain_tells_everything_by_either_id(client: Client) -> None:
@@ -137,7 +140,7 @@ async def test_explain_tells_everything_by_either_id(client: Client) -> None:
         assert told.decision.arm == answer.arm
         assert told.decision.reward == 0.0
         assert told.decision.report.error == "UNAVAILABLE"
-        assert {score.arm for score in told.decision.scores} >= {answer.arm, "edge:other"}
+        assert {score.arm for score in told.decision.scores} >= {answer.arm, "edge/other"}
         assert [edge.node_id for edge in told.rejected] == ["e2"]
 
 
@@ -198,7 +201,7 @@ async def test_a_bad_question_gets_a_typed_status_and_the_node_lives(
         await client.decide(**fields)  # type: ignore[arg-type]
     assert code(caught) == status
     assert "\n" not in (caught.value.details() or "")
-    assert (await client.decide("good")).arm == "device:small"
+    assert (await client.decide("good")).arm == "device/small"
 
 
 async def test_other_bad_input_gets_a_typed_status_too(client: Client) -> None:
@@ -284,6 +287,26 @@ async def test_two_coordinators_live_in_one_process(settings: Settings, tmp_path
             await Client(one, a, Clock()).decide()
             admin = AdminStub(b)
             assert not (await admin.ListArms(pb.ListArmsRequest())).arms
+
+
+async def test_decisions_of_another_context_are_named_at_the_start(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SqliteStore(settings.db)
+    old = DecisionRecord(
+        "d", "r", 0.0, "scenes", "speed", Arm.device("small"), 1.0, False, (1.0, 0.5),
+        features=("bias", "words"),
+    )  # fmt: skip
+    store.write([NewDecision(old), Resolution("d", "rewarded", 0.5, 1.0)])
+    store.close()
+    async with running(settings) as node, open_channel(node.address) as channel:
+        told = await AdminStub(channel).Explain(pb.ExplainRequest(id="d"))
+        assert not (await AdminStub(channel).ListArms(pb.ListArmsRequest())).arms
+    assert list(told.features) == ["bias", "words"]
+    (line,) = [item.getMessage() for item in caplog.records if item.levelname == "WARNING"]
+    assert line == (
+        "decisions of another context than this version's, which teach nothing: 1 of bias, words"
+    )
 
 
 async def test_a_taken_port_or_database_and_an_open_host_are_refused(

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from baton.common.families.loader import Family
+from baton.common.node import Registration
 from baton.common.rpc.access import OPEN
 from baton.common.rpc.channel import bind, channel_to, make_server
 from baton.common.rpc.edge_status import edge_status
 from baton.coordinator.daemon import Node
 from baton.edge_server.daemon import running
-from baton.edge_server.membership import Identity, Link, Membership
+from baton.edge_server.membership import Link, Membership
 from baton.edge_server.registry import Occupancy
 from baton.edge_server.settings import EdgeSettings
 from baton.v1 import coordinator_pb2 as pb
@@ -85,7 +86,7 @@ async def test_a_late_farewell_of_the_old_process_leaves_the_new_one(tmp_path: P
         old, new = [
             Membership(
                 link,
-                Identity("e", address, "scenes", ("large",), "f", secret="mine"),
+                Registration("e", address, "scenes", ("large",), "f", secret="mine"),
                 lambda: Occupancy(0, 0, 4),
             )
             for address in ("10.0.0.1:7701", "10.0.0.2:7701")
@@ -127,9 +128,9 @@ async def test_a_lease_that_cannot_be_is_not_taken(caplog: pytest.LogCaptureFixt
     add_CoordinatorServicer_to_server(servicer, server)
     address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
     await server.start()
-    identity = Identity("e", "10.0.0.1:7701", "scenes", ("large",), "f", secret="mine")
+    about = Registration("e", "10.0.0.1:7701", "scenes", ("large",), "f", secret="mine")
     link = Link(address, OPEN, lambda keys: None)
-    joining = asyncio.ensure_future(Membership(link, identity, lambda: Occupancy(0, 0, 4)).run())
+    joining = asyncio.ensure_future(Membership(link, about, lambda: Occupancy(0, 0, 4)).run())
     try:
         await until(lambda: not servicer.leases)
         assert servicer.beats == 0

@@ -20,6 +20,7 @@ from baton.common.latents import decode_state
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
 from baton.common.rpc.convert import executed_from_proto, plan_to_proto
+from baton.common.rpc.latent_spaces import space_from_proto
 from baton.common.rpc.status import from_rpc_error
 from baton.edge_server.registry import Occupancy
 from baton.edge_server.settings import EdgeSettings
@@ -32,14 +33,15 @@ from tests.support.tasks import PROMPTS, plan, task
 STEPS = 4
 
 
-def ask(request_id: str, arm: str = "edge:large", steps: int = STEPS, **fields: Any) -> Any:
+def ask(request_id: str, arm: str = "edge/large", steps: int = STEPS, **fields: Any) -> Any:
     """A good request with some fields replaced."""
     values = {
         "protocol_version": PROTOCOL_VERSION,
         "request_id": request_id,
         "prompt": PROMPTS[0],
         "plan": plan_to_proto(plan(arm, steps)),
-        "size": 16,
+        "width": 16,
+        "height": 16,
         "codec": "fp32",
     }
     return edge_pb2.DenoiseRequest(**(values | fields))
@@ -121,13 +123,13 @@ async def test_an_edge_part_ends_with_the_latent_and_an_edge_arm_with_the_pictur
     held: Held, family: Family
 ) -> None:
     held.gate.lift()
-    part = await follow(held.stub, ask("r1", "relay:large>small@0.5", fingerprint=""))
+    part = await follow(held.stub, ask("r1", "edge/large@0.5>device/small", fingerprint=""))
     assert part.kinds[0] == "accepted"
     assert set(part.kinds[1:-1]) <= {"progress"}
     envelope = decode_state(part.last.handoff.envelope, family.fingerprint)
     assert (envelope.request_id, envelope.state.step) == ("r1", 2)
     whole = await follow(held.stub, ask("r2"))
-    picture = drawn_here(family, task(plan("edge:large", STEPS)))
+    picture = drawn_here(family, task(plan("edge/large", STEPS)))
     assert whole.last.image.rgb == picture.tobytes()
     executed = executed_from_proto(whole.last.image.executed)
     assert [step.step for step in executed] == list(range(STEPS))
@@ -138,6 +140,7 @@ async def test_what_an_edge_holds_and_does_is_told(held: Held, family: Family) -
     now = await held.status()
     assert (now.node_id, now.family, tuple(now.members)) == ("edge-test", "tiny", family.members)
     assert (now.fingerprint, now.capacity, now.draining) == (family.fingerprint, 2, False)
+    assert space_from_proto(now.latent_space).matches(family.spec.latent_space)
     assert await held.counts() == (0, 0, 0, 0, 0)
     first, second = held.start(ask("r1")), held.start(ask("r2"))
     await until(lambda: held.node.registry.occupancy() == Occupancy(1, 1, 2))
@@ -176,7 +179,7 @@ async def test_the_same_request_from_two_streams_runs_once(family: Family) -> No
     counter = Counter()
     async with edge(family, counter) as node, channel_to(node.address) as channel:
         stub = EdgeStub(channel)
-        for arm, steps in (("edge:large", STEPS), ("relay:large>small@0.5", STEPS // 2)):
+        for arm, steps in (("edge/large", STEPS), ("edge/large@0.5>device/small", STEPS // 2)):
             counter.rows.clear()
             request = ask(f"r-{steps}", arm, checkpoint_every=1)
             streams = await asyncio.gather(follow(stub, request), follow(stub, request))
@@ -188,7 +191,15 @@ async def test_the_same_request_from_two_streams_runs_once(family: Family) -> No
 
 
 @pytest.mark.parametrize(
-    "fields", [{"prompt": "another"}, {"seed": 1}, {"size": 32}, {"codec": "fp16"}, {"steps": 5}]
+    "fields",
+    [
+        {"prompt": "another"},
+        {"seed": 1},
+        {"width": 32},
+        {"height": 32},
+        {"codec": "fp16"},
+        {"steps": 5},
+    ],
 )
 async def test_an_id_cannot_be_used_for_something_else(held: Held, fields: dict[str, Any]) -> None:
     held.gate.lift()

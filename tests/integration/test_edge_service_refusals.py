@@ -53,8 +53,9 @@ def ask(request_id: str = "good", **fields: Any) -> edge_pb2.DenoiseRequest:
         "protocol_version": PROTOCOL_VERSION,
         "request_id": request_id,
         "prompt": PROMPTS[0],
-        "plan": plan_to_proto(plan("edge:large", STEPS)),
-        "size": 16,
+        "plan": plan_to_proto(plan("edge/large", STEPS)),
+        "width": 16,
+        "height": 16,
         "codec": "fp32",
     }
     return edge_pb2.DenoiseRequest(**(values | fields))
@@ -62,7 +63,7 @@ def ask(request_id: str = "good", **fields: Any) -> edge_pb2.DenoiseRequest:
 
 def planned(segments: list[plan_pb2.Segment] | None = None, **fields: Any) -> plan_pb2.Plan:
     """A good plan with some fields replaced."""
-    message = plan_to_proto(plan("edge:large", STEPS))
+    message = plan_to_proto(plan("edge/large", STEPS))
     for name, value in fields.items():
         setattr(message, name, value)
     if segments is not None:
@@ -72,12 +73,30 @@ def planned(segments: list[plan_pb2.Segment] | None = None, **fields: Any) -> pl
 
 
 def piece(member: str = "large", stop: int = STEPS, **fields: Any) -> plan_pb2.Segment:
-    values = {"start": 0, "location": plan_pb2.LOCATION_EDGE} | fields
-    return plan_pb2.Segment(member=member, stop=stop, **values)
+    values = {
+        "start": 0,
+        "location": plan_pb2.LOCATION_EDGE,
+        "grid": grid(),
+        "guidance": guided(3.0),
+    }
+    return plan_pb2.Segment(member=member, stop=stop, **(values | fields))
+
+
+def grid(stop: int = STEPS, **fields: Any) -> plan_pb2.Grid:
+    return plan_pb2.Grid(**({"sampler": "ddim", "stop": stop} | fields))
+
+
+def guided(scale: float, kind: int = plan_pb2.GUIDANCE_KIND_TWO_BRANCHES) -> plan_pb2.Guidance:
+    return plan_pb2.Guidance(scale=scale, kind=kind)
 
 
 def until_step(steps: int) -> plan_pb2.Plan:
-    return planned([piece(stop=steps)], steps=steps)
+    return planned([piece(stop=steps, grid=grid(steps))])
+
+
+def on_grids(*grids: plan_pb2.Grid) -> plan_pb2.Plan:
+    """A plan of a segment for each."""
+    return planned([piece(start=item.start, stop=item.stop, grid=item) for item in grids])
 
 
 async def drawn(stub: Any, request: edge_pb2.DenoiseRequest) -> edge_pb2.Image:
@@ -95,12 +114,14 @@ async def refusal(stub: Any, request: edge_pb2.DenoiseRequest) -> BatonError:
 
 
 async def check_serves(stub: Any, family: Family) -> None:
-    picture = drawn_here(family, task(plan("edge:large", STEPS)))
+    picture = drawn_here(family, task(plan("edge/large", STEPS)))
     assert (await drawn(stub, ask("afterwards"))).rgb == picture.tobytes()
 
 
 _DEVICE = plan_pb2.LOCATION_DEVICE
-_DIRECTIVES = [plan_pb2.StepDirective(guided=True)]
+_DIRECTIVES = [plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH)]
+_REUSED = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_REUSE)
+_TWO_SETS = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH, blocks=[b"\x01", b"\x03"])
 
 REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
     "no protocol version": ({"protocol_version": 0}, Incompatible),
@@ -109,15 +130,74 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
     "a request id with a space": ({"request_id": "a b"}, InvalidRequest),
     "a request id with a line break": ({"request_id": "a\n"}, InvalidRequest),
     "a request id that is too long": ({"request_id": "x" * 129}, InvalidRequest),
-    "no plan": ({"plan": plan_pb2.Plan()}, UnknownName),
+    "no plan": ({"plan": plan_pb2.Plan()}, InvalidRequest),
     "0 steps": ({"plan": until_step(0)}, InvalidRequest),
     "201 steps": ({"plan": until_step(201)}, InvalidRequest),
     "10^9 steps": ({"plan": until_step(10**9)}, InvalidRequest),
     "an unknown family": ({"plan": planned(family="other")}, InvalidRequest),
-    "an unknown sampler": ({"plan": planned(sampler="magic")}, UnknownName),
-    "guidance that is no number": ({"plan": planned(guidance_scale=float("nan"))}, InvalidRequest),
-    "negative guidance": ({"plan": planned(guidance_scale=-1.0)}, InvalidRequest),
-    "endless guidance": ({"plan": planned(guidance_scale=float("inf"))}, InvalidRequest),
+    "an unknown sampler": ({"plan": on_grids(grid(sampler="magic"))}, UnknownName),
+    "no sampler": ({"plan": on_grids(grid(sampler=""))}, UnknownName),
+    "no grid": ({"plan": planned([piece(grid=None)])}, UnknownName),
+    "a grid of fewer steps": ({"plan": planned([piece(grid=grid(3))])}, InvalidRequest),
+    "a grid of more steps": ({"plan": planned([piece(grid=grid(5))])}, InvalidRequest),
+    "a grid that begins too late": ({"plan": planned([piece(grid=grid(start=1))])}, InvalidRequest),
+    "a last grid that ends too early": ({"plan": on_grids(grid(until=1.0))}, InvalidRequest),
+    "a first grid without an end": (
+        {"plan": on_grids(grid(2), grid(start=2))},
+        InvalidRequest,
+    ),
+    "grids whose levels rise": (
+        {"plan": on_grids(grid(1, until=1.0), grid(2, start=1, until=2.0), grid(start=2))},
+        InvalidRequest,
+    ),
+    "a level that is no number": (
+        {"plan": on_grids(grid(2, until=float("nan")), grid(start=2))},
+        InvalidRequest,
+    ),
+    "a level beyond the family's": (
+        {"plan": on_grids(grid(2, until=1e3), grid(start=2))},
+        Incompatible,
+    ),
+    "a level below the family's": (
+        {"plan": on_grids(grid(2, until=1e-3), grid(start=2))},
+        Incompatible,
+    ),
+    "levels between which no step fits": (
+        {"plan": on_grids(grid(2, until=1.0), grid(3, start=2, until=1.0 - 1e-9), grid(start=3))},
+        Incompatible,
+    ),
+    "a named grid that the family lacks": (
+        {"plan": on_grids(grid(name="tuned", digest="d" * 32))},
+        Incompatible,
+    ),
+    "guidance that is no number": (
+        {"plan": planned([piece(guidance=guided(float("nan")))])},
+        InvalidRequest,
+    ),
+    "negative guidance": ({"plan": planned([piece(guidance=guided(-1.0))])}, InvalidRequest),
+    "endless guidance": ({"plan": planned([piece(guidance=guided(float("inf")))])}, InvalidRequest),
+    "an unknown kind of guidance": (
+        {"plan": planned([piece(guidance=guided(3.0, 9))])},
+        InvalidRequest,
+    ),
+    "guidance as a member's input": (
+        {"plan": planned([piece(guidance=guided(3.0, plan_pb2.GUIDANCE_KIND_EMBEDDED))])},
+        Incompatible,
+    ),
+    "guidance of an earlier step": (
+        {"plan": planned([piece(directives=[_REUSED] * STEPS)])},
+        Incompatible,
+    ),
+    "no guidance": ({"plan": planned([piece(guidance=None)])}, InvalidRequest),
+    "unknown branches": (
+        {"plan": planned([piece(directives=[plan_pb2.StepDirective(branches=9)] * STEPS)])},
+        InvalidRequest,
+    ),
+    "another set of blocks for each branch": (
+        {"plan": planned([piece(directives=[_TWO_SETS] * STEPS)])},
+        Incompatible,
+    ),
+    "an unknown acceleration": ({"plan": planned([piece(accel="magic")])}, UnknownName),
     "an unknown member": ({"plan": planned([piece("giant")])}, UnknownName),
     "a member without a name": ({"plan": planned([piece("")])}, InvalidRequest),
     "a plan that starts on the device": (
@@ -141,9 +221,16 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
         InvalidRequest,
     ),
     "too many segments": ({"plan": planned([piece()] * 10_000)}, InvalidRequest),
-    "size 0": ({"size": 0}, InvalidRequest),
-    "size 7": ({"size": 7}, InvalidRequest),
-    "size 65536": ({"size": 65536}, InvalidRequest),
+    "no size": ({"width": 0, "height": 0}, InvalidRequest),
+    "no width": ({"width": 0}, InvalidRequest),
+    "no height": ({"height": 0}, InvalidRequest),
+    "size 7": ({"width": 7, "height": 7}, InvalidRequest),
+    "width 7": ({"width": 7}, InvalidRequest),
+    "size 65536": ({"width": 65536, "height": 65536}, InvalidRequest),
+    "height 65536": ({"height": 65536}, InvalidRequest),
+    "a start picture": ({"start": edge_pb2.Start(picture=b"x")}, Incompatible),
+    "encoded prompts": ({"embeds": {"large": b"x"}}, Incompatible),
+    "adapters": ({"adapters": [plan_pb2.Adapter(member="large")]}, Incompatible),
     "an empty prompt": ({"prompt": ""}, InvalidRequest),
     "a blank prompt": ({"prompt": " \n"}, InvalidRequest),
     "a prompt of 10 MB": ({"prompt": "x" * (10 * MEGABYTES)}, InvalidRequest),
@@ -170,7 +257,7 @@ async def test_a_bad_request_is_refused_and_the_next_one_is_served(
 
 def test_a_plan_is_refused_before_it_takes_much_more_room_than_its_message() -> None:
     """A message of 16 MB could hold a million segments."""
-    message = planned([piece(stop=200)] * 10_000, steps=200)
+    message = planned([piece(stop=200, grid=grid(200))] * 10_000)
 
     def refuse() -> None:
         with pytest.raises(InvalidRequest):
@@ -182,7 +269,7 @@ def test_a_plan_is_refused_before_it_takes_much_more_room_than_its_message() -> 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
 async def test_the_seeds_at_the_ends_are_drawn(stub: Any, family: Family, seed: int) -> None:
     image = await drawn(stub, ask(seed=seed))
-    assert image.rgb == drawn_here(family, task(plan("edge:large", STEPS), seed=seed)).tobytes()
+    assert image.rgb == drawn_here(family, task(plan("edge/large", STEPS), seed=seed)).tobytes()
 
 
 async def test_a_member_that_is_not_loaded_is_told(family_folder: Any) -> None:
@@ -200,8 +287,8 @@ class Paused:
 
     def __init__(self, family: Family) -> None:
         self.family = family
-        self.state = run_alone(family, task(plan("edge:large", STEPS)), 2).state()
-        self.dpmpp = run_alone(family, task(plan("edge:large", STEPS, "dpmpp_2m")), 2).state()
+        self.state = run_alone(family, task(plan("edge/large", STEPS)), 2).state()
+        self.dpmpp = run_alone(family, task(plan("edge/large", STEPS, "dpmpp_2m")), 2).state()
 
     def envelope(
         self, state: LatentState | None = None, request_id: str = "good", fingerprint: str = ""
@@ -263,7 +350,7 @@ async def test_a_latent_that_does_not_belong_is_refused(
 
 
 async def test_a_latent_is_not_resumed_where_the_device_goes_on(stub: Any, paused: Paused) -> None:
-    relayed = plan_to_proto(plan("relay:large>small@0.5", STEPS))
+    relayed = plan_to_proto(plan("edge/large@0.5>device/small", STEPS))
     assert isinstance(
         await refusal(stub, ask(plan=relayed, resume=paused.envelope())), InvalidRequest
     )
@@ -271,7 +358,7 @@ async def test_a_latent_is_not_resumed_where_the_device_goes_on(stub: Any, pause
 
 async def test_the_right_latent_is_resumed(stub: Any, family: Family, paused: Paused) -> None:
     image = await drawn(stub, ask(resume=paused.envelope()))
-    assert image.rgb == drawn_here(family, task(plan("edge:large", STEPS))).tobytes()
+    assert image.rgb == drawn_here(family, task(plan("edge/large", STEPS))).tobytes()
     assert [step.step for step in executed_from_proto(image.executed)] == [2, 3]
 
 
@@ -285,7 +372,7 @@ async def test_a_poisoned_history_hurts_no_neighbour(
     state = paused.dpmpp
     entry = HistoryEntry(past or state.level, state.history[0].x0)
     poison = paused.envelope(replace(state, history=(entry,)), "poison")
-    made = plan_to_proto(plan("edge:large", STEPS, "dpmpp_2m"))
+    made = plan_to_proto(plan("edge/large", STEPS, "dpmpp_2m"))
     gate = Gate()
     async with edge(family, gate) as node, channel_to(node.address) as channel:
         stub = EdgeStub(channel)
@@ -299,6 +386,6 @@ async def test_a_poisoned_history_hurts_no_neighbour(
         image = await neighbour
     executed = executed_from_proto(image.executed)
     assert [step.step for step in executed] == list(range(STEPS))
-    expected = drawn_here(family, task(plan("edge:large", STEPS, "dpmpp_2m")))
+    expected = drawn_here(family, task(plan("edge/large", STEPS, "dpmpp_2m")))
     found = np.frombuffer(image.rgb, np.uint8).reshape(expected.shape)
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1

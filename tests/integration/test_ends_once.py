@@ -39,8 +39,9 @@ def ask(request_id: str, **fields: Any) -> edge_pb2.DenoiseRequest:
         "protocol_version": PROTOCOL_VERSION,
         "request_id": request_id,
         "prompt": PROMPTS[0],
-        "plan": plan_to_proto(plan("edge:small", fields.pop("steps", STEPS))),
-        "size": 16,
+        "plan": plan_to_proto(plan("edge/small", fields.pop("steps", STEPS))),
+        "width": 16,
+        "height": 16,
         "codec": "fp32",
     }
     return edge_pb2.DenoiseRequest(**(values | fields))
@@ -174,7 +175,7 @@ async def test_a_listener_that_takes_nothing_is_left_and_its_request_ends(family
     narrow = [*Keepalive().client_options(), ("grpc.http2.bdp_probe", 0)]
     async with edge(family, gate, **settings) as node:
         async with grpc.aio.insecure_channel(node.address, options=narrow) as channel:
-            request = ask("r", steps=200, size=64, checkpoint_every=1)
+            request = ask("r", steps=200, width=64, height=64, checkpoint_every=1)
             call = EdgeStub(channel).Denoise(request, timeout=100)
             assert (await anext(aiter(call))).HasField("accepted")
             async with asyncio.timeout(60):
@@ -207,7 +208,7 @@ async def test_the_devices_time_reaches_the_edge_and_ends_the_request_there(
     gate = Gate()
     async with edge(family, gate) as node:
         with device(family_folder, members="") as client, pytest.raises(DeadlineExceeded):
-            await client.generate(PROMPTS[0], arm="edge:large", edge=node.address, timeout=1.0)
+            await client.generate(PROMPTS[0], arm="edge/large", edge=node.address, timeout=1.0)
         await until(lambda: node.registry.counts.expired)
         gate.lift()
         await until(lambda: not node.registry.places)
@@ -240,7 +241,7 @@ async def test_ctrl_c_tells_the_edge(family: Family, family_folder: Path, tmp_pa
     }
     async with edge(family, gate, linger=3600) as node:
         command = ["-m", "baton.device_client.cli.main", "generate", PROMPTS[0]]
-        flags = ["--family", str(family_folder), "--edge", node.address, "--arm", "edge:large"]
+        flags = ["--family", str(family_folder), "--edge", node.address, "--arm", "edge/large"]
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, *flags, env=environment, cwd=tmp_path
         )

@@ -52,7 +52,7 @@ def aborting(code: grpc.StatusCode) -> Answer:
 
 
 def deciding(**fields: Any) -> Answer:
-    good = {"protocol_version": PROTOCOL_VERSION, "decision_id": "d", "arm": "device:small"}
+    good = {"protocol_version": PROTOCOL_VERSION, "decision_id": "d", "arm": "device/small"}
 
     async def decide(context: object) -> coordinator_pb2.DecideResponse:
         return coordinator_pb2.DecideResponse(**(good | fields))
@@ -86,7 +86,7 @@ async def drawn_alone(client: AsyncClient, family: Family, **options: object) ->
     """Draw on the device; returns why the coordinator was not heeded."""
     result = await client.generate(PROMPT, steps=STEPS, **options)
     assert result.decision_id.startswith("static-")
-    alone = task(plan("device:small", STEPS), PROMPT)
+    alone = task(plan("device/small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
     note, prefix = result.notes[0], "decided alone: "
     assert note.startswith(prefix)
@@ -121,13 +121,13 @@ NOWHERE = [coordinator_pb2.EdgeCandidate(node_id="e", address="nowhere")]
 NONSENSE: dict[str, Answer] = {
     "no arm": deciding(arm=""),
     "an arm that is none": deciding(arm="moon:large"),
-    "a member that nobody has": deciding(arm="device:huge"),
-    "a relay to a member that nobody has": deciding(arm="relay:large>huge@0.5"),
-    "an edge with a member that nobody has": deciding(arm="edge:huge"),
-    "a member that this device does not hold": deciding(arm="device:large"),
+    "a member that nobody has": deciding(arm="device/huge"),
+    "a relay to a member that nobody has": deciding(arm="edge/large@0.5>device/huge"),
+    "an edge with a member that nobody has": deciding(arm="edge/huge"),
+    "a member that this device does not hold": deciding(arm="device/large"),
     "a decision without an id": deciding(decision_id=""),
     "an id that is no line": deciding(decision_id="a\n"),
-    "an id as the device gives": deciding(decision_id="static-1", arm="edge:large", edges=NOWHERE),
+    "an id as the device gives": deciding(decision_id="static-1", arm="edge/large", edges=NOWHERE),
     "a ticket that is none": deciding(ticket="x" * 9_000),
     "a ticket for later that is none": deciding(offline_ticket="x" * 9_000),
     "more than can be right": deciding(reason="x" * (20 << 20)),
@@ -153,9 +153,9 @@ async def test_another_arm_than_the_callers_is_not_drawn(
     servicer.answer = deciding()
     async with edge(family) as node:
         with device(family_folder, coordinator=address, edges=node.address) as client:
-            result = await client.generate(PROMPT, arm="edge:large", steps=STEPS)
-    assert (result.arm, result.arm_executed) == ("edge:large", "edge:large")
-    assert "in place of edge:large" in result.notes[0]
+            result = await client.generate(PROMPT, arm="edge/large", steps=STEPS)
+    assert (result.arm, result.arm_executed) == ("edge/large", "edge/large")
+    assert "in place of edge/large" in result.notes[0]
 
 
 async def test_an_arm_that_needs_an_edge_is_still_refused_without_one(
@@ -177,10 +177,10 @@ async def test_edges_that_nobody_can_reach_cost_no_picture(
     odd = [
         coordinator_pb2.EdgeCandidate(node_id="e", address=place) for place in ("nowhere", "a:b")
     ]
-    servicer.answer = deciding(arm="relay:large>small@0.5", edges=odd)
+    servicer.answer = deciding(arm="edge/large@0.5>device/small", edges=odd)
     with device(family_folder, coordinator=address) as client:
         result = await client.generate(PROMPT, steps=STEPS)
-        assert result.arm_executed == "device:small"
+        assert result.arm_executed == "device/small"
         assert [attempt.address for attempt in result.attempts] == ["nowhere", "a:b"]
         with pytest.raises(errors.InvalidRequest, match="nowhere"):
             await client.generate(PROMPT, edge="nowhere", steps=STEPS)

@@ -58,7 +58,7 @@ async def draw(client: AsyncClient, **options: object) -> Result:
 
 
 async def test_an_arm_whose_edge_is_dead_is_refused(client: AsyncClient) -> None:
-    for arm in ("edge", "edge:large", "relay@0.5", "relay:small>large@0.2"):
+    for arm in ("edge", "edge/large", "relay@0.5", "edge/small@0.2>device/large"):
         with pytest.raises(Unreachable, match=r"no answer from .*; --fallback") as caught:
             await draw(client, arm=arm, edge=closed_port())
         assert caught.value.exit_code == 3
@@ -72,8 +72,8 @@ async def test_an_arm_whose_edge_refuses_is_refused(client: AsyncClient) -> None
             assert caught.value.exit_code == code, error
             result = await draw(client, arm="edge", edge=address, fallback=True)
             left_open = await draw(client, edge=address)
-        for found, arm in ((result, "edge:large"), (left_open, "relay:large>small@0.4")):
-            assert (found.arm, found.arm_executed) == (arm, "device:small")
+        for found, arm in ((result, "edge/large"), (left_open, "edge/large@0.4>device/small")):
+            assert (found.arm, found.arm_executed) == (arm, "device/small")
             assert any(str(error) in note for note in found.notes)
 
 
@@ -94,9 +94,9 @@ async def lost_midway(client: AsyncClient, node: Edge, gate: Gate, **options: ob
 @pytest.mark.parametrize(
     ("arm", "executed"),
     [
-        ("edge:large", f"relay:large>small@{EVERY / STEPS!r}"),
-        ("relay:large>small@0.8", f"relay:large>small@{EVERY / STEPS!r}"),
-        ("edge:small", f"relay:small>small@{EVERY / STEPS!r}"),
+        ("edge/large", f"edge/large@{EVERY / STEPS!r}>device/small"),
+        ("edge/large@0.8>device/small", f"edge/large@{EVERY / STEPS!r}>device/small"),
+        ("edge/small", f"edge/small@{EVERY / STEPS!r}>device/small"),
     ],
 )
 async def test_an_arm_lost_midway_is_finished_and_says_what_ran(
@@ -118,7 +118,7 @@ async def test_an_arm_lost_midway_is_finished_and_says_what_ran(
 async def test_without_fallback_nothing_is_drawn_in_place_of_an_edge(
     family: Family, client: AsyncClient
 ) -> None:
-    for arm in ("edge:large", None):
+    for arm in ("edge/large", None):
         gate = Gate()
         async with edge(family, gate) as node:
             with pytest.raises(Unreachable, match=node.address):
@@ -128,7 +128,12 @@ async def test_without_fallback_nothing_is_drawn_in_place_of_an_edge(
 
 
 async def test_what_ran_as_asked_is_told_as_asked(node: Edge, client: AsyncClient) -> None:
-    arms = ("device:small", "relay:large>small@0.4", "relay:large>small@0.01", "edge:large")
+    arms = (
+        "device/small",
+        "edge/large@0.4>device/small",
+        "edge/large@0.01>device/small",
+        "edge/large",
+    )
     for arm, fallback in zip(arms, (None, True, False, None), strict=True):
         result = await draw(client, arm=arm, edge=node.address, fallback=fallback)
         assert (result.arm, result.arm_executed) == (arm, arm)
@@ -156,7 +161,7 @@ async def test_with_fallback_the_device_draws_where_no_edge_is_known(
             for asked in (client, asking):
                 for arm in ("edge", "relay@0.5"):
                     result = await draw(asked, arm=arm, fallback=True)
-                    assert result.arm_executed == "device:small"
+                    assert result.arm_executed == "device/small"
                     assert "drawn on the device with small" in result.notes[-1]
                     for fallback in (None, False):
                         with pytest.raises(Incompatible, match="needs an edge"):

@@ -202,7 +202,7 @@ async def test_a_connection_that_breaks_before_the_edge_answers_is_taken_up_agai
     monkeypatch.setattr(wire, "accepted", drop_first)
     async with edge(family) as node:
         with device(family_folder, **PATIENT) as client:
-            asked = {"edge": node.address, "arm": "edge:large", "steps": STEPS}
+            asked = {"edge": node.address, "arm": "edge/large", "steps": STEPS}
             result = await client.generate(PROMPTS[3], **asked)
         assert node.registry.counts.completed == 1
     assert answers == 2

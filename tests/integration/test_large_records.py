@@ -14,11 +14,13 @@ from PIL import Image
 from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError, ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family
-from baton.common.plan import MAX_BLOCKS, MAX_ROWS, MAX_STEPS, ExecutedStep
+from baton.common.limits import MAX_BLOCKS, MAX_ROWS, MAX_STEPS
+from baton.common.record import ExecutedStep
 from baton.common.rpc.channel import open_channel
 from baton.common.rpc.convert import executed_from_proto, executed_to_proto, largest_record
 from baton.common.rpc.status import from_rpc_error
-from baton.device_client.png import MAX_CHUNK_CHARS, Provenance, read_chunk, read_png, save_png
+from baton.device_client.png import read_png, save_png
+from baton.device_client.provenance import MAX_CHUNK_CHARS, Provenance, read_chunk
 from baton.edge_server.engine.job import Drawn
 from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
 from tests.support.engines import run_together
@@ -39,7 +41,7 @@ def blocks(step: int, row: int) -> int:
 
 def largest(steps: int) -> tuple[ExecutedStep, ...]:
     made = ExecutedStep(
-        0, "m" * 64, "edge", "n" * 128, True, MAX_ROWS, 512, 510, 1, 0, 0.0123456789
+        0, "m" * 64, "edge", "n" * 128, "both", MAX_ROWS, 512, 510, 1, 0, 0.0123456789
     )
     return tuple(
         replace(
@@ -61,7 +63,7 @@ def test_the_largest_record_is_within_the_bound_of_its_message() -> None:
 
 def test_the_largest_record_is_read_from_its_picture(tmp_path: Path) -> None:
     steps = MAX_STEPS // 4
-    executed, of = largest(steps), task(plan("edge:large", steps))
+    executed, of = largest(steps), task(plan("edge/large", steps))
     origin = NodeBuild(this_build(), {"m" * 64: FINGERPRINT})
     made = Provenance(of, executed, FINGERPRINT, "fp16", (), {"n" * 128: origin})
     found = read_png(save_png(IMAGE, tmp_path / "a.png", made)).provenance
@@ -77,7 +79,7 @@ def test_a_plan_of_more_parts_than_any_is_not_parsed(text: str) -> None:
 
 def drawn_in_a_large_batch(ask: edge_pb2.DenoiseRequest) -> list[edge_pb2.DenoiseEvent]:
     rows = [plan_pb2.BatchRows(rows=1, blocks=blocks(0, row).to_bytes(128)) for row in range(512)]
-    batch = {"rows": MAX_ROWS, "threads": 1, "blocks": rows[0].blocks, "neighbours": rows}
+    batch = {"rows": MAX_ROWS, "threads": 1, "blocks": [rows[0].blocks], "neighbours": rows}
     told = image()
     del told.image.executed[:]
     told.image.executed.extend(stretch(step, step + 1, **batch) for step in range(STEPS))
@@ -89,7 +91,7 @@ async def test_a_picture_of_a_large_mixed_batch_arrives_and_is_read_again(
 ) -> None:
     async with serving(Scripted(drawn_in_a_large_batch)) as address:
         with device(family_folder, edges=address) as client:
-            asked = {"arm": "edge:large", "steps": STEPS, "fallback": False}
+            asked = {"arm": "edge/large", "steps": STEPS, "fallback": False}
             result = await client.generate(PROMPT, **asked)
     assert [len(step.neighbours) for step in result.executed] == [MAX_ROWS] * STEPS
     assert read_png(result.save(tmp_path / "a.png")).provenance.executed == result.executed
@@ -98,7 +100,7 @@ async def test_a_picture_of_a_large_mixed_batch_arrives_and_is_read_again(
 def test_rows_that_run_alike_are_recorded_as_one(family: Family) -> None:
     """Rows of one batch differ by what they run, and not by whose they are."""
     mask = random_mask(family.member("large").blocks, 4, 3)
-    of = [with_mask(plan("edge:large", 4), mask), *[plan("edge:large", 4)] * 5]
+    of = [with_mask(plan("edge/large", 4), mask), *[plan("edge/large", 4)] * 5]
     works = [work(f"r{i}", task(made, seed=i)) for i, made in enumerate(of)]
     told = set()
     for listener in run_together(family, works):

@@ -35,7 +35,7 @@ from tests.support.servers import serving
 from tests.support.tasks import plan, task
 
 Script = Callable[[edge_pb2.DenoiseRequest], Sequence[edge_pb2.DenoiseEvent]]
-ALONE = task(plan("device:small", STEPS), PROMPT)
+ALONE = task(plan("device/small", STEPS), PROMPT)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ async def test_no_status_of_an_edge_and_none_of_its_details_end_a_picture(
     for code, details in ENDS.items():
         async with serving(Aborting(handed_nothing, code, details)) as address:
             result = await client.generate(PROMPT, edge=address, steps=STEPS)
-        assert result.arm_executed == "device:small"
+        assert result.arm_executed == "device/small"
         heard = "INTERNAL" if code is grpc.StatusCode.DATA_LOSS else code.name
         assert [attempt.error for attempt in result.attempts] == [heard]
         assert result.notes[0].isprintable()
@@ -119,7 +119,7 @@ async def test_nothing_that_an_edge_says_after_the_end_of_its_part_counts(
     def handed_over(ask: edge_pb2.DenoiseRequest) -> list[edge_pb2.DenoiseEvent]:
         return [accepted(), handoff(liar.envelope(ask))]
 
-    for arm, script in {"edge:large": drawn, "relay@0.5": handed_over}.items():
+    for arm, script in {"edge/large": drawn, "relay@0.5": handed_over}.items():
         for servicer in (
             Aborting(script, internal),
             Late(script, None),
@@ -142,4 +142,4 @@ async def test_an_edge_that_draws_the_devices_part_too_is_given_up(
     script = Scripted(lambda ask: [accepted(), edge_pb2.DenoiseEvent(image=whole)])
     async with serving(script) as address:
         result = await client.generate(PROMPT, edge=address, arm="relay@0.5", steps=STEPS)
-    assert result.arm_executed == "device:small"
+    assert result.arm_executed == "device/small"

@@ -14,9 +14,12 @@ from baton.common.diffusion.executor import resume_run
 from baton.common.errors import ExecutionFailed, Incompatible
 from baton.common.families.loader import Family
 from baton.common.latents import LatentState, NoiseLevel
+from baton.common.request import GenerationRequest
+from baton.common.tooling.analysis import AnalyzeRequest
+from baton.common.tooling.mask_request import MaskRequest
 from baton.device_client.cli import generating
-from baton.device_client.cli.analyzing import AnalyzeRequest, analyze
-from baton.device_client.cli.mask_training import MaskRequest, train_masks
+from baton.device_client.cli.analyzing import analyze
+from baton.device_client.cli.mask_training import train_masks
 from baton.device_client.replaying import replay
 from baton.device_client.settings import DeviceSettings
 from baton.edge_server.daemon import running
@@ -73,14 +76,14 @@ def test_what_a_member_makes_of_no_numbers_is_neither_analyzed_nor_trained_on(
 async def test_the_next_edge_decodes_what_one_cannot(family: Family, family_folder: Path) -> None:
     async with edge(Spoilt(family), node_id="blind") as blind, edge(family) as good:
         edges = f"{blind.address},{good.address}"
-        asked = {"arm": "edge:large", "steps": 5, "fallback": False}
+        asked = {"arm": "edge/large", "steps": 5, "fallback": False}
         with device(family_folder, checkpoint_every=EVERY) as client:
             result = await client.generate(PROMPT, edge=edges, **asked)
             with pytest.raises(ExecutionFailed, match="decoder"):
                 await client.generate(PROMPT, edge=blind.address, **asked)
-            alone = await client.generate(PROMPT, edge=blind.address, arm="edge:small", steps=5)
+            alone = await client.generate(PROMPT, edge=blind.address, arm="edge/small", steps=5)
         assert blind.registry.counts.failed == 3
-    whole = task(plan("edge:large", 5), PROMPT)
+    whole = task(plan("edge/large", 5), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, whole))
     assert [attempt.error for attempt in result.attempts] == ["INTERNAL", ""]
     kept = result.attempts[0].stop
@@ -88,7 +91,7 @@ async def test_the_next_edge_decodes_what_one_cannot(family: Family, family_fold
         5 - kept
     )
     assert alone.executed[-1].location == "device"
-    small = task(plan("device:small", 5), PROMPT)
+    small = task(plan("device/small", 5), PROMPT)
     np.testing.assert_array_equal(alone.picture, drawn_here(family, small))
 
 
@@ -101,9 +104,9 @@ def blind_folder(family_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_device_that_cannot_decode_writes_no_file(blind_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "pictures" / "a.png"
-    options = {"prompt": PROMPT, "steps": 2, "arm": "device", "seed": 1}
+    first = GenerationRequest(PROMPT, steps=2, arm="device", seed=1)
     settings = DeviceSettings(family=str(blind_folder), members="small")
-    request = generating.Request(options=options, count=1, out=out, metadata=True)
+    request = generating.Request(first, count=1, out=out, metadata=True)
     with pytest.raises(ExecutionFailed, match="decoder"):
         generating.generate(settings, request, as_json=False)
     assert not out.exists()
@@ -133,25 +136,25 @@ async def test_a_latent_with_which_nothing_can_be_drawn_is_left_for_a_picture_of
     state = liar.state()
     poison = LatentState(vast, state.level, CUT, STEPS, state.sampler)
     script = Scripted(lambda ask: [accepted(), handoff(liar.envelope(ask, poison))])
-    asked = {"arm": "relay:large>small@0.5", "steps": STEPS}
+    asked = {"arm": "edge/large@0.5>device/small", "steps": STEPS}
     async with serving(script) as address:
         with device(family_folder, edges=address) as client:
             result = await client.generate(PROMPT, **asked)
             with pytest.raises(ExecutionFailed, match="finite"):
                 await client.generate(PROMPT, fallback=False, **asked)
-    check_executed(result.executed, plan("device:small", STEPS))
-    alone = task(plan("device:small", STEPS), PROMPT)
+    check_executed(result.executed, plan("device/small", STEPS))
+    alone = task(plan("device/small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
-    assert (result.arm_executed, result.provenance.transfers) == ("device:small", ())
+    assert (result.arm_executed, result.provenance.transfers) == ("device/small", ())
     assert [(a.start, a.stop, a.error) for a in result.attempts] == [(0, 0, "INTERNAL")]
     assert "of no use" in result.notes[0]
 
 
 def test_a_latent_that_is_infinite_at_its_own_level_is_not_resumed(family: Family) -> None:
-    of = task(plan("device:small", STEPS))
+    of = task(plan("device/small", STEPS))
     state = run_alone(family, of, 1).state()
     tiny = NoiseLevel(state.level.a * 1e-44, state.level.b * 1e-44)
     poison = LatentState(state.x + 1e3, tiny, 1, STEPS, state.sampler)
-    schedule = family.schedule("ddim", STEPS)
+    closed = of.plan.closed()
     with pytest.raises(Incompatible, match="finite"):
-        resume_run(of.plan, schedule, family.encode_text(PROMPT), poison, 0)
+        resume_run(closed, family.course(closed), family.encode_text(PROMPT), poison, 0)

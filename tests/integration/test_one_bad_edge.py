@@ -64,14 +64,14 @@ def client(family_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 async def draw(client: AsyncClient, *addresses: str) -> Result:
     """An explicit arm, so that only edges may have done it."""
     edges = ",".join(addresses)
-    return await client.generate(PROMPT, arm="edge:large", edge=edges, steps=STEPS, fallback=False)
+    return await client.generate(PROMPT, arm="edge/large", edge=edges, steps=STEPS, fallback=False)
 
 
 def check(result: Result, family: Family, held: int, word: str = "") -> None:
     nodes = [step.node_id for step in result.executed]
     assert nodes == ["liar"] * held + ["good"] * (STEPS - held)
     check_executed(result.executed, result.task.plan)
-    unbroken = task(plan("edge:large", STEPS), PROMPT)
+    unbroken = task(plan("edge/large", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, unbroken))
     assert [attempt.stop for attempt in result.attempts] == [held, STEPS]
     assert word in result.notes[0]
@@ -257,7 +257,7 @@ async def busy(family: Family, client: AsyncClient) -> AsyncIterator[tuple[Edge,
     """An edge with one place, which a request holds that does not end before the gate is lifted."""
     gate = Gate()
     async with edge(family, gate, node_id="good", max_active=1) as node:
-        asked = {"arm": "edge:large", "edge": node.address, "steps": 2}
+        asked = {"arm": "edge/large", "edge": node.address, "steps": 2}
         held = asyncio.ensure_future(client.generate(PROMPT, **asked))
         await asyncio.to_thread(gate.wait_for_call, 1)
         try:
@@ -276,7 +276,7 @@ async def test_who_waits_hears_its_position_and_is_not_given_up_for_it(
             heard: list[list[int]] = [[], []]
 
             async def wait(number: int) -> Result:
-                asked = {"arm": "edge:large", "edge": node.address, "steps": 2}
+                asked = {"arm": "edge/large", "edge": node.address, "steps": 2}
                 async for event in client.stream(PROMPT, fallback=False, **asked):
                     if isinstance(event, Queued):
                         assert event.address == node.address
@@ -299,6 +299,6 @@ async def test_a_request_that_only_ever_waited_has_not_begun(
 ) -> None:
     with device(family_folder, edge_timeout=1.4) as late, device(family_folder) as client:
         async with busy(family, client) as (node, _):
-            asked = {"arm": "edge:large", "edge": node.address, "steps": 2}
+            asked = {"arm": "edge/large", "edge": node.address, "steps": 2}
             with pytest.raises(BatonError, match="--fallback"):
                 await late.generate(PROMPT, **asked)

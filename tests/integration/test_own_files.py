@@ -89,12 +89,21 @@ def test_the_coordinators_database_and_the_devices_journal_are_not_each_others(
             Journal(store, 5).find("last")
 
 
+#: As a coordinator left it that knew neither latent spaces nor other contexts than its own.
+VERSION_2 = (
+    "ALTER TABLE decisions DROP COLUMN latent_space",
+    "ALTER TABLE decisions DROP COLUMN context_id",
+    "DROP TABLE contexts",
+    "PRAGMA user_version = 2",
+)
+
+
 @pytest.mark.parametrize(
     "older",
     [
-        (),
+        VERSION_2,
         # as a coordinator left it that knew no owners and no withdrawals
-        ("ALTER TABLE decisions DROP COLUMN owner", "PRAGMA user_version = 1"),
+        (*VERSION_2, "ALTER TABLE decisions DROP COLUMN owner", "PRAGMA user_version = 1"),
     ],
 )
 def test_a_database_from_before_there_was_an_id_opens_and_gets_one(
@@ -159,7 +168,7 @@ async def test_an_older_database_keeps_the_key_that_was_named_after_its_stem(
     (tmp_path / "one.db.ticket-key").rename(tmp_path / "one.ticket-key")
     await ran(tmp_path / "one.sqlite")
     assert keys(tmp_path)["one.ticket-key"] == first
-    as_before_there_was_an_id(tmp_path / "one.db")
+    as_before_there_was_an_id(make(tmp_path / "one.db", *VERSION_2))
     await ran(tmp_path / "one.db")
     found = keys(tmp_path)
     assert found.pop("one.db.ticket-key") == first

@@ -20,7 +20,7 @@ from tests.support.servers import ActingEdge, raising, serving
 MARKER = "xyzzyquux"
 PROMPT = f"a red cat and a {MARKER}"
 NEGATIVE = f"no {MARKER}"
-RELAY = "relay:large>small@0.5"
+RELAY = "edge/large@0.5>device/small"
 
 
 class Logs(logging.Handler):

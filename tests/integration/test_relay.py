@@ -13,7 +13,7 @@ import pytest
 from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here
 from baton.common.latents import Codec, decode_state, encode_state
-from baton.common.plan import SAMPLERS, SamplerName
+from baton.common.limits import SAMPLERS, SamplerName
 from baton.device_client.events import Decided, Event, Finished, HandedOver, Stepped
 from baton.device_client.sdk import AsyncClient, Client
 from tests.support.engines import Counter, Gate
@@ -40,11 +40,11 @@ def client(family_folder: Path) -> Iterator[AsyncClient]:
 async def test_a_relay_between_equal_members_is_the_unbroken_run_bit_for_bit(
     node: Edge, client: AsyncClient, family: Family, sampler: SamplerName
 ) -> None:
-    whole = drawn_here(family, task(plan("device:small", STEPS, sampler), PROMPT, seed=1))
+    whole = drawn_here(family, task(plan("device/small", STEPS, sampler), PROMPT, seed=1))
     for fraction in (0.2, 0.5, 0.8):
         result = await client.generate(
             PROMPT,
-            arm=f"relay:small>small@{fraction}",
+            arm=f"edge/small@{fraction}>device/small",
             edge=node.address,
             sampler=sampler,
             steps=STEPS,
@@ -56,16 +56,18 @@ async def test_a_relay_between_equal_members_is_the_unbroken_run_bit_for_bit(
 
 
 async def test_an_exact_envelope_changes_nothing_about_a_split(family: Family) -> None:
-    split = task(plan("relay:large>small@0.5", STEPS, "dpmpp_2m"), PROMPT)
+    split = task(plan("edge/large@0.5>device/small", STEPS, "dpmpp_2m"), PROMPT)
     state = run_alone(family, split, 3).state()
     carried = decode_state(encode_state(state, "r", family.fingerprint, Codec.FP32)).state
     run = begin(family, split, carried)
-    run_here(family, run, STEPS, ("device", "here"))
+    run_here(family, run, STEPS)
     np.testing.assert_array_equal(family.decode(run.x), drawn_here(family, split))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("arm", ["relay:large>small@0.4", "relay:small>large@0.7", "edge:large"])
+@pytest.mark.parametrize(
+    "arm", ["edge/large@0.4>device/small", "edge/small@0.7>device/large", "edge/large"]
+)
 async def test_a_plan_draws_the_same_picture_here_and_there_bit_for_bit(
     node: Edge, client: AsyncClient, family: Family, sampler: SamplerName, arm: str
 ) -> None:
@@ -83,7 +85,8 @@ async def test_a_plan_draws_the_same_picture_here_and_there_bit_for_bit(
     assert result.task == expected
     np.testing.assert_array_equal(result.picture, drawn_here(family, expected))
     check_executed(result.executed, expected.plan)
-    assert {(step.rows, step.guided, step.threads) for step in result.executed} == {(2, True, 1)}
+    ran = {(step.rows, step.branches, step.threads) for step in result.executed}
+    assert ran == {(2, "both", 1)}
     nodes = {step.node_id for step in result.executed if step.location == "edge"}
     assert nodes == {"edge-test"}
     assert result.notes == ()
@@ -93,13 +96,13 @@ async def test_a_cut_that_leaves_one_side_without_steps_still_draws(
     node: Edge, client: AsyncClient, family: Family
 ) -> None:
     options = {"edge": node.address, "steps": 4, "seed": 3}
-    nearly_all = await client.generate(PROMPT, arm="relay:large>small@0.99", **options)
+    nearly_all = await client.generate(PROMPT, arm="edge/large@0.99>device/small", **options)
     assert nearly_all.steps_at("edge") == 4
-    expected = task(plan("edge:large", 4), PROMPT, seed=3)
+    expected = task(plan("edge/large", 4), PROMPT, seed=3)
     np.testing.assert_array_equal(nearly_all.picture, drawn_here(family, expected))
-    nearly_none = await client.generate(PROMPT, arm="relay:large>small@0.01", **options)
+    nearly_none = await client.generate(PROMPT, arm="edge/large@0.01>device/small", **options)
     assert nearly_none.steps_at("device") == 4
-    expected = task(plan("device:small", 4), PROMPT, seed=3)
+    expected = task(plan("device/small", 4), PROMPT, seed=3)
     np.testing.assert_array_equal(nearly_none.picture, drawn_here(family, expected))
 
 
@@ -186,10 +189,10 @@ async def test_requests_of_many_kinds_share_an_edge_without_mixing(
         for seed, (prompt, arm, sampler) in enumerate(
             [
                 (PROMPTS[0], "relay@0.5", "ddim"),
-                (PROMPTS[1], "edge:large", "euler"),
-                (PROMPTS[2], "edge:small", "dpmpp_2m"),
-                (PROMPTS[3], "relay:small>large@0.5", "ddim"),
-                (PROMPTS[0], "device:small", "ddim"),
+                (PROMPTS[1], "edge/large", "euler"),
+                (PROMPTS[2], "edge/small", "dpmpp_2m"),
+                (PROMPTS[3], "edge/small@0.5>device/large", "ddim"),
+                (PROMPTS[0], "device/small", "ddim"),
             ]
         )
     ]
@@ -227,7 +230,7 @@ async def test_a_device_that_needs_no_edge_asks_none(family: Family, family_fold
     async with edge(family, counter) as node:
         with device(family_folder, edges=node.address) as client:
             result = await client.generate(PROMPT, preference="speed", steps=2)
-    assert result.arm == "device:small"
+    assert result.arm == "device/small"
     assert counter.calls == 0
 
 

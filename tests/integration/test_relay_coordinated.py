@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from baton.common.errors import BatonError, Incompatible
+from baton.common.explanation import DecisionRecord
 from baton.common.families.loader import Family
 from baton.coordinator.daemon import Node
-from baton.coordinator.values import DecisionRecord
 from baton.device_client.result import Result
 from baton.device_client.sdk import AsyncClient
 from tests.support.nodes import (
@@ -66,7 +66,7 @@ async def test_a_decision_is_carried_out_and_rewarded(
 ) -> None:
     result = await client.generate(PROMPT, steps=5)
     record = await decision_of(brain, result)
-    assert (record.arm, record.state) == (result.arm, "rewarded")
+    assert (str(record.arm), record.state) == (result.arm, "rewarded")
     assert record.reward is not None
     assert 0.0 < record.reward <= 1.0
     check_executed(result.executed, result.task.plan)
@@ -82,10 +82,11 @@ async def test_the_report_tells_times_bytes_and_the_arm(
     outcome = (await decision_of(brain, result)).outcome
     assert outcome is not None
     assert outcome.ok
-    assert outcome.arm == result.arm == "relay:large>small@0.4"
+    assert str(outcome.arm) == result.arm == "edge/large@0.4>device/small"
     assert outcome.total_seconds == result.seconds.total
     assert outcome.edge_seconds + outcome.device_seconds <= outcome.total_seconds
-    assert outcome.edge_seconds > 0
+    assert 0 < outcome.edge_compute_seconds <= outcome.edge_seconds
+    assert 0 <= outcome.edge_queue_seconds <= outcome.edge_seconds
     assert outcome.device_seconds > 0
     assert outcome.bytes_sent == result.traffic.sent
     assert outcome.bytes_received == result.traffic.received
@@ -99,11 +100,11 @@ async def test_the_preference_is_passed_on(
     assert (await decision_of(brain, result)).preference == preference
 
 
-@pytest.mark.parametrize("arm", ["device", "edge", "relay@0.6", "edge:small"])
+@pytest.mark.parametrize("arm", ["device", "edge", "relay@0.6", "edge/small"])
 async def test_a_wish_is_kept(brain: Node, joined: Edge, client: AsyncClient, arm: str) -> None:
     result = await client.generate(PROMPT, arm=arm, steps=5)
     record = await decision_of(brain, result)
-    assert record.arm == result.arm
+    assert str(record.arm) == result.arm
     assert record.reason == "asked for"
     assert record.state == "rewarded"
 
@@ -123,7 +124,7 @@ async def test_a_named_edge_needs_no_coordinator(
         {"seed": -1},
         {"steps": 0},
         {"arm": "nonsense"},
-        {"arm": "device:large"},
+        {"arm": "device/large"},
         {"preference": "cheap"},
     ],
 )
@@ -143,9 +144,9 @@ async def test_a_lost_edge_is_reported_with_the_arm_that_ran(
     result = await client.generate(PROMPT, arm="edge", steps=5, fallback=True)
     assert result.steps_at("device") == 5
     record = await decision_of(brain, result)
-    assert (record.arm, record.state) == ("edge:large", "rewarded")
+    assert (str(record.arm), record.state) == ("edge/large", "rewarded")
     assert record.outcome is not None
-    assert record.outcome.arm == "device:small"
+    assert str(record.outcome.arm) == "device/small"
 
 
 async def test_a_failure_is_reported_as_one(brain: Node, joined: Edge, family_folder: Path) -> None:
@@ -165,7 +166,7 @@ async def test_an_arm_that_is_not_to_be_had_says_why(
     brain: Node, joined: Edge, client: AsyncClient
 ) -> None:
     with pytest.raises(Incompatible, match="the device does not hold large") as caught:
-        await client.generate(PROMPT, arm="relay:small>large@0.4", steps=5)
+        await client.generate(PROMPT, arm="edge/small@0.4>device/large", steps=5)
     one_line(caught.value)
     assert await brain.decider.recent(10) == []
 
@@ -186,7 +187,7 @@ async def test_without_its_coordinator_the_device_decides_alone_and_notes_it(
                 settings = {"coordinator": address, "coordinator_timeout": timeout}
                 with device(family_folder, edges=node.address, **settings) as client:
                     result = await client.generate(PROMPT, steps=5)
-                assert result.arm == "relay:large>small@0.4"
+                assert result.arm == "edge/large@0.4>device/small"
                 assert result.decision_id.startswith("static-")
                 assert len(result.notes) == 1
                 assert result.notes[0].startswith("decided alone: ")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from baton.common.errors import BatonError, Cancelled, ExecutionFailed
+from baton.common.explanation import DecisionRecord
 from baton.common.families.loader import Family
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
 from baton.coordinator.daemon import Node
-from baton.coordinator.values import DecisionRecord
 from baton.device_client.cli.explaining import explain
 from baton.device_client.events import Stepped
 from baton.device_client.journal import JOURNAL_FILE, LAST, Entry, Journal
@@ -127,7 +127,7 @@ async def test_a_relay_over_two_edges_is_explained_by_device_and_coordinator(
     assert f"decided by the coordinator at {brain.address}: asked for" in text
     assert f"failed (UNAVAILABLE), steps 0 to {failed.stop} kept" in text
     assert f"ran steps {failed.stop} to 32" in text
-    assert "* relay:large>small@0.8" in text
+    assert "* edge/large@0.8>device/small" in text
     assert PROMPT not in text
 
 
@@ -195,7 +195,7 @@ async def test_an_edge_that_says_cancelled_withdraws_nothing(
             device(family_folder, **(fields | {"members": ""})) as client,
             pytest.raises(BatonError),
         ):
-            await client.generate(PROMPT, arm="edge:large", steps=3)
+            await client.generate(PROMPT, arm="edge/large", steps=3)
     record = await newest(brain)
     assert (record.state, record.reward) == ("rewarded", 0.0)
     assert journaled(state).ending == "failed"
@@ -248,7 +248,7 @@ async def test_a_prompt_that_an_edge_puts_into_its_error_goes_nowhere(
     async with serving(ActingEdge(echo, told=0)) as address:
         await register(brain, address, family.fingerprint)
         with device(family_folder, **fields) as client:
-            result = await client.generate(PROMPT, arm="edge:large", steps=3, fallback=True)
+            result = await client.generate(PROMPT, arm="edge/large", steps=3, fallback=True)
     record = await newest(brain)
     assert record.outcome is not None
     (attempt,) = record.outcome.attempts
@@ -268,7 +268,7 @@ async def test_an_edge_cannot_spoil_a_report_with_its_name(
     async with serving(Posing(PROMPT)) as address:
         await register(brain, address, family.fingerprint)
         with device(family_folder, **fields) as client:
-            await client.generate(PROMPT, arm="edge:large", steps=3, fallback=True)
+            await client.generate(PROMPT, arm="edge/large", steps=3, fallback=True)
     record = await newest(brain)
     assert record.state == "rewarded"
     assert record.outcome is not None

@@ -32,7 +32,7 @@ async def test_the_platform_refuses_a_foreign_relay_before_any_model_work(
     async with edge(family, counter) as node:
         with device(foreign_folder, edges=node.address) as client:
             result = await client.generate(
-                PROMPTS[0], arm="relay:large>small@0.5", steps=4, fallback=True
+                PROMPTS[0], arm="edge/large@0.5>device/small", steps=4, fallback=True
             )
     assert counter.calls == 0
     assert node.registry.counts.completed == 0
@@ -48,7 +48,7 @@ async def test_a_device_that_cannot_draw_alone_hears_why_it_was_refused(
             device(foreign_folder, members="", edges=node.address) as client,
             pytest.raises(Incompatible, match="latent space"),
         ):
-            await client.generate(PROMPTS[0], arm="edge:large", steps=4)
+            await client.generate(PROMPTS[0], arm="edge/large", steps=4)
 
 
 def test_a_latent_of_another_space_is_not_taken_over(family: Family, foreign_folder: Path) -> None:
@@ -100,7 +100,7 @@ def test_without_the_check_a_foreign_relay_draws_something_else(
     family: Family, foreign_folder: Path
 ) -> None:
     foreign = ForeignFamily(foreign_folder)
-    relayed = task(plan("relay:large>small@0.5", steps=6))
+    relayed = task(plan("edge/large@0.5>device/small", steps=6))
     state = run_alone(family, relayed, 3).state()
     ended = run_alone(foreign, relayed, 6, state)
     wrecked, whole = foreign.decode(ended.x), drawn_here(family, relayed)

@@ -12,7 +12,7 @@ import pytest
 
 from baton.common.errors import Incompatible, Unreachable
 from baton.common.families.loader import Family, load_family
-from baton.common.plan import SAMPLERS, SamplerName
+from baton.common.limits import SAMPLERS, SamplerName
 from baton.device_client.events import EdgeLost, Finished, Stepped
 from baton.device_client.result import Result
 from tests.support.engines import Gate
@@ -89,17 +89,17 @@ def nodes(result: Result) -> list[str]:
 async def test_the_next_edge_goes_on_from_the_checkpoint_to_the_same_picture(
     doomed: Doomed, second: Edge, family: Family, family_folder: Path, sampler: SamplerName
 ) -> None:
-    result = await doomed.draw(family_folder, second.address, arm="edge:large", sampler=sampler)
+    result = await doomed.draw(family_folder, second.address, arm="edge/large", sampler=sampler)
     assert nodes(result) == ["doomed"] * EVERY + ["second"] * (STEPS - EVERY)
     check_executed(result.executed, result.task.plan)
-    unbroken = task(plan("edge:large", STEPS, sampler), PROMPT, seed=1)
+    unbroken = task(plan("edge/large", STEPS, sampler), PROMPT, seed=1)
     np.testing.assert_array_equal(result.picture, drawn_here(family, unbroken))
 
 
 async def test_a_lost_edge_costs_at_most_one_interval_and_is_told(
     doomed: Doomed, second: Edge, family_folder: Path
 ) -> None:
-    await_result = doomed.draw(family_folder, second.address, arm="relay:large>small@0.75")
+    await_result = doomed.draw(family_folder, second.address, arm="edge/large@0.75>device/small")
     result = await await_result
     (lost,) = doomed.lost
     assert lost.address == doomed.node.address
@@ -114,29 +114,29 @@ async def test_a_lost_edge_costs_at_most_one_interval_and_is_told(
 async def test_without_another_edge_the_device_goes_on_from_the_checkpoint(
     doomed: Doomed, family: Family, family_folder: Path, sampler: SamplerName
 ) -> None:
-    result = await doomed.draw(family_folder, arm="edge:small", sampler=sampler)
+    result = await doomed.draw(family_folder, arm="edge/small", sampler=sampler)
     assert nodes(result) == ["doomed"] * EVERY + ["device"] * (STEPS - EVERY)
     check_executed(result.executed, result.task.plan)
     assert result.task.plan.segment_at(EVERY).location == "device"
     assert result.notes[-1] == f"drawn on the device with small from step {EVERY}"
-    unbroken = task(plan("edge:small", STEPS, sampler), PROMPT, seed=1)
+    unbroken = task(plan("edge/small", STEPS, sampler), PROMPT, seed=1)
     np.testing.assert_array_equal(result.picture, drawn_here(family, unbroken))
 
 
 async def test_the_other_member_goes_on_as_in_a_relay_at_that_step(
     doomed: Doomed, family: Family, family_folder: Path
 ) -> None:
-    result = await doomed.draw(family_folder, arm="edge:large")
-    relay = task(plan("relay:large>small@0.375", STEPS), PROMPT, seed=1)
+    result = await doomed.draw(family_folder, arm="edge/large")
+    relay = task(plan("edge/large@0.375>device/small", STEPS), PROMPT, seed=1)
     np.testing.assert_array_equal(result.picture, drawn_here(family, relay))
 
 
 async def test_without_checkpoints_everything_is_drawn_anew(
     doomed: Doomed, family: Family, family_folder: Path
 ) -> None:
-    result = await doomed.draw(family_folder, arm="edge:small", checkpoint_every=0)
+    result = await doomed.draw(family_folder, arm="edge/small", checkpoint_every=0)
     assert nodes(result) == ["device"] * STEPS
-    whole = task(plan("device:small", STEPS), PROMPT, seed=1)
+    whole = task(plan("device/small", STEPS), PROMPT, seed=1)
     np.testing.assert_array_equal(result.picture, drawn_here(family, whole))
 
 
@@ -144,7 +144,7 @@ async def test_a_device_without_a_member_says_that_the_edge_was_lost(
     doomed: Doomed, family_folder: Path
 ) -> None:
     with pytest.raises(Unreachable, match=doomed.node.address):
-        await doomed.draw(family_folder, arm="edge:large", members="")
+        await doomed.draw(family_folder, arm="edge/large", members="")
 
 
 async def test_with_no_edge_in_reach_the_device_draws_alone_and_says_so(
@@ -157,7 +157,7 @@ async def test_with_no_edge_in_reach_the_device_draws_alone_and_says_so(
     for note, address in zip(result.notes, edges, strict=False):
         assert note.startswith(f"edge {address} lost at step 0: no answer from {address}")
     assert result.notes[2:] == ("drawn on the device with small from step 0",)
-    whole = task(plan("device:small", 3), PROMPT, seed=1)
+    whole = task(plan("device/small", 3), PROMPT, seed=1)
     np.testing.assert_array_equal(result.picture, drawn_here(family, whole))
 
 
@@ -218,7 +218,7 @@ async def test_a_slow_edge_is_left_and_stops_by_itself(family: Family, family_fo
     assert slow.address in result.notes[0]
 
 
-async def test_an_edge_with_other_weights_is_passed_over(
+async def test_an_edge_with_another_noise_schedule_is_passed_over(
     second: Edge, family_folder: Path, tmp_path: Path
 ) -> None:
     other = copy_family(family_folder, tmp_path / "other")
@@ -228,11 +228,11 @@ async def test_an_edge_with_other_weights_is_passed_over(
         with device(family_folder, edges=f"{stranger.address},{second.address}") as client:
             result = await client.generate(PROMPT, arm="relay@0.5", steps=4)
     assert nodes(result) == ["second"] * 2 + ["device"] * 2
-    assert "latent space" in result.notes[0]
+    assert "noise level" in result.notes[0]
 
 
 async def test_an_edge_without_the_member_is_passed_over(second: Edge, family_folder: Path) -> None:
     async with edge(load_family(str(family_folder), ["small"])) as lesser:
         with device(family_folder, edges=f"{lesser.address},{second.address}") as client:
-            result = await client.generate(PROMPT, arm="edge:large", steps=3)
+            result = await client.generate(PROMPT, arm="edge/large", steps=3)
     assert nodes(result) == ["second"] * 3

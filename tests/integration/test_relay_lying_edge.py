@@ -106,6 +106,33 @@ LIES: dict[str, Script] = {
         accepted(members={"large": "a" * 32, "small": "a" * 32}),
         handoff(liar.envelope(ask), [stretch(member="small")]),
     ],
+    "steps of no known branches": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(branches=9)]),
+    ],
+    "another set of blocks for each branch": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(blocks=[b"\x01", b"\x03"])]),
+    ],
+    "steps that do not say on what they ran": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), [stretch(runtime=None)]),
+    ],
+    "a time that is no number": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), times=edge_pb2.EdgeTimes(model_seconds=float("nan"))),
+    ],
+    "a time before it began": lambda liar, ask: [
+        accepted(),
+        handoff(liar.envelope(ask), times=edge_pb2.EdgeTimes(queued_seconds=-1.0)),
+    ],
+    "a kernel whose name prints badly": lambda liar, ask: [
+        accepted(),
+        handoff(
+            liar.envelope(ask),
+            [stretch(runtime=plan_pb2.Runtime(device="cpu", dtype="float32", attention="a\n"))],
+        ),
+    ],
 }
 
 #: What an edge says of itself before it hands over a good latent.
@@ -154,8 +181,8 @@ async def _why_it_was_not_believed(script: Script, family: Family, folder: Path)
     async with serving(Scripted(lambda request: script(liar, request))) as address:
         with device(folder, edges=address) as client:
             options = {"steps": STEPS, "fallback": True}
-            result = await client.generate(PROMPT, arm="relay:large>small@0.5", **options)
-    alone = task(plan("device:small", STEPS), PROMPT)
+            result = await client.generate(PROMPT, arm="edge/large@0.5>device/small", **options)
+    alone = task(plan("device/small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, alone))
     assert [step.location for step in result.executed] == ["device"] * STEPS
     assert result.provenance.nodes.keys() == {"device"}
@@ -174,7 +201,7 @@ async def test_whatever_an_edge_claims_a_device_without_a_member_gets_a_baton_er
             device(family_folder, members="", edges=address) as client,
             pytest.raises(BatonError),
         ):
-            await client.generate(PROMPT, arm="edge:large", steps=STEPS)
+            await client.generate(PROMPT, arm="edge/large", steps=STEPS)
 
 
 async def test_the_truth_is_believed(family: Family, family_folder: Path) -> None:
@@ -182,8 +209,8 @@ async def test_the_truth_is_believed(family: Family, family_folder: Path) -> Non
     truth = Scripted(lambda request: [accepted(), progress(1), handoff(liar.envelope(request))])
     async with serving(truth) as address:
         with device(family_folder, edges=f"{address},{closed_port()}") as client:
-            result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
-    split = task(plan("relay:large>small@0.5", STEPS), PROMPT)
+            result = await client.generate(PROMPT, arm="edge/large@0.5>device/small", steps=STEPS)
+    split = task(plan("edge/large@0.5>device/small", STEPS), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, split))
     assert [step.node_id for step in result.executed] == ["liar"] * CUT + ["device"] * CUT
     assert result.provenance.nodes == {
@@ -216,7 +243,7 @@ async def test_a_name_stands_for_one_build_and_its_weights(
 
     async with serving(Scripted(script)) as one, serving(Scripted(script)) as two:
         with device(family_folder, edges=f"{one},{two}") as client:
-            result = await client.generate(PROMPT, arm="relay:large>small@0.5", steps=STEPS)
+            result = await client.generate(PROMPT, arm="edge/large@0.5>device/small", steps=STEPS)
     assert result.steps_at("edge") == (CUT if alike else 1)
     told = result.provenance.nodes["liar"].members
     assert told == (dict(event.accepted.members) if alike else {"large": "a" * 32})

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from baton.common.errors import BatonError, Incompatible
 from baton.common.families.loader import Family, load_family
-from baton.common.plan import SAMPLERS, SamplerName
+from baton.common.limits import SAMPLERS, SamplerName
 from baton.device_client import Result, replay, replay_provenance
 from baton.device_client.events import Finished, Stepped
 from tests.support.engines import Gate
@@ -53,17 +53,17 @@ async def test_relays_in_shared_batches_replay_to_the_same_pixels(
     family: Family, family_folder: Path, codec: str, threads: int
 ) -> None:
     requests = [
-        {"arm": "relay:large>small@0.5", "sampler": "ddim", "steps": 8, "negative": "blue"},
-        {"arm": "relay:large>small@0.7", "sampler": "euler", "steps": 6, "guidance": 1.0},
-        {"arm": "relay:large>small@0.4", "sampler": "dpmpp_2m", "steps": 10, "size": 16},
-        {"arm": "relay:small>large@0.5", "sampler": "dpmpp_2m", "steps": 4, "seed": 9},
-        {"arm": "edge:large", "sampler": "euler", "steps": 5, "seed": 2**63 - 1},
+        {"arm": "edge/large@0.5>device/small", "sampler": "ddim", "steps": 8, "negative": "blue"},
+        {"arm": "edge/large@0.7>device/small", "sampler": "euler", "steps": 6, "guidance": 1.0},
+        {"arm": "edge/large@0.4>device/small", "sampler": "dpmpp_2m", "steps": 10, "size": 16},
+        {"arm": "edge/small@0.5>device/large", "sampler": "dpmpp_2m", "steps": 4, "seed": 9},
+        {"arm": "edge/large", "sampler": "euler", "steps": 5, "seed": 2**63 - 1},
     ]
     results = await drawn_together(family, family_folder, requests, codec, threads)
     for result, asked in zip(results, requests, strict=True):
         assert {step.threads for step in result.executed} == {threads}
         transfers = result.provenance.transfers
-        assert transfers == (() if asked["arm"] == "edge:large" else (result.steps_at("edge"),))
+        assert transfers == (() if asked["arm"] == "edge/large" else (result.steps_at("edge"),))
         assert_replays(family, result)
     rows = {step.rows for result in results for step in result.executed}
     assert {1, 2} < rows
@@ -72,7 +72,7 @@ async def test_relays_in_shared_batches_replay_to_the_same_pixels(
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("arm", ["relay:large>small@0.4", "edge:large", "device:small"])
+@pytest.mark.parametrize("arm", ["edge/large@0.4>device/small", "edge/large", "device/small"])
 async def test_a_picture_in_a_file_is_drawn_again_from_the_file(
     family: Family, family_folder: Path, tmp_path: Path, arm: str, sampler: SamplerName
 ) -> None:
@@ -116,9 +116,9 @@ async def test_a_request_that_lost_its_edge_replays_over_the_checkpoint(
     options: dict[str, Any] = {"sampler": sampler, "codec": codec}
     async with edge(family, node_id="second") as second:
         for others, arm, transfers in (
-            (second.address, "edge:large", (EVERY,)),
-            (second.address, "relay:large>small@0.75", (EVERY, 6)),
-            ("", "relay:large>small@0.75", (EVERY,)),
+            (second.address, "edge/large", (EVERY,)),
+            (second.address, "edge/large@0.75>device/small", (EVERY, 6)),
+            ("", "edge/large@0.75>device/small", (EVERY,)),
         ):
             result = await with_a_lost_edge(family, family_folder, others, arm=arm, **options)
             assert result.provenance.transfers == transfers
@@ -132,7 +132,7 @@ async def test_the_codec_and_each_transfer_show_in_the_pixels(
     """So the tests above would notice if a replay passed over one of them."""
     async with edge(family, node_id="second") as second:
         result = await with_a_lost_edge(
-            family, family_folder, second.address, arm="relay:large>small@0.75", codec="int8"
+            family, family_folder, second.address, arm="edge/large@0.75>device/small", codec="int8"
         )
     path = result.save(tmp_path / "a.png")
     changes: list[dict[str, object]] = [{"transfers": [3]}, {"transfers": [6]}, {"codec": "fp32"}]
@@ -155,7 +155,7 @@ async def test_a_picture_by_edges_of_other_weights_is_refused_with_the_edge_name
     """Two kinds of weights under one name, on two edges: no family here can have been both."""
     async with edge(retrained, node_id="second") as second:
         result = await with_a_lost_edge(
-            family, family_folder, second.address, arm="relay:large>small@0.75", codec="fp16"
+            family, family_folder, second.address, arm="edge/large@0.75>device/small", codec="fp16"
         )
     assert [step.node_id for step in result.executed] == ["doomed"] * 3 + ["second"] * 3 + [
         "device"
@@ -175,7 +175,7 @@ async def test_an_edge_that_comes_back_with_other_weights_does_not_go_on(
     """The record has one place for a node, so its steps must be of one kind."""
     async with edge(retrained, node_id="doomed") as again:
         result = await with_a_lost_edge(
-            family, family_folder, again.address, arm="relay:large>small@0.75", codec="fp16"
+            family, family_folder, again.address, arm="edge/large@0.75>device/small", codec="fp16"
         )
     assert result.steps_at("edge") == EVERY
     assert "other weights" in "; ".join(result.notes)
@@ -193,8 +193,36 @@ def rewritten(path: Path, to: Path, change: Callable[[dict[str, Any]], dict[str,
 
 
 def _shorter(chunk: dict[str, Any]) -> dict[str, Any]:
-    steps = chunk["steps"] - 1
-    return chunk | {"steps": steps, "executed": chunk["executed"][:steps]}
+    """A whole plan of one step less."""
+    steps = len(chunk["executed"]) - 1
+    return _told(chunk, steps) | {"executed": chunk["executed"][:steps]}
+
+
+def _told(chunk: dict[str, Any], steps: int) -> dict[str, Any]:
+    """With so many steps in its last segment and in every grid, and no others listed."""
+    *whole, last = (_on_grid(segment, stop=steps) for segment in chunk["segments"])
+    return chunk | {"segments": [*whole, last | {"stop": steps}]}
+
+
+def _on_grid(segment: dict[str, Any], **change: object) -> dict[str, Any]:
+    return segment | {"grid": segment["grid"] | change}
+
+
+def _grids(chunk: dict[str, Any], **change: object) -> dict[str, Any]:
+    return chunk | {"segments": [_on_grid(segment, **change) for segment in chunk["segments"]]}
+
+
+def _guidance(chunk: dict[str, Any], first: int = 0, **change: object) -> dict[str, Any]:
+    """Of the segments from the first on."""
+    changed = [item | {"guidance": item["guidance"] | change} for item in chunk["segments"]]
+    return chunk | {"segments": [*chunk["segments"][:first], *changed[first:]]}
+
+
+def _cut_in_two(chunk: dict[str, Any]) -> dict[str, Any]:
+    """A grid that ends at a level of noise where the edge handed over."""
+    first, last = chunk["segments"]
+    early = _on_grid(first, stop=first["stop"], until=1.0)
+    return chunk | {"segments": [early, _on_grid(last, start=last["start"])]}
 
 
 def _each(chunk: dict[str, Any], **change: object) -> dict[str, Any]:
@@ -212,12 +240,19 @@ TAMPERED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "another member": lambda c: _each(c, member="large"),
     "another member on the edge": lambda c: _each(c, member="small"),
     "a member that nobody has": lambda c: _each(c, member="huge"),
-    "another sampler": lambda c: c | {"sampler": "euler"},
-    "another scale": lambda c: c | {"guidance_scale": 7.0},
-    "no guidance": lambda c: _each(c, guided=False),
+    "another sampler": lambda c: _grids(c, sampler="euler"),
+    "another scale": lambda c: _guidance(c, scale=7.0),
+    "another scale on the device": lambda c: _guidance(c, 1, scale=7.0),
+    "guidance as an input": lambda c: _guidance(c, kind="embedded"),
+    "a guided member that takes none": lambda c: _guidance(c, kind="none"),
+    "no guidance": lambda c: _each(c, branches="positive"),
+    "guidance from an earlier step": lambda c: _each(c, branches="reuse"),
     "one step fewer": _shorter,
-    "fewer steps than are listed": lambda c: c | {"steps": c["steps"] - 1},
-    "another size": lambda c: c | {"size": c["size"] * 2},
+    "fewer steps than are listed": lambda c: _told(c, len(c["executed"]) - 1),
+    "levels of a grid of their own": _cut_in_two,
+    "a grid that the family lacks": lambda c: _grids(c, name="tuned", digest="d" * 32),
+    "another size": lambda c: c | {"size": {"width": 32, "height": 32}},
+    "another width": lambda c: c | {"size": c["size"] | {"width": 32}},
     "another latent space": lambda c: c | {"fingerprint": "0" * 32},
     "other weights": lambda c: _node(c, "device", members={"small": "0" * 32}),
     "other weights on the edge": lambda c: _node(c, "edge-test", members={"large": "0" * 32}),
@@ -232,7 +267,7 @@ async def test_a_tampered_plan_is_refused_or_told_apart(
     async with edge(family) as node:
         with device(family_folder, codec="fp16") as client:
             result = await client.generate(
-                PROMPTS[1], arm="relay:large>small@0.5", edge=node.address, steps=6, seed=5
+                PROMPTS[1], arm="edge/large@0.5>device/small", edge=node.address, steps=6, seed=5
             )
     path = result.save(tmp_path / "a.png")
     assert replay(rewritten(path, tmp_path / "b.png", dict), family).verdict == "identical"
@@ -249,7 +284,7 @@ async def test_two_threads_replay_as_two_threads(family: Family, family_folder: 
     async with edge(family, threads=2) as node:
         with device(family_folder, codec="int8", threads=2) as client:
             result = await client.generate(
-                PROMPTS[0], arm="relay:large>small@0.5", edge=node.address, steps=6, size=32
+                PROMPTS[0], arm="edge/large@0.5>device/small", edge=node.address, steps=6, size=32
             )
     assert {step.threads for step in result.executed} == {2}
     assert_replays(family, result)

@@ -10,8 +10,9 @@ import pytest
 from baton.common.accel.masks import load_mask, mask_path
 from baton.common.diffusion.calls import block_schedule_of
 from baton.common.families.loader import Family, load_family
-from baton.common.plan import Accel, Plan
-from tests.support.tasks import plan
+from baton.common.limits import Accel
+from baton.common.plan import Plan
+from tests.support.tasks import accelerated, plan
 
 MEMBERS = ("large", "medium", "small")
 
@@ -22,7 +23,7 @@ def scenes() -> Family:
 
 
 def expanded(member: str, steps: int, accel: Accel) -> Plan:
-    asked = replace(plan(f"device:{member}", steps), family="scenes", accel=accel)
+    asked = accelerated(replace(plan(f"device/{member}", steps), family="scenes"), accel)
     assert scenes().accelerator.notes(asked, [member]) == ()
     return scenes().accelerator.expand(asked)
 

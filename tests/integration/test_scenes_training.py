@@ -60,3 +60,4 @@ def test_a_wrong_stage_or_device_is_one_line_with_code_2(tmp_path: Path) -> None
         refused = run("train", "--run-dir", str(tmp_path), *option)
         assert refused.returncode == 2
         assert "Traceback" not in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1

@@ -85,7 +85,7 @@ def told(site: Site) -> dict[str, Told]:
         settings,
         config=["config", "show", "--json"],
         doctor=["doctor", "--edge", site.edge, *nodes, "--json"],
-        relay=["generate", PROMPT, "--arm", "relay:large>small@0.5", "--steps", "4", *nodes,
+        relay=["generate", PROMPT, "--arm", "edge/large@0.5>device/small", "--steps", "4", *nodes,
                "--json"],
     )  # fmt: skip
 

@@ -236,7 +236,7 @@ async def test_a_request_is_read_and_cancelled_by_its_owner_and_the_operator(
         assert not (await bert.Cancel(edge_pb2.CancelRequest(request_id="mine"))).cancelled
         assert not (await bert.Cancel(edge_pb2.CancelRequest(request_id="none"))).cancelled
         gate.lift()
-        picture = drawn_here(family, task(plan("edge:large", 4)))
+        picture = drawn_here(family, task(plan("edge/large", 4)))
         assert (await running).rgb == picture.tobytes()
         assert isinstance(await refusal(bert, ask("mine")), PermissionDenied)
         assert isinstance(await refusal(anna, ask("mine", prompt="another")), InvalidRequest)

@@ -40,7 +40,7 @@ STEPS = 4
 
 def after(family: Family, step: int) -> bytes:
     """The envelope from which the good request goes on after that step."""
-    state = run_alone(family, task(plan("edge:large", STEPS)), step).state()
+    state = run_alone(family, task(plan("edge/large", STEPS)), step).state()
     return encode_state(state, "good", family.fingerprint, Codec.FP32)
 
 
@@ -84,7 +84,7 @@ class Journey:
         with device(folder, **settings) as client:
             for gate in self.gates.values():
                 gate.allow(1)
-            async for event in client.stream(PROMPTS[0], arm="edge:large", steps=STEPS, seed=1):
+            async for event in client.stream(PROMPTS[0], arm="edge/large", steps=STEPS, seed=1):
                 self._follow(event)
                 if isinstance(event, Finished):
                     return event.result
@@ -134,7 +134,8 @@ async def test_a_decision_that_is_asked_for_again_gives_no_second_leave(family: 
         await joined(brain)
         question = pb.DecideRequest(
             protocol_version=PROTOCOL_VERSION, request_id="good", family=family.name,
-            fingerprint=family.fingerprint, members=["small"], steps=4, size=16, arm="edge:large",
+            fingerprint=family.fingerprint, members=["small"], steps=4, width=16, height=16,
+            arm="edge/large",
         )  # fmt: skip
         stub, at = CoordinatorStub(channel), EdgeStub(direct)
         one, other = [await stub.Decide(question, timeout=60) for _ in range(2)]

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from baton.common.arm import Arm
 from baton.common.errors import Incompatible, PermissionDenied
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, encode_state
@@ -44,7 +45,7 @@ from tests.support.security import Credentials, EncodeCounter, a_ticket, new_sig
 from tests.support.tasks import PROMPTS, plan, run_alone, task
 
 SIGNER, STRANGER = new_signer(), new_signer()
-RELAY = "relay:large>small@0.5"
+RELAY = "edge/large@0.5>device/small"
 
 
 class Guarded:
@@ -107,7 +108,11 @@ BAD: dict[str, tuple[Refusal, dict[str, Any]]] = {
     "for another family": (Refusal.WRONG_FAMILY, {"family": "scenes"}),
     "for another latent space": (Refusal.WRONG_FINGERPRINT, {"fingerprint": "f" * 32}),
     "for fewer steps": (Refusal.TOO_MANY_STEPS, {"max_steps": 3}),
-    "for smaller pictures": (Refusal.TOO_LARGE, {"max_size": 15}),
+    "for narrower pictures": (Refusal.TOO_LARGE, {"max_width": 15}),
+    "for lower pictures": (Refusal.TOO_LARGE, {"max_height": 15}),
+    "for another arm": (Refusal.OTHER_ARM, {"arm": Arm.edge("small")}),
+    "for a relay": (Refusal.OTHER_ARM, {"arm": Arm.relay("large", "small", 0.5)}),
+    "for an arm of other steps": (Refusal.OTHER_ARM, {"arm": Arm.parse("edge/large*3")}),
 }
 
 
@@ -119,6 +124,10 @@ async def test_a_ticket_that_does_not_fit_is_refused_with_its_reason(
     assert await guarded.refusal(ticket(guarded.family, **fields)) == why
     assert guarded.work == (0, 0)
     assert (await guarded.draw(ticket(guarded.family))).width == 16
+
+
+async def test_the_decided_arm_is_drawn(guarded: Guarded) -> None:
+    assert (await guarded.draw(ticket(guarded.family, arm=Arm.edge("large")))).width == 16
 
 
 async def test_a_forged_ticket_is_refused(guarded: Guarded) -> None:
@@ -164,7 +173,7 @@ async def test_another_resume_point_of_the_request_is_let_in_once(
 ) -> None:
     once = ticket(guarded.family)
     await guarded.draw(once)
-    state = run_alone(family, task(plan("edge:large", 4)), 2).state()
+    state = run_alone(family, task(plan("edge/large", 4)), 2).state()
     resume = encode_state(state, "good", family.fingerprint, Codec.FP32)
     await guarded.draw(once, resume=resume)
     await until(lambda: len(guarded.node.registry.kept) == 0)
@@ -289,19 +298,19 @@ async def test_what_the_coordinator_signs(family: Family) -> None:
         answer = await CoordinatorStub(channel).Decide(
             pb.DecideRequest(
                 protocol_version=PROTOCOL_VERSION, request_id="r", family=family.name,
-                fingerprint=family.fingerprint, members=["small"], steps=7, size=16,
-                arm="edge:large",
+                fingerprint=family.fingerprint, members=["small"], steps=7, width=16, height=24,
+                arm="edge/large",
             ),
             timeout=60,
         )  # fmt: skip
     found, offline = peek(answer.ticket), peek(answer.offline_ticket)
     assert found == Ticket(
         id=found.id, audience=("edge-test",), subject="", request_id="r", family=family.name,
-        fingerprint=family.fingerprint, max_steps=7, max_size=16, count=1,
-        not_before=found.not_before, expires=found.not_before + 60,
+        fingerprint=family.fingerprint, max_steps=7, arm=Arm.edge("large"), max_width=16,
+        max_height=24, count=1, not_before=found.not_before, expires=found.not_before + 60,
     )  # fmt: skip
     assert begun <= found.not_before <= begun + 60
-    assert offline.request_id == ""
+    assert (offline.request_id, offline.arm) == ("", None)
     assert offline.expires - offline.not_before == 3600
     assert found.id != offline.id
 
@@ -320,4 +329,4 @@ async def test_the_coordinators_key_outlives_it_beside_its_database(
 
 
 def test_the_plan_in_these_tests_has_four_steps() -> None:
-    assert plan_to_proto(plan("edge:large", 4)) == ask().plan
+    assert plan_to_proto(plan("edge/large", 4)) == ask().plan

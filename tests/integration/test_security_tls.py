@@ -65,7 +65,9 @@ async def test_a_relay_runs_over_guarded_nodes(
             with device(
                 family_folder, coordinator=brain.address, **credentials.client("anna", **how)
             ) as client:
-                result = await client.generate(PROMPTS[0], arm="relay:large>small@0.5", steps=4)
+                result = await client.generate(
+                    PROMPTS[0], arm="edge/large@0.5>device/small", steps=4
+                )
             assert node.registry.counts.completed == 1
         record = await brain.decider.find(result.decision_id)
     assert result.notes == ()

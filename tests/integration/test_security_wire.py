@@ -159,7 +159,7 @@ async def test_the_coordinator_is_sent_neither_prompt_nor_picture(
     family: Family, family_folder: Path
 ) -> None:
     """All that goes there or comes back, from the device and from the edge."""
-    arms = ("relay:large>small@0.5", "edge", "device")
+    arms = ("edge/large@0.5>device/small", "edge", "device")
     async with (
         coordinator() as brain,
         tapped(brain.address) as (tap, address),

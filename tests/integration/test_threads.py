@@ -29,7 +29,7 @@ async def test_an_edge_keeps_its_event_loop_to_one_thread(family_folder: Path) -
     settings = EdgeSettings(family=str(family_folder), port=0, node_id="e", threads=2)
     async with running(settings) as node:
         assert torch.get_num_threads() == 1
-        with_edge = {"edge": node.address, "arm": "edge:large", "steps": 2}
+        with_edge = {"edge": node.address, "arm": "edge/large", "steps": 2}
         client = AsyncClient(family=str(family_folder), members="small")
         result = await client.generate("a red cat", **with_edge)
         client.close()
@@ -44,7 +44,7 @@ async def test_nodes_take_one_unless_they_are_told_to_take_as_many_as_their_proc
     settings = EdgeSettings(family=str(family_folder), port=0, node_id="e", **setting)
     async with running(settings) as node:
         client = AsyncClient(family=str(family_folder), members="small", **setting)
-        asked = {"edge": node.address, "arm": "relay:large>small@0.5", "steps": 2}
+        asked = {"edge": node.address, "arm": "edge/large@0.5>device/small", "steps": 2}
         result = await client.generate("a red cat", **asked)
         client.close()
     assert [step.location for step in result.executed] == ["edge", "device"]
@@ -57,7 +57,7 @@ async def test_an_edge_with_a_family_that_is_loaded_takes_one_too(
     settings = EdgeSettings(family=str(family_folder), port=0, node_id="e")
     async with running(settings, family) as node:
         client = AsyncClient(family=str(family_folder), members="small")
-        asked = {"edge": node.address, "arm": "edge:large", "steps": 2}
+        asked = {"edge": node.address, "arm": "edge/large", "steps": 2}
         result = await client.generate("a red cat", **asked)
         client.close()
     assert [step.threads for step in result.executed] == [1, 1]

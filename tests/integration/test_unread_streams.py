@@ -37,8 +37,9 @@ def picture(request_id: str = "r") -> edge_pb2.DenoiseRequest:
         protocol_version=PROTOCOL_VERSION,
         request_id=request_id,
         prompt="x",
-        plan=plan_to_proto(plan("edge:large", 4)),
-        size=16,
+        plan=plan_to_proto(plan("edge/large", 4)),
+        width=16,
+        height=16,
     )
 
 

@@ -20,7 +20,7 @@ PULLS = st.lists(st.tuples(st.sampled_from("ab"), CONTEXT, UNIT), max_size=40)
 THETA0 = np.array([0.5, -0.25, 0.0, 1.0])
 
 
-def bandit(ridge: float = 1.0) -> LinUCB:
+def bandit(ridge: float = 1.0) -> LinUCB[str]:
     return LinUCB(D, alpha=0.5, ridge=ridge, prior=lambda key: THETA0 * (1 + (key == "b")))
 
 
@@ -121,7 +121,7 @@ def test_merging_equals_one_model_that_saw_everything(
 
 def test_the_inverse_survives_many_updates_of_a_nearly_singular_kind() -> None:
     rng = np.random.default_rng(0)
-    model = LinUCB(D, alpha=1.0, ridge=1e-3)
+    model = LinUCB[str](D, alpha=1.0, ridge=1e-3)
     line = rng.random(D)
     for _ in range(5 * linucb.REFRESH_EVERY):
         model.update("a", line + 1e-6 * rng.random(D), rng.random())
@@ -140,11 +140,11 @@ def test_a_context_of_another_length_is_refused() -> None:
     with pytest.raises(InvalidRequest):
         bandit().score("a", np.ones(D + 1))
     with pytest.raises(InvalidRequest):
-        bandit().load(LinUCB(D + 1, 1.0, 1.0).merged([]) | {"a": LinUCB(D + 1, 1, 1).initial("a")})
+        bandit().load({"a": LinUCB[str](D + 1, 1, 1).initial("a")})
 
 
 def test_scoring_holds_no_memory_and_pulling_is_bounded() -> None:
-    model, x = LinUCB(1, 1.0, 1.0), np.ones(1)
+    model, x = LinUCB[str](1, 1.0, 1.0), np.ones(1)
     for number in range(linucb.MAX_ARMS):
         model.begin(str(number), x)
     model.score("one more", x)
@@ -201,7 +201,7 @@ def regret(exploration: float, rounds: int = 1500) -> tuple[float, float]:
     """Mean regret of the first and last 300 rounds; each of three arms is best in one context."""
     truth = np.array([[0.5, 0.4, -0.2, 0.0], [0.5, -0.2, 0.4, 0.0], [0.6, 0.0, 0.0, 0.0]])
     world, rng = np.random.default_rng(5), np.random.default_rng(6)
-    model, lost = LinUCB(D, alpha=0.3, ridge=1.0), []
+    model, lost = LinUCB[str](D, alpha=0.3, ridge=1.0), []
     for _ in range(rounds):
         x = np.array([1.0, *world.random(3)])
         expected = truth @ x
@@ -220,7 +220,7 @@ def test_it_learns_the_right_arm_of_each_context_and_beats_random() -> None:
 
 @pytest.mark.parametrize("count", [True, False])
 def test_a_burst_spreads_only_if_pending_pulls_count(count: bool) -> None:
-    model, rng, x = LinUCB(1, alpha=1.0, ridge=1.0), np.random.default_rng(0), np.ones(1)
+    model, rng, x = LinUCB[str](1, alpha=1.0, ridge=1.0), np.random.default_rng(0), np.ones(1)
     pulled = []
     for _ in range(30):
         index = draw([sum(model.score(key, x)) for key in "abc"], 0.0, rng).index

@@ -7,12 +7,13 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baton.common.node import NodeLoad, Registration
 from baton.coordinator.fleet import ASSUMED_CAPACITY, CPU_WEIGHT, MAX_EDGES, RTT_SCALE, Fleet, Need
-from baton.coordinator.values import NodeLoad, NodeView, Registration
+from baton.coordinator.values import NodeView
 from tests.unit.coordinator.test_fleet import LEASE, Clock
 
 NAMES = [f"e{number}" for number in range(MAX_EDGES + 6)]
-FAMILIES, FINGERPRINTS = ("scenes", "other"), ("f", "g")
+FAMILIES, FINGERPRINTS, SPACES = ("scenes", "other"), ("f", "g"), ("s", "t")
 MEMBERS = [("large",), ("large", "small"), ("small",)]
 
 names, few = st.sampled_from(NAMES), st.sampled_from(NAMES[:2])
@@ -32,6 +33,7 @@ registrations = st.builds(
     fingerprint=st.sampled_from(FINGERPRINTS),
     load=loads,
     family_members=st.sampled_from([(), ("told",)]),
+    latent_space=st.sampled_from(["", *SPACES]),
 )
 changes = st.one_of(
     st.tuples(st.just("register"), registrations),
@@ -46,9 +48,10 @@ needs = st.builds(
     Need,
     family=st.sampled_from(FAMILIES),
     fingerprint=st.sampled_from(["", *FINGERPRINTS]),
-    member=st.sampled_from(["", "large", "small"]),
+    members=st.sampled_from([(), ("large",), ("small",), ("small", "large")]),
     rtts=st.dictionaries(names, st.sampled_from([0.0, 0.05, 1.0]), max_size=4),
     default_rtt=st.sampled_from([0.0, 0.1]),
+    latent_space=st.sampled_from(["", *SPACES]),
 )
 
 
@@ -90,9 +93,15 @@ def fits(node: NodeView, need: Need) -> bool:
         node.state == "alive"
         and not 0 < load.capacity <= load.active + load.queued
         and about.family == need.family
-        and need.member in ("", *about.members)
-        and need.fingerprint in ("", about.fingerprint)
+        and set(need.members) <= set(about.members)
+        and match(about, need)
     )
+
+
+def match(about: Registration, need: Need) -> bool:
+    if need.latent_space and about.latent_space:
+        return need.latent_space == about.latent_space
+    return need.fingerprint in ("", about.fingerprint)
 
 
 @settings(max_examples=50)
@@ -129,3 +138,4 @@ def check_names(fleet: Fleet, nodes: list[NodeView]) -> None:
         told = {member for about in here for member in about.family_members}
         assert fleet.members(family) == tuple(sorted(loaded))
         assert fleet.named(family) == loaded | told
+        assert fleet.spaces(family) == {about.latent_space for about in here} - {""}

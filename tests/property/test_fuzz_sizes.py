@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from hypothesis import given
 
+from baton.common.checks import MAX_ATTEMPTS
 from baton.common.errors import (
     MAX_REASON_CHARS,
     BatonError,
@@ -19,10 +20,10 @@ from baton.common.errors import (
 )
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, LatentState, encode_state, largest_envelope
-from baton.common.plan import MAX_PROMPT_CHARS
+from baton.common.limits import MAX_PROMPT_CHARS
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import CONTROL_BYTES, channel_to
-from baton.common.rpc.convert import MAX_ATTEMPTS, plan_to_proto
+from baton.common.rpc.convert import plan_to_proto
 from baton.common.rpc.status import from_rpc_error
 from baton.edge_server.wire import largest_request
 from baton.v1 import coordinator_pb2 as pb
@@ -59,11 +60,11 @@ def test_no_envelope_is_larger_than_the_largest(state: LatentState) -> None:
 
 def test_the_largest_good_messages_fit(family: Family) -> None:
     wide = "\N{PILE OF POO}" * MAX_PROMPT_CHARS
-    made = plan("edge:large", 200, guided=[True, False] * 100)
+    made = plan("edge/large", 200, guided=[True, False] * 100)
     request = edge_pb2.DenoiseRequest(
         prompt=wide, negative_prompt=wide, plan=plan_to_proto(made), ticket="x" * 8192
     )
-    shape = family.latent_shape(family.manifest.sizes.maximum)
+    shape = family.latent_shape(family.spec.sizes.maximum)
     assert request.ByteSize() + largest_envelope(shape) < largest_request(family)
     attempt = pb.EdgeAttempt(
         node_id="x" * 128, address="y" * 255, reason="z" * MAX_REASON_CHARS, error="E" * 64
@@ -108,8 +109,9 @@ async def test_an_edge_takes_no_more_than_its_largest_picture_needs(family: Fami
                 protocol_version=PROTOCOL_VERSION,
                 request_id="r",
                 prompt="a red cat",
-                plan=plan_to_proto(plan("edge:large", 4)),
-                size=16,
+                plan=plan_to_proto(plan("edge/large", 4)),
+                width=16,
+                height=16,
             )
             request.resume = bytes(largest_request(family) - request.ByteSize() - 1024 + size)
             error = await outcome(EdgeStub(channel).Denoise(request, timeout=60))

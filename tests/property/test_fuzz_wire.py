@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.common.build import NodeBuild, this_build
-from baton.common.errors import BatonError, CorruptEnvelope, ExecutionFailed, Incompatible
+from baton.common.errors import BatonError, CorruptEnvelope, Draining, ExecutionFailed, Incompatible
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, decode_state, encode_state
-from baton.common.plan import ExecutedStep
-from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.naming import check_id
+from baton.common.record import ExecutedStep
+from baton.common.rpc import PROTOCOL_VERSION, deciding, joining
 from baton.common.rpc.channel import bind
 from baton.common.rpc.convert import executed_to_proto, plan_to_proto
 from baton.common.rpc.edge_status import edge_status
 from baton.coordinator import wire
-from baton.coordinator.checks import check_id
 from baton.device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
 from baton.edge_server.wire import work_from_proto
 from baton.v1 import coordinator_pb2 as pb
@@ -57,8 +57,9 @@ DECIDE = pb.DecideRequest(
     device_cpu=0.5,
     rtt_seconds=0.01,
     probes=[pb.EdgeProbe(node_id="e1", rtt_seconds=0.01)],
-    arm="relay:large>small@0.4",
-    size=16,
+    arm="edge/large@0.4>device/small",
+    width=16,
+    height=16,
 )
 ATTEMPT = pb.EdgeAttempt(
     node_id="e1", address="127.0.0.1:7701", stop=5, error="UNAVAILABLE", reason="gone"
@@ -66,7 +67,7 @@ ATTEMPT = pb.EdgeAttempt(
 REPORT = pb.ReportRequest(
     decision_id="d1",
     ok=True,
-    arm="relay:large>small@0.4",
+    arm="edge/large@0.4>device/small",
     total_seconds=1.0,
     edge_seconds=0.5,
     device_seconds=0.5,
@@ -78,13 +79,13 @@ REPORT = pb.ReportRequest(
 RECORD = pb.DecisionRecord(
     decision_id="d1",
     request_id="r1",
-    arm="device:small",
+    arm="device/small",
     propensity=0.5,
     state="rewarded",
     reward=0.5,
     preference="balanced",
     context=[1.0, 0.5],
-    scores=[pb.ArmScore(arm="device:small", feasible=True)],
+    scores=[pb.ArmScore(arm="device/small", feasible=True)],
     edges=[pb.EdgeCandidate(node_id="e1", address="h:1", reason="idle")],
     report=REPORT,
     family="tiny",
@@ -101,15 +102,15 @@ NODE = pb.Node(
 
 
 def read_report(message: pb.ReportRequest) -> object:
-    return check_id(message.decision_id, "decision_id"), wire.outcome_from_proto(message)
+    return check_id(message.decision_id, "decision_id"), deciding.outcome_from_proto(message)
 
 
 #: A good message, and how its receiver reads it.
 CONTROL: dict[str, tuple[Message, Callable[[Any], object]]] = {
-    "RegisterRequest": (REGISTER, wire.registration_from_proto),
-    "DecideRequest": (DECIDE, wire.query_from_proto),
+    "RegisterRequest": (REGISTER, joining.registration_from_proto),
+    "DecideRequest": (DECIDE, deciding.query_from_proto),
     "ReportRequest": (REPORT, read_report),
-    "DecisionRecord": (RECORD, wire.record_from_proto),
+    "DecisionRecord": (RECORD, deciding.record_from_proto),
     "Node": (NODE, wire.node_from_proto),
 }
 
@@ -151,15 +152,16 @@ def test_a_damaged_control_message_is_read_or_refused(name: str, data: st.DataOb
 @pytest.fixture(scope="module")
 def resumed(family: Family) -> edge_pb2.DenoiseRequest:
     """A good request that goes on from step 2."""
-    state = run_alone(family, task(plan("edge:large", 4)), 2).state()
+    state = run_alone(family, task(plan("edge/large", 4)), 2).state()
     return edge_pb2.DenoiseRequest(
         protocol_version=PROTOCOL_VERSION,
         request_id="r1",
         prompt="a red cat",
         negative_prompt="blue",
-        plan=plan_to_proto(plan("edge:large", 4, guided=[True, False, True, True])),
+        plan=plan_to_proto(plan("edge/large", 4, guided=[True, False, True, True])),
         seed=7,
-        size=16,
+        width=16,
+        height=16,
         fingerprint=family.fingerprint,
         codec="fp32",
         checkpoint_every=1,
@@ -285,7 +287,7 @@ STEPS = 4
 def asked(family: Family) -> EdgeRequest:
     return EdgeRequest(
         request_id="r1",
-        task=task(plan("relay:large>small@0.75", STEPS)),
+        task=task(plan("edge/large@0.75>device/small", STEPS)),
         fingerprint=family.fingerprint,
         shape=family.latent_shape(16),
         codec=Codec.FP32,
@@ -300,7 +302,7 @@ def truth(family: Family, asked: EdgeRequest) -> list[edge_pb2.DenoiseEvent]:
     kept = []
     for step in (2, 3):
         run = run_alone(family, asked.task, step)
-        steps = [ExecutedStep(i, "large", "edge", "e1", True, 2, 1) for i in range(step)]
+        steps = [ExecutedStep(i, "large", "edge", "e1", "both", 2, 1) for i in range(step)]
         envelope = encode_state(run.state(), "r1", family.fingerprint, Codec.FP32)
         kept.append({"envelope": envelope, "executed": executed_to_proto(steps)})
     accepted = edge_pb2.Accepted(
@@ -326,6 +328,21 @@ def test_the_truth_is_believed(
     assert part.handed_over
     assert part.resume_step == 3
     assert part.nodes == {"e1": NodeBuild(this_build(), family.member_fingerprints)}
+
+
+def test_who_leaves_hands_over_where_it_is(
+    liar: Liar, asked: EdgeRequest, truth: list[edge_pb2.DenoiseEvent]
+) -> None:
+    """Elsewhere the request goes on from the checkpoint, or from the one before it."""
+    for events, step in (
+        ([*truth[:2], edge_pb2.DenoiseEvent(drained={"checkpoint": truth[2].checkpoint})], 2),
+        ([*truth[:3], edge_pb2.DenoiseEvent(drained={})], 2),
+    ):
+        liar.events = [event.SerializeToString() for event in events]
+        part = EdgePart()
+        with pytest.raises(Draining):
+            liar.runner.run(EdgeSession(liar.address, asked, part, Deaf()).run(b"", 60.0))
+        assert (part.resume_step, len(part.executed), part.handed_over) == (step, step, False)
 
 
 def test_an_answer_that_is_no_message_is_an_error_of_the_peer(liar: Liar) -> None:

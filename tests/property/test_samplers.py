@@ -13,7 +13,7 @@ from torch import Tensor
 from baton.common.diffusion.samplers import SamplerHistory, advance, predictions, rescale, vp_form
 from baton.common.diffusion.schedules import Prediction, Schedule
 from baton.common.latents.state import NoiseLevel
-from baton.common.plan import SAMPLERS, SamplerName
+from baton.common.limits import SAMPLERS, SamplerName
 from tests.support.strategies import ordinary_levels
 
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")

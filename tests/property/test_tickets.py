@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from baton.common.errors import PermissionDenied
 from baton.common.rpc.tickets import KeyRing, Refusal, Ticket
 from tests.support.security import new_signer
+from tests.support.strategies import arms
 
 SIGNER = new_signer()
 RING = KeyRing.of([SIGNER.public])
@@ -24,7 +25,9 @@ TICKETS = st.builds(
     family=NAMES,
     fingerprint=NAMES,
     max_steps=NUMBERS,
-    max_size=NUMBERS,
+    arm=st.none() | arms(),
+    max_width=NUMBERS,
+    max_height=NUMBERS,
     count=NUMBERS,
     not_before=NUMBERS,
     expires=NUMBERS,

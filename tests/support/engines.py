@@ -184,10 +184,21 @@ def submitted(engine: Engine, works: Sequence[Work], listeners: Sequence[Listene
     return jobs
 
 
+def expanded(family: Family, item: Work) -> Work:
+    """With its steps made as cheap as its plan allows, where it allows anything."""
+    if all(segment.accel == "none" for segment in item.task.plan.segments):
+        return item
+    return replace(item, plan=family.accelerator.expand(item.task.plan))
+
+
 def run_together(
     family: Family, works: Sequence[Work], active: int = 16, rows: int = 16, cache: int = 1 << 30
 ) -> list[Listener]:
-    """Run all of it in an engine that found it waiting when it started, to the last outcome."""
+    """Run all of it in an engine that found it waiting when it started, to the last outcome.
+
+    What its plans allow is done: as on the wire, each comes with what that means here.
+    """
+    works = [expanded(family, item) for item in works]
     engine = Engine(family, NODE, Limits(active, rows, cache))
     listeners = [Listener() for _ in works]
     submitted(engine, works, listeners)

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from baton.common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
+from baton.common.families.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    MemberPart,
+    Part,
+    Sizes,
+    file_digest,
+)
 from baton.common.families.scenes.members import (
     LATENT_CHANNELS,
     TEXT_WIDTH,
@@ -93,7 +100,7 @@ def _write_manifest(folder: Path, digests: bool) -> None:
         text_encoder=Part(path="shared/text_encoder"),
         tokenizer=Part(path="shared/tokenizer"),
         scheduler=Part(path="shared/scheduler"),
-        members={member: Part(path=f"{member}/unet") for member in MEMBERS},
+        members={member: MemberPart(path=f"{member}/unet") for member in MEMBERS},
         sizes=Sizes(default=SIZE, minimum=16, maximum=64, multiple=16),
         default_guidance=3.0,
         digests={str(path.relative_to(folder)): file_digest(path) for path in files},

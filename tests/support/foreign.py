@@ -18,8 +18,9 @@ from torch import Tensor
 
 from baton.common.diffusion.calls import Denoiser
 from baton.common.families.loader import Family
-from baton.common.families.manifest import read_manifest
-from tests.support.families import copy_family
+from baton.common.families.manifest import MANIFEST_NAME, read_manifest
+from baton.common.families.spec import read_spec
+from tests.support.families import copy_family, edit_json
 
 #: ``s``: below 1, so that the first step still looks like the noise that the members know.
 SCALE = 0.5
@@ -40,6 +41,7 @@ def write_foreign(folder: Path, to: Path) -> Path:
         _permute(vae.quant_conv.bias, both, dim=0)
     vae.register_to_config(scaling_factor=SCALE * vae.config.scaling_factor)
     vae.save_pretrained(place)
+    edit_json(to / MANIFEST_NAME, lambda manifest: manifest.pop("latent_space", None))
     return to
 
 
@@ -51,8 +53,8 @@ class ForeignFamily(Family):
     """The family in a folder that `write_foreign` wrote: its denoisers see their own space."""
 
     def __init__(self, folder: Path) -> None:
-        manifest = read_manifest(folder)
-        super().__init__(folder, manifest, manifest.members)
+        spec = read_spec(folder)
+        super().__init__(spec, spec.members)
         self._space = _Coordinates(self.scheduler_config)
 
     def denoiser(self, member: str) -> Denoiser:

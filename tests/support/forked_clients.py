@@ -41,7 +41,7 @@ def check_that_one_made_before_says_so(fields: dict[str, Any]) -> None:
             name, message = forked(draw)
             assert (name, MADE_BEFORE in message) == ("InvalidRequest", True), message
         assert forked(lambda: (client.close(), on_loop.close())) == ("(None, None)", "")
-        assert client.generate(**one).arm == "device:small"
+        assert client.generate(**one).arm == "device/small"
 
 
 def check_that_one_made_there_draws_alone(fields: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def check_that_one_made_there_draws_alone(fields: dict[str, Any]) -> None:
             return own.generate("a red cat", steps=1, timeout=30).arm
 
     asyncio.run(_call())  # so that gRPC has threads here
-    assert forked(draw) == ("device:small", "")
+    assert forked(draw) == ("device/small", "")
     for use in (
         lambda: draw(coordinator="127.0.0.1:1"),
         lambda: open_channel("127.0.0.1:1"),

@@ -18,7 +18,8 @@ from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, Mod
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.families.loader import Family, load_family
 from baton.common.families.manifest import MANIFEST_NAME
-from baton.common.plan import Accel, Plan, SamplerName, StepDirective
+from baton.common.limits import SamplerName
+from baton.common.plan import OpenPlan, StepDirective
 from tests.support.families import copy_family, edit_json
 
 CHANNELS = 4
@@ -118,22 +119,18 @@ def random_mask(
     return graph.all, *(bits | last for bits in drawn)
 
 
-def with_columns(plan: Plan, columns: Sequence[StepDirective]) -> Plan:
+def with_directives(plan: OpenPlan, given: Sequence[StepDirective]) -> OpenPlan:
     """The plan with other directives, one per step; guidance stays as it was."""
     segments = []
     for segment in plan.segments:
-        pairs = zip(columns[segment.start : segment.stop], segment.directives, strict=True)
-        directives = tuple(replace(column, guided=was.guided) for column, was in pairs)
+        pairs = zip(given[segment.start : segment.stop], segment.directives, strict=True)
+        directives = tuple(replace(one, branches=was.branches) for one, was in pairs)
         segments.append(replace(segment, directives=directives))
     return replace(plan, segments=tuple(segments))
 
 
-def with_mask(plan: Plan, mask: Sequence[Blocks]) -> Plan:
-    return with_columns(plan, [StepDirective(blocks=bits) for bits in mask])
-
-
-def accelerated(plan: Plan, accel: Accel) -> Plan:
-    return replace(plan, accel=accel)
+def with_mask(plan: OpenPlan, mask: Sequence[Blocks]) -> OpenPlan:
+    return with_directives(plan, [StepDirective(blocks=bits) for bits in mask])
 
 
 def make_mask(
@@ -142,7 +139,8 @@ def make_mask(
     """A mask for a loaded member, drawn at random; with keys, one for its propagation."""
     graph = family.member(member).blocks
     fingerprint = family.member_fingerprints[member]
-    key = MaskKey(family.name, member, fingerprint, sampler, steps, tuple(keys))
+    levels = family.schedule(sampler, steps).digest
+    key = MaskKey(family.name, member, fingerprint, sampler, steps, levels, tuple(keys))
     seed = steps + sum(map(ord, sampler + member))
     run = list(random_mask(graph, steps, seed, 0.6))
     if keys:
@@ -161,7 +159,7 @@ def masked_copy(
 
     It propagates with three key steps in every ten, at once or one by one, with prior noise.
     """
-    folder = copy_family(family.folder, to, digests=False)
+    folder = copy_family(family.spec.folder, to, digests=False)
     told = {"keys": [0, 1, 6], "steps": 10, "parallel": parallel, "prior_noise": 0.05}
     propagation = Propagation((0, 1, 6), 10)
     for member in family.members:

@@ -11,10 +11,10 @@ from baton.common.errors import BatonError
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
 from baton.common.latents.envelope import MAX_ENVELOPE_BYTES, MAX_LATENT_VALUES
-from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc import PROTOCOL_VERSION, joining
 from baton.common.rpc.channel import CONTROL_BYTES
 from baton.common.rpc.convert import executed_from_proto
-from baton.coordinator import wire
+from baton.common.rpc.deciding import outcome_from_proto, query_from_proto
 from baton.edge_server.wire import largest_request, work_from_proto
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2, plan_pb2
@@ -81,7 +81,7 @@ def _requests(family: Family) -> dict[str, Read]:
     """To an edge, of the most bytes that it takes."""
     room = largest_request(family) - 1024
     start = edge_pb2.DenoiseRequest(
-        protocol_version=PROTOCOL_VERSION, request_id="r", prompt="x", size=16
+        protocol_version=PROTOCOL_VERSION, request_id="r", prompt="x", width=16, height=16
     ).SerializeToString()
     segments = _number(plan_pb2.Plan, "segments")
     directives = _many(_number(plan_pb2.Segment, "directives"), room)
@@ -112,10 +112,10 @@ def _control() -> dict[str, Read]:
     ran = _field(_number(edge_pb2.Handoff, "executed"), stretch.SerializeToString())
     handoff = ran * (CONTROL_BYTES // len(ran))
     return {
-        "a question of empty members": lambda: wire.query_from_proto(decide.FromString(members)),
-        "a question of empty probes": lambda: wire.query_from_proto(decide.FromString(probes)),
-        "a report of empty attempts": lambda: wire.outcome_from_proto(report.FromString(attempts)),
-        "an edge of empty members": lambda: wire.registration_from_proto(
+        "a question of empty members": lambda: query_from_proto(decide.FromString(members)),
+        "a question of empty probes": lambda: query_from_proto(decide.FromString(probes)),
+        "a report of empty attempts": lambda: outcome_from_proto(report.FromString(attempts)),
+        "an edge of empty members": lambda: joining.registration_from_proto(
             register.FromString(joined)
         ),
         "millions of executed steps": lambda: executed_from_proto(

@@ -64,9 +64,10 @@ RAN: dict[str, Any] = {
     "member": "large",
     "location": plan_pb2.LOCATION_EDGE,
     "node_id": "liar",
-    "guided": True,
+    "branches": plan_pb2.BRANCHES_BOTH,
     "rows": 2,
     "threads": 1,
+    "runtime": plan_pb2.Runtime(device="cpu", dtype="float32", attention="sdpa"),
 }
 
 
@@ -94,9 +95,11 @@ def checkpoint(
 
 
 def handoff(
-    envelope: bytes, executed: Sequence[plan_pb2.ExecutedStretch] = ()
+    envelope: bytes,
+    executed: Sequence[plan_pb2.ExecutedStretch] = (),
+    times: edge_pb2.EdgeTimes | None = None,
 ) -> edge_pb2.DenoiseEvent:
-    told = edge_pb2.Handoff(envelope=envelope, executed=executed or [stretch()])
+    told = edge_pb2.Handoff(envelope=envelope, executed=executed or [stretch()], times=times)
     return edge_pb2.DenoiseEvent(handoff=told)
 
 
@@ -122,7 +125,7 @@ class Liar:
 
     def state(self, step: int = CUT) -> LatentState:
         if step not in self._states:
-            of = task(plan("edge:large", STEPS), PROMPT)
+            of = task(plan("edge/large", STEPS), PROMPT)
             self._states[step] = run_alone(self._family, of, step).state()
         return self._states[step]
 

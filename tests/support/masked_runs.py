@@ -9,11 +9,13 @@ from torch import Tensor
 from baton.common.accel.propagation import propagated
 from baton.common.diffusion.blocks import BlockGraph
 from baton.common.diffusion.calls import Denoiser
-from baton.common.diffusion.executor import Run, StepRecord, step_alone
+from baton.common.diffusion.executor import Run, step_alone
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
-from baton.common.plan import Plan, Task
-from tests.support.graphs import with_columns
+from baton.common.plan import OpenPlan
+from baton.common.record import ExecutedStep
+from baton.common.request import Task
+from tests.support.graphs import with_directives
 from tests.support.tasks import run_alone, task
 
 #: Key steps of a dozen: a group of one step, of four, of two, and the rest.
@@ -28,12 +30,14 @@ def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def finished(family: Family, of: Plan | Task) -> Tensor:
-    made = task(of) if isinstance(of, Plan) else of
+def finished(family: Family, of: OpenPlan | Task) -> Tensor:
+    made = task(of) if isinstance(of, OpenPlan) else of
     return run_alone(family, made, made.plan.steps).x
 
 
-def calls_of(family: Family, run: Run, denoiser: Denoiser | None = None) -> list[list[StepRecord]]:
+def calls_of(
+    family: Family, run: Run, denoiser: Denoiser | None = None
+) -> list[list[ExecutedStep]]:
     """Run it to its end; by model call, the steps that it took."""
     calls = []
     while run.step < run.plan.steps:
@@ -44,14 +48,14 @@ def calls_of(family: Family, run: Run, denoiser: Denoiser | None = None) -> list
 
 def propagating(
     family: Family,
-    base: Plan,
+    base: OpenPlan,
     keys: Sequence[int] = KEYS,
     *,
     parallel: bool = True,
     prior_noise: float = 0.0,
-) -> Plan:
+) -> OpenPlan:
     graph = graph_of(family, base.segments[0].member)
-    return with_columns(
+    return with_directives(
         base, propagated(graph, base.steps, keys, parallel=parallel, prior_noise=prior_noise)
     )
 

@@ -13,7 +13,9 @@ M = TypeVar("M", bound=Message)
 _KINDS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
     FieldDescriptor.CPPTYPE_DOUBLE: st.floats() | st.sampled_from([0.0, 0.5, 1.0, 1e300]),
+    FieldDescriptor.CPPTYPE_FLOAT: st.floats(width=32),
     FieldDescriptor.CPPTYPE_ENUM: st.integers(0, 4) | st.integers(-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_UINT32: st.integers(0, 300) | st.integers(0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: st.integers(0, 300) | st.integers(0, 2**64 - 1),
 }

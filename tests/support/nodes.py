@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from baton.common.errors import BatonError
 from baton.common.families.loader import Family
-from baton.common.plan import ExecutedStep, Plan, Task
+from baton.common.plan import OpenPlan
+from baton.common.record import ExecutedStep
+from baton.common.request import Task
 from baton.coordinator.daemon import Node as CoordinatorNode
 from baton.coordinator.daemon import running as coordinator_running
 from baton.coordinator.settings import Settings as CoordinatorSettings
@@ -171,7 +173,7 @@ def differ(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-def check_executed(executed: tuple[ExecutedStep, ...], plan: Plan) -> None:
+def check_executed(executed: tuple[ExecutedStep, ...], plan: OpenPlan) -> None:
     """Every step ran once, in order, where and on what the plan says."""
     assert [step.step for step in executed] == list(range(plan.steps))
     for step in executed:

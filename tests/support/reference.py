@@ -15,7 +15,7 @@ from diffusers import (
 from torch import Tensor
 
 from baton.common.families.loader import Family
-from baton.common.plan import Task
+from baton.common.request import Task
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -35,15 +35,15 @@ def drawn_by_diffusers(
 ) -> Tensor:
     """The final latent [C, H, W] of the plain pipeline, with the sampler of the task's plan."""
     pipeline = plain_pipeline(family, member)
-    scheduler = SCHEDULERS[task.plan.sampler]
+    scheduler = SCHEDULERS[task.plan.samplers[0]]
     pipeline.scheduler = scheduler.from_config(dict(config or family.scheduler_config))
     latents: Tensor = pipeline(
         prompt=task.prompt,
         negative_prompt=task.negative or None,
-        height=task.size,
-        width=task.size,
+        height=task.size.height,
+        width=task.size.width,
         num_inference_steps=task.plan.steps,
-        guidance_scale=task.plan.guidance_scale,
+        guidance_scale=task.plan.segments[0].guidance.scale,
         generator=torch.Generator().manual_seed(task.seed),
         output_type="latent",
     ).images

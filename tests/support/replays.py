@@ -12,8 +12,10 @@ from torch import Tensor
 from baton.common.build import NodeBuild, this_build
 from baton.common.families.loader import Family
 from baton.common.families.local import begin, run_here
-from baton.common.plan import ExecutedStep, Task
-from baton.device_client.png import Provenance, save_png
+from baton.common.record import ExecutedStep
+from baton.common.request import Task
+from baton.device_client.png import save_png
+from baton.device_client.provenance import Provenance
 from tests.support.tasks import plan, task
 
 
@@ -29,9 +31,9 @@ class Undecoded(Family):
 
 def drawn(family: Family, of: Task | None = None) -> tuple[npt.NDArray[np.uint8], Provenance]:
     """A picture of this device alone, and how it was made."""
-    of = of or task(plan("device:small", 4), seed=3)
+    of = of or task(plan("device/small", 4), seed=3)
     run = begin(family, of)
-    executed = tuple(run_here(family, run, of.plan.steps, ("device", "device")))
+    executed = tuple(run_here(family, run, of.plan.steps))
     return family.decode(run.x), record(family, of, executed, "fp16")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baton.common.diffusion.samplers import advance, rescale, vp_form
 from baton.common.diffusion.schedules import make_schedule
-from baton.common.plan import SamplerName
+from baton.common.limits import SamplerName
 from tests.support.reference import SCHEDULERS
 
 #: ``scheduler_config.json`` of Stable Diffusion 1.5.

@@ -38,7 +38,7 @@ class Struck:
     async def draw(self, client: AsyncClient, *others: str) -> Result:
         """Let the edge do a step whenever the device has heard of the last one, until struck."""
         edges = ",".join([self.address or self.edge.address, *others])
-        asked = {"edge": edges, "arm": "edge:large", "steps": STEPS, "seed": self.at}
+        asked = {"edge": edges, "arm": "edge/large", "steps": STEPS, "seed": self.at}
         striking = [self._let_on(0)]
         async with contextlib.aclosing(client.stream(PROMPTS[3], **asked)) as events:
             async for event in events:

@@ -1,12 +1,15 @@
-"""What each package drags into a fresh interpreter."""
+"""What each package drags into a fresh interpreter, and where messages are made."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 _PROBE = """
 import importlib, pkgutil, sys
 
@@ -31,6 +34,50 @@ def test_importing_a_torch_free_package_loads_no_model_code(package: str) -> Non
     assert not loaded & {"torch", "diffusers", "transformers", "safetensors"}
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["baton.common.families.spec", "baton.device_client.sdk", "baton.device_client.session"],
+)
+def test_a_device_that_holds_no_member_loads_no_model_code(module: str) -> None:
+    probe = [sys.executable, "-c", "import importlib, sys; importlib.import_module(sys.argv[1]);"]
+    probe[-1] += "print(*sys.modules)"
+    done = subprocess.run([*probe, module], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "diffusers", "transformers", "safetensors"}
+
+
 @pytest.mark.parametrize("package", ["baton.common.rpc", "baton.common.latents"])
 def test_importing_the_wire_loads_no_diffusion(package: str) -> None:
     assert "baton.common.diffusion" not in modules_after_importing_all_of(package)
+
+
+def messages_made(source: str) -> list[str]:
+    """Calls of ``NAME_pb2.Message(...)``, under whatever name the module was imported."""
+    tree = ast.parse(source)
+    modules = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.endswith("_pb2")
+    }
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [
+        ast.unparse(function)
+        for function in calls
+        if isinstance(function, ast.Attribute) and ast.unparse(function.value) in modules
+    ]
+
+
+def test_messages_are_made_in_wire_modules_alone() -> None:
+    assert messages_made("from a import b_pb2 as c\nc.D(e=1)\nc.DESCRIPTOR.f()\ng.D()") == ["c.D"]
+    rooms = ("common", "coordinator", "device_client", "edge_server")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    assert len(files) > 100
+    outside = {
+        str(path.relative_to(ROOT)): made
+        for path in files
+        if path.name != "wire.py" and path.parent != ROOT / "common" / "rpc"
+        if (made := messages_made(path.read_text()))
+    }
+    assert outside == {}

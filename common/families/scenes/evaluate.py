@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from baton.common.arm import Arm
 from baton.common.diffusion.executor import Run, denoise_step, start_run
+from baton.common.expansion import plan_of
 from baton.common.families.loader import Family
 from baton.common.families.scenes.cases import Case, seeded_cases
 from baton.common.families.scenes.grammar import GENEVAL_TASKS
 from baton.common.families.scenes.verify import Verdict, verify
 from baton.common.families.scenes.worlds import World, world_of
-from baton.common.plan import Arm, Plan
+from baton.common.plan import OpenPlan
 from baton.common.quality.scores import Score, summarise
 
 __all__ = ["Case", "Drawn", "draw", "member_plan", "score", "score_by_task", "seeded_cases"]
@@ -33,10 +35,10 @@ class Drawn:
 
 def world_drawn_by(family: Family) -> World:
     """The world that a family of scenes draws. Raises ValueError for another family's size."""
-    return world_of(family.manifest.sizes.default)
+    return world_of(family.spec.sizes.default)
 
 
-def draw(family: Family, plan: Plan, cases: Sequence[Case]) -> list[Drawn]:
+def draw(family: Family, plan: OpenPlan, cases: Sequence[Case]) -> list[Drawn]:
     """Draw every case with a plan, all of its members local, in batches."""
     drawn: list[Drawn] = []
     for start in range(0, len(cases), _BATCH):
@@ -47,11 +49,11 @@ def draw(family: Family, plan: Plan, cases: Sequence[Case]) -> list[Drawn]:
     return drawn
 
 
-def _run_batch(family: Family, plan: Plan, batch: Sequence[Case]) -> list[Run]:
-    plan, schedule = family.accelerator.expand(plan), family.schedule(plan.sampler, plan.steps)
-    shape = family.latent_shape(family.manifest.sizes.default)
+def _run_batch(family: Family, plan: OpenPlan, batch: Sequence[Case]) -> list[Run]:
+    expanded, course = family.accelerator.expand(plan), family.course(plan)
+    shape = family.latent_shape(family.spec.sizes.default)
     runs = [
-        start_run(plan, schedule, family.encode_text(case.prompt), case.seed, shape)
+        start_run(expanded, course, family.encode_text(case.prompt), case.seed, shape)
         for case in batch
     ]
     while runs[0].step < plan.steps:  # all take the same steps together
@@ -59,10 +61,10 @@ def _run_batch(family: Family, plan: Plan, batch: Sequence[Case]) -> list[Run]:
     return runs
 
 
-def member_plan(family: Family, member: str, steps: int = 50) -> Plan:
+def member_plan(family: Family, member: str, steps: int = 50) -> OpenPlan:
     """One member, DDIM, guided, at the family's default scale."""
-    arm = Arm("device", (member,), 0.0)
-    return arm.expand(family.name, "ddim", steps, family.manifest.default_guidance)
+    guidance = family.spec.default_guidance
+    return plan_of(Arm.device(member), family.name, "ddim", steps, guidance)
 
 
 def score(drawn: Sequence[Drawn]) -> Score:

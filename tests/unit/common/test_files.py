@@ -145,7 +145,7 @@ def _picture(path: Path) -> None:
 
 
 def _mask(path: Path) -> None:
-    key = MaskKey("tiny", "large", "0" * 32, "ddim", 2)
+    key = MaskKey("tiny", "large", "0" * 32, "ddim", 2, "1" * 32)
     blocks = tuple(f"block-{number}" for number in range(900))
     save_mask(BlockMask(key, blocks, (1, 1)), path)
 

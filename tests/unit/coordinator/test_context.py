@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baton.common.query import DecideQuery, PromptFeatures
 from baton.common.request import PREFERENCES, Preference
 from baton.coordinator.bandit.context import DIMENSION, FEATURES, build_context, complexity
 from baton.coordinator.fleet import RankedEdge
-from baton.coordinator.values import DecideQuery, PromptFeatures
 
 COUNT = st.integers(0, 10_000)
 PROMPTS = st.builds(PromptFeatures, COUNT, COUNT, COUNT, COUNT, COUNT)

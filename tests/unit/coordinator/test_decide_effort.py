@@ -7,13 +7,14 @@ import time
 
 import pytest
 
+from baton.common.node import NodeLoad, Registration
+from baton.common.query import DecideQuery
 from baton.coordinator.daemon import build_decider
 from baton.coordinator.decider import Clocks
 from baton.coordinator.fleet import MAX_EDGES, MAX_NODES, Fleet
 from baton.coordinator.settings import Settings
 from baton.coordinator.store.memory import MemoryStore
 from baton.coordinator.store.thread import StoreThread
-from baton.coordinator.values import DecideQuery, NodeLoad, Registration
 
 DECISIONS = 20
 MEMBERS = ("large", "medium", "small")

@@ -6,18 +6,23 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from baton.common.arm import Arm
 from baton.common.errors import ExecutionFailed, Incompatible, Overloaded, UnknownName, Unreachable
+from baton.common.node import NodeLoad, Registration
+from baton.common.outcome import Outcome
+from baton.common.query import DecideQuery
 from baton.common.request import Preference
 from baton.coordinator.daemon import build_decider
 from baton.coordinator.decider import Clocks, Decider
 from baton.coordinator.fleet import Fleet
+from baton.coordinator.learner import Restored
 from baton.coordinator.settings import Settings
 from baton.coordinator.store.base import Write
 from baton.coordinator.store.memory import MemoryStore
 from baton.coordinator.store.thread import StoreThread
-from baton.coordinator.values import DecideQuery, NodeLoad, Outcome, Registration
 
 SETTINGS = Settings(seed=1, exploration=0.0, decision_expiry_seconds=60.0, lease_seconds=10.0)
+SMALL = Arm.device("small")
 OK = Outcome(ok=True, total_seconds=1.0, quality=0.9)
 
 
@@ -90,13 +95,13 @@ async def test_a_decision_is_stored_before_it_is_answered(world: World) -> None:
     stored = world.store.find(answer.decision_id)
     assert stored is not None
     assert (stored.arm, stored.state, stored.propensity) == (answer.arm, "pending", 1.0)
-    assert {score.arm for score in stored.scores if score.feasible} >= {"device:small", answer.arm}
+    assert {score.arm for score in stored.scores if score.feasible} >= {SMALL, answer.arm}
     assert [edge.node_id for edge in answer.edges] == ["e1"]
 
 
 async def test_without_edges_the_device_goes_alone(world: World) -> None:
     answer = await world.decider.decide(query())
-    assert (answer.arm, answer.edges) == ("device:small", ())
+    assert (answer.arm, answer.edges) == (SMALL, ())
     assert answer.reason == "the only feasible arm; no edge can take part (no edge is registered)"
 
 
@@ -104,7 +109,7 @@ async def test_a_lost_edge_gets_no_work(world: World) -> None:
     world.join()
     world.clock.now += 11
     answer = await world.decider.decide(query())
-    assert answer.arm == "device:small"
+    assert answer.arm == SMALL
     assert "lost: no heartbeat for 11 s" in answer.reason
 
 
@@ -142,7 +147,7 @@ async def test_a_report_is_learned_once(world: World) -> None:
     assert await world.decider.report(answer.decision_id, OK)
     assert not await world.decider.report(answer.decision_id, OK)
     (stats,) = world.decider.arms()
-    assert (stats.arm, stats.pulls, stats.rewards, stats.pending) == ("device:small", 1, 1, 0)
+    assert (stats.arm, stats.pulls, stats.rewards, stats.pending) == (SMALL, 1, 1, 0)
     assert stats.mean_reward == pytest.approx(0.8 * 0.9 + 0.2 * 5 / 6)
 
 
@@ -217,7 +222,7 @@ async def test_a_withdrawn_request_stays_withdrawn_after_a_restart(world: World)
     answer = await world.decider.decide(query())
     await world.decider.report(answer.decision_id, GAVE_UP)
     world.boot(SETTINGS)
-    assert await world.decider.restore() == 0
+    assert (await world.decider.restore()).rewards == 0
     assert world.decider.arms() == []
     assert not await world.decider.report(answer.decision_id, OK)
     world.clock.now += 10_000
@@ -291,7 +296,7 @@ async def test_a_restart_knows_what_was_learned_and_what_is_out(world: World) ->
     before = world.decider.arms()
     world.clock.now += 10_000
     world.boot(SETTINGS)
-    assert await world.decider.restore() == 10
+    assert await world.decider.restore() == Restored(10)
     assert world.decider.arms() == before
     assert await world.decider.expire() == 0  # its time starts anew
     assert await world.decider.report(pending.decision_id, OK)
@@ -342,11 +347,11 @@ async def test_it_learns_what_an_edge_is_worth_here(world: World) -> None:
     for number in range(150):
         answer = await world.decider.decide(query(f"r{number}"))
         arms.append(answer.arm)
-        alone = answer.arm == "device:small"
+        alone = answer.arm == SMALL
         outcome = Outcome(ok=alone, total_seconds=2.0, quality=0.6 if alone else None)
         await world.decider.report(answer.decision_id, outcome)
-    assert arms[0] != "device:small"
-    assert arms[-50:].count("device:small") >= 45
+    assert arms[0] != SMALL
+    assert arms[-50:].count(SMALL) >= 45
 
 
 async def test_arms_of_two_families_are_learned_apart(world: World) -> None:
@@ -360,3 +365,16 @@ async def test_arms_of_two_families_are_learned_apart(world: World) -> None:
         ("scenes", 1),
         ("sd15", 1),
     ]
+
+
+async def test_an_arm_of_several_edge_members_goes_to_edges_that_hold_them_all(
+    world: World,
+) -> None:
+    for node_id, members in (("one", ("large",)), ("other", ("medium",))):
+        world.fleet.register(Registration(node_id, "h:1", "scenes", members, "f"))
+    arm = Arm.parse("edge/large@0.3>device/small@0.7>edge/medium")
+    with pytest.raises(Incompatible, match="no edge can run large and medium"):
+        await world.decider.decide(query(requested_arm=arm))
+    world.fleet.register(Registration("both", "h:1", "scenes", ("large", "medium"), "f"))
+    answer = await world.decider.decide(query(requested_arm=arm))
+    assert (answer.arm, [edge.node_id for edge in answer.edges]) == (arm, ["both"])

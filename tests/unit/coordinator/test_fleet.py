@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from baton.common.errors import InvalidRequest, Overloaded
+from baton.common.node import NodeLoad, Registration
 from baton.coordinator import fleet as fleet_module
 from baton.coordinator.fleet import FORGET_AFTER_LEASES, MAX_EDGES, Fleet, Need
-from baton.coordinator.values import NodeLoad, NodeState, Registration
+from baton.coordinator.values import NodeState
 
 LEASE = 10.0
 IDLE = NodeLoad(capacity=4)
@@ -47,7 +50,7 @@ def order(fleet: Fleet, need: Need) -> list[str]:
     return [item.node_id for item in fleet.rank(need).ranked]
 
 
-NEED = Need("scenes", "f", "large")
+NEED = Need("scenes", "f", ("large",))
 
 
 def test_an_edge_lives_as_long_as_its_lease(fleet: Fleet, clock: Clock) -> None:
@@ -118,6 +121,18 @@ def test_every_misfit_has_its_reason(fleet: Fleet) -> None:
     assert fleet.rank(NEED).best is None
 
 
+def test_latents_fit_by_the_space_where_both_sides_know_theirs(fleet: Fleet) -> None:
+    for name, space in (("same", "s"), ("other", "t"), ("unknown", "")):
+        fleet.register(replace(edge(name, fingerprint="other"), latent_space=space))
+    need = replace(NEED, latent_space="s")
+    assert order(fleet, need) == ["same"]
+    assert reasons(fleet, need) == {
+        "other": "has another latent space: its latents do not fit the device's",
+        "unknown": "has another fingerprint: its latents do not fit the device's",
+    }
+    assert order(fleet, replace(need, fingerprint="other")) == ["same", "unknown"]
+
+
 def test_an_edge_that_names_no_capacity_is_never_full(fleet: Fleet) -> None:
     fleet.register(edge())
     fleet.heartbeat("e1", NodeLoad(active=50), draining=False)
@@ -126,7 +141,26 @@ def test_an_edge_that_names_no_capacity_is_never_full(fleet: Fleet) -> None:
 
 def test_a_device_without_models_takes_any_fingerprint(fleet: Fleet) -> None:
     fleet.register(edge(fingerprint="anything"))
-    assert order(fleet, Need("scenes", "", "large")) == ["e1"]
+    assert order(fleet, Need("scenes", "", ("large",))) == ["e1"]
+
+
+def test_latents_fit_by_the_spaces_id_where_both_sides_name_one(fleet: Fleet) -> None:
+    for node_id, space in (("same", "s"), ("other", "t"), ("silent", "")):
+        fleet.register(replace(edge(node_id, fingerprint="anything"), latent_space=space))
+    fleet.register(replace(edge("older"), latent_space=""))
+    need = Need("scenes", "f", ("large",), latent_space="s")
+    assert order(fleet, need) == ["older", "same"]
+    assert "another latent space" in reasons(fleet, need)["other"]
+    assert "another fingerprint" in reasons(fleet, need)["silent"]
+    assert order(fleet, NEED) == ["older"]
+
+
+def test_several_members_are_wanted_of_one_edge(fleet: Fleet) -> None:
+    fleet.register(edge("one", ("large",)))
+    fleet.register(edge("both", ("large", "medium")))
+    need = Need("scenes", "f", ("medium", "large"))
+    assert order(fleet, need) == ["both"]
+    assert reasons(fleet, need) == {"one": "does not hold medium"}
 
 
 def test_the_less_loaded_edge_comes_first(fleet: Fleet) -> None:
@@ -139,7 +173,7 @@ def test_the_less_loaded_edge_comes_first(fleet: Fleet) -> None:
 def test_the_nearer_edge_comes_first_and_says_what_was_measured(fleet: Fleet) -> None:
     fleet.register(edge("far"))
     fleet.register(edge("near"))
-    need = Need("scenes", "f", "large", rtts={"near": 0.002}, default_rtt=0.05)
+    need = Need("scenes", "f", ("large",), rtts={"near": 0.002}, default_rtt=0.05)
     near, far = fleet.rank(need).ranked
     assert (near.node_id, near.rtt, far.rtt) == ("near", 0.002, 0.05)
     assert near.reason.endswith("round trip 2.0 ms")
@@ -183,7 +217,7 @@ def test_the_best_are_named_alone_and_what_has_ended_makes_an_edge_one_of_them_a
     assert order(fleet, NEED) == names[:-1]
     fleet.heartbeat("e16", NodeLoad(cpu=0.5), draining=False)
     assert order(fleet, NEED) == names[:-1]
-    near = Need("scenes", "f", "large", rtts={"e16": 0.0}, default_rtt=1.0)
+    near = Need("scenes", "f", ("large",), rtts={"e16": 0.0}, default_rtt=1.0)
     assert order(fleet, near) == ["e16", *names[: MAX_EDGES - 1]]
 
 
@@ -238,8 +272,8 @@ def test_a_lost_edge_gives_its_place_to_one_that_lives(fleet: Fleet, clock: Cloc
         {"family": ""},
         {"fingerprint": ""},
         {"members": ()},
-        {"members": ("a>b",)},
-        {"members": ("a@b",)},
+        *({"members": (f"a{sign}b",)} for sign in ">@/*:"),
+        {"latent_space": "two words"},
         {"members": ("",)},
         {"members": tuple("abcdefghi")},
     ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from baton.common.errors import InvalidRequest, PermissionDenied
+from baton.common.node import NodeLoad, Registration
 from baton.coordinator.fleet import Fleet, Need
-from baton.coordinator.values import NodeLoad, NodeView, Registration
+from baton.coordinator.values import NodeView
 from tests.unit.coordinator.test_fleet import LEASE, Clock
 
 OLD, NEW = "10.0.0.1:7701", "10.0.0.2:7701"

@@ -9,19 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from baton.common.arm import Arm
 from baton.common.errors import UnknownName
-from baton.common.plan import Arm
+from baton.common.explanation import DecisionRecord
+from baton.common.node import Registration
 from baton.common.request import Preference
 from baton.coordinator.bandit.arms import RELAY_FRACTIONS
-from baton.coordinator.bandit.context import DIMENSION
+from baton.coordinator.bandit.context import DIMENSION, FEATURES
 from baton.coordinator.bandit.linucb import MAX_ARMS, LinUCB
 from baton.coordinator.bandit.prior import static_prior
 from baton.coordinator.bandit.reward import RewardModel
 from baton.coordinator.decider import Clocks, Decider, Policy
 from baton.coordinator.known import built_in_families
+from baton.coordinator.learner import Restored
 from baton.coordinator.store.base import NewDecision, Resolution
-from baton.coordinator.values import DecisionRecord, Registration
-from tests.unit.coordinator.test_decider import OK, SETTINGS, World, query
+from tests.unit.coordinator.test_decider import OK, SETTINGS, SMALL, World, query
 
 
 @pytest.fixture
@@ -33,14 +35,14 @@ async def world() -> AsyncIterator[World]:
 
 
 def learned(world: World) -> set[tuple[str, str]]:
-    return {(stats.family, stats.arm) for stats in world.decider.arms()}
+    return {(stats.family, str(stats.arm)) for stats in world.decider.arms()}
 
 
 async def learn(world: World, request_id: str, **fields: object) -> str:
     """Ask and report; the arm."""
     answer = await world.decider.decide(query(request_id, **fields))  # type: ignore[arg-type]
     assert await world.decider.report(answer.decision_id, OK)
-    return answer.arm
+    return str(answer.arm)
 
 
 def stored(number: int, family: str) -> DecisionRecord:
@@ -50,10 +52,11 @@ def stored(number: int, family: str) -> DecisionRecord:
         created_unix=0.0,
         family=family,
         preference="balanced",
-        arm="device:small",
+        arm=SMALL,
         propensity=1.0,
         explored=False,
         context=(0.5,) * DIMENSION,
+        features=FEATURES,
     )
 
 
@@ -61,13 +64,13 @@ async def test_invented_families_leave_no_trace_and_lock_nobody_out(world: World
     for number in range(MAX_ARMS + 1):
         invented = replace(query(f"r{number}"), family=f"invented-{number}")
         answer = await world.decider.decide(invented)
-        assert answer.arm == "device:small"
+        assert answer.arm == SMALL
         assert answer.reason.endswith("not learned from: no edge names its members")
         assert not await world.decider.report(answer.decision_id, OK)
     assert (learned(world), world.store.recent(1)) == (set(), [])
     assert await world.decider.expire() == 0
-    assert await learn(world, "honest") == "device:small"
-    assert learned(world) == {("scenes", "device:small")}
+    assert await learn(world, "honest") == "device/small"
+    assert learned(world) == {("scenes", "device/small")}
 
 
 async def test_invented_members_are_no_arms(world: World) -> None:
@@ -76,34 +79,34 @@ async def test_invented_members_are_no_arms(world: World) -> None:
         members = (f"invented-{number}", f"other-{number}", "small")
         answer = await world.decider.decide(query(f"r{number}", "speed", members=members))
         record = await world.decider.find(answer.decision_id)
-        assert not any("-" in score.arm for score in record.scores)
+        assert not any("-" in str(score.arm) for score in record.scores)
         for requested_arm in (
-            Arm("relay", ("large", members[0]), 0.4),
-            Arm("device", members[:1], 0.0),
+            Arm.relay("large", members[0], 0.4),
+            Arm.device(members[0]),
         ):
             asked = query("requested_arm", members=members, requested_arm=requested_arm)
             answer = await world.decider.decide(asked)
-            assert answer.arm == requested_arm.name
+            assert answer.arm == requested_arm
             assert await world.decider.decide(asked) == answer
             assert not await world.decider.report(answer.decision_id, OK)
             with pytest.raises(UnknownName, match="nothing is kept"):
                 await world.decider.find(answer.decision_id)
     assert len(world.store.recent(1000)) == 200
-    relays = {f"relay:large>small@{fraction}" for fraction in RELAY_FRACTIONS}
-    assert {arm for _, arm in learned(world)} <= {"device:small", "edge:large", *relays}
+    relays = {f"edge/large@{fraction}>device/small" for fraction in RELAY_FRACTIONS}
+    assert {arm for _, arm in learned(world)} <= {"device/small", "edge/large", *relays}
 
 
 async def test_a_cut_of_the_users_own_is_kept_to_and_not_learned(world: World) -> None:
     world.join()
     for number in range(1, 100):
-        requested_arm = Arm("relay", ("large", "small"), number / 101)
-        assert await learn(world, f"r{number}", requested_arm=requested_arm) == requested_arm.name
+        requested_arm = Arm.relay("large", "small", number / 101)
+        assert await learn(world, f"r{number}", requested_arm=requested_arm) == str(requested_arm)
     pending = await world.decider.decide(query("out", requested_arm=requested_arm))
     assert learned(world) == set()
     told = await world.decider.find("r1")
     assert (told.state, told.reward) == ("rewarded", pytest.approx(0.8 * 0.9 + 0.2 * 5 / 6))
     world.boot(SETTINGS)
-    assert await world.decider.restore() == 0
+    assert await world.decider.restore() == Restored(0)
     assert await world.decider.report(pending.decision_id, OK)
     assert learned(world) == set()
 
@@ -117,11 +120,11 @@ async def test_a_database_full_of_foreign_arms_leaves_room_for_others(world: Wor
     world.boot(SETTINGS)
     await world.decider.restore()
     world.join()
-    assert await learn(world, "honest") != "device:small"
+    assert await learn(world, "honest") != "device/small"
     rewards = {
-        stats.arm: stats.rewards for stats in world.decider.arms() if stats.family == "scenes"
+        str(stats.arm): stats.rewards for stats in world.decider.arms() if stats.family == "scenes"
     }
-    assert rewards.pop("device:small") == 1
+    assert rewards.pop("device/small") == 1
     assert list(rewards.values()) == [1]
 
 
@@ -132,12 +135,12 @@ async def test_where_every_arms_reward_is_out_others_are_answered_all_the_same(
         world.store.write([NewDecision(stored(number, f"invented-{number}"))])
     world.boot(SETTINGS)
     await world.decider.restore()
-    assert await learn(world, "honest") == "device:small"
-    assert ("scenes", "device:small") not in learned(world)
+    assert await learn(world, "honest") == "device/small"
+    assert ("scenes", "device/small") not in learned(world)
     world.clock.now += SETTINGS.decision_expiry_seconds + 1
     assert await world.decider.expire() == MAX_ARMS
-    assert await learn(world, "later") == "device:small"
-    assert learned(world) == {("scenes", "device:small")}
+    assert await learn(world, "later") == "device/small"
+    assert learned(world) == {("scenes", "device/small")}
 
 
 async def test_decisions_that_nobody_reports_keep_nobody_out(world: World) -> None:
@@ -164,13 +167,13 @@ async def test_members_that_no_edge_has_loaded_are_known_if_an_edge_names_them(
     world.fleet.register(about)
     answer = await world.decider.decide(replace(query(members=("tiny",)), family="mine"))
     record = await world.decider.find(answer.decision_id)
-    arms = {score.arm for score in record.scores if score.feasible}
-    assert arms >= {"device:tiny", "edge:base", "relay:base>tiny@0.4"}
+    arms = {str(score.arm) for score in record.scores if score.feasible}
+    assert arms >= {"device/tiny", "edge/base", "edge/base@0.4>device/tiny"}
     world.fleet.deregister("e1")
     alone = await world.decider.decide(replace(query("r2", members=("tiny",)), family="mine"))
     assert not await world.decider.report(alone.decision_id, OK)
     assert await world.decider.report(answer.decision_id, OK)
-    assert learned(world) == {("mine", answer.arm)}
+    assert learned(world) == {("mine", str(answer.arm))}
 
 
 def test_the_built_in_family_is_known() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from baton.common.arm import Arm
+from baton.common.query import DecideQuery, PromptFeatures
 from baton.common.request import Preference
 from baton.coordinator.bandit.arms import candidates
 from baton.coordinator.bandit.context import DIMENSION, build_context
 from baton.coordinator.bandit.linucb import LinUCB
-from baton.coordinator.bandit.prior import arm_key, split_key, static_prior
+from baton.coordinator.bandit.prior import static_prior
 from baton.coordinator.fleet import RankedEdge, Ranking
-from baton.coordinator.values import DecideQuery, PromptFeatures
+from baton.coordinator.values import ArmKey
 
 WEIGHTS: dict[Preference, float] = {"quality": 0.8, "balanced": 0.5, "speed": 0.2}
 PLAIN = PromptFeatures(words=2, objects=1, count=1)
@@ -28,9 +30,11 @@ def best_kind(
     query = DecideQuery("r", "scenes", 20, prompt, preference, "f", ("small",), device_cpu)
     model = LinUCB(DIMENSION, alpha=0.1, ridge=1.0, prior=static_prior(WEIGHTS))
     context = build_context(query, edge)
-    options = candidates(query, {"large": Ranking((edge,), ())})
+    options = candidates(query, {("large",): Ranking((edge,), ())})
     arms = [item.arm for item in options if item.feasible]
-    return max(arms, key=lambda arm: sum(model.score(arm_key("scenes", arm.name), context))).kind
+    best = max(arms, key=lambda arm: sum(model.score(ArmKey("scenes", "", arm), context)))
+    places = [stretch.location for stretch in best.stretches]
+    return "relay" if len(places) > 1 else places[0]
 
 
 @pytest.mark.parametrize(
@@ -57,13 +61,9 @@ def test_data_override_the_prior() -> None:
     model = LinUCB(DIMENSION, alpha=0.1, ridge=1.0, prior=static_prior(WEIGHTS))
     query = DecideQuery("r", "scenes", 20, PLAIN, "quality", "f", ("small",))
     context = build_context(query, RankedEdge("e", "h:1", "", 0.0, 0.005, 0.0, 0))
-    edge, device = arm_key("scenes", "edge:large"), arm_key("scenes", "device:small")
+    edge, device = (ArmKey("scenes", "", arm) for arm in (Arm.edge("large"), Arm.device("small")))
     assert model.score(edge, context).estimate > model.score(device, context).estimate
     for _ in range(10):
         model.update(edge, context, 0.1)
         model.update(device, context, 0.7)
     assert model.score(edge, context).estimate < model.score(device, context).estimate
-
-
-def test_a_key_splits_into_its_parts() -> None:
-    assert split_key(arm_key("scenes", "edge:large")) == ("scenes", "edge:large")

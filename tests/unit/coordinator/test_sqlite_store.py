@@ -8,16 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.arm import Arm
 from baton.common.errors import BatonError, ExecutionFailed, Incompatible, InvalidRequest
+from baton.common.explanation import DecisionRecord
+from baton.common.outcome import Outcome
 from baton.coordinator.store.base import NewDecision, Resolution
 from baton.coordinator.store.sqlite import SqliteStore
-from baton.coordinator.values import DecisionRecord, Outcome
+
+SMALL = Arm.device("small")
 
 
 def decision(number: int) -> DecisionRecord:
     return DecisionRecord(
-        f"d{number}", f"r{number}", 1.0, "scenes", "speed", "device:small", 1.0, False, (1.0, 0.5)
-    )
+        f"d{number}", f"r{number}", 1.0, "scenes", "speed", SMALL, 1.0, False, (1.0, 0.5),
+        features=("bias", "words"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def test_it_runs_in_wal_mode_with_full_sync(path: Path) -> None:
     store = SqliteStore(path)
     pragmas = ("journal_mode", "synchronous", "user_version")
     values = [store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
-    assert values == ["wal", 2, 2]
+    assert values == ["wal", 2, 3]
     store.close()
 
 
@@ -168,7 +173,7 @@ def test_no_column_could_hold_a_prompt(path: Path) -> None:
     connection = sqlite3.connect(path)
     text = {
         f"{table}.{name}"
-        for table in ("decisions", "details", "rewards")
+        for table in ("decisions", "details", "rewards", "contexts")
         for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
         if kind == "TEXT"
     }
@@ -180,6 +185,8 @@ def test_no_column_could_hold_a_prompt(path: Path) -> None:
         "decisions.preference",
         "decisions.arm",
         "decisions.owner",
+        "decisions.latent_space",
+        "contexts.features",
         "details.detail",
         "rewards.decision_id",
         "rewards.state",

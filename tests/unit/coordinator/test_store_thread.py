@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import pytest
 
+from baton.common.arm import Arm
 from baton.common.errors import ExecutionFailed
+from baton.common.explanation import DecisionRecord
 from baton.coordinator.store.base import NewDecision, Write
 from baton.coordinator.store.memory import MemoryStore
 from baton.coordinator.store.thread import StoreThread
-from baton.coordinator.values import DecisionRecord
 
 
 def new(number: int) -> NewDecision:
     return NewDecision(
         DecisionRecord(
-            f"d{number}", "r", 1.0, "scenes", "speed", "device:small", 1.0, False, (1.0,)
+            f"d{number}", "r", 1.0, "scenes", "speed", Arm.device("small"), 1.0, False, (1.0,)
         )
     )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
 from baton.common.errors import DeadlineExceeded
 from baton.device_client.budget import Budget, StepTimes
-from tests.support.tasks import plan
+from tests.support.tasks import accelerated, plan
 
 
 def test_without_a_limit_there_is_always_time() -> None:
@@ -35,27 +34,29 @@ def test_what_does_not_fit_is_refused_with_what_it_takes() -> None:
 
 
 def test_the_device_needs_its_steps_and_the_rest() -> None:
-    times, of = StepTimes(), plan("relay:large>small@0.5", 8)
+    times, of = StepTimes(), plan("edge/large@0.5>device/small", 8)
     assert times.needed(of, 4) is None
     times.measured("small", "none", 0.5, 2.0)
     assert times.needed(of, 4) == pytest.approx(4 * 0.5 + 2.0)
     assert times.needed(of, 6) == pytest.approx(2 * 0.5 + 2.0)
-    assert times.needed(of, 0) is None
+    assert times.needed(of, 0) == pytest.approx(4 * 0.5 + 2.0)
+    alone = plan("device/large@0.5>device/small", 8)
+    assert times.needed(alone, 0) is None
     times.measured("large", "none", 1.0, 2.0)
-    assert times.needed(of, 0) == pytest.approx(4 * 1.0 + 4 * 0.5 + 2.0)
+    assert times.needed(alone, 0) == pytest.approx(4 * 1.0 + 4 * 0.5 + 2.0)
 
 
 def test_cheaper_steps_have_times_of_their_own() -> None:
-    times, of = StepTimes(), plan("device:small", 4)
+    times, of = StepTimes(), plan("device/small", 4)
     times.measured("small", "none", 1.0, 0.0)
-    assert times.needed(replace(of, accel="masks"), 0) is None
+    assert times.needed(accelerated(of, "masks"), 0) is None
     times.measured("small", "masks", 0.25, 0.0)
-    assert times.needed(replace(of, accel="masks"), 0) == pytest.approx(1.0)
+    assert times.needed(accelerated(of, "masks"), 0) == pytest.approx(1.0)
     assert times.needed(of, 0) == pytest.approx(4.0)
 
 
 def test_newer_measurements_count_more() -> None:
-    times, of = StepTimes(), plan("device:small", 1)
+    times, of = StepTimes(), plan("device/small", 1)
     times.measured("small", "none", 10.0, 0.0)
     for _ in range(30):
         times.measured("small", "none", 1.0, 0.0)
@@ -63,9 +64,9 @@ def test_newer_measurements_count_more() -> None:
 
 
 def test_time_is_kept_for_what_the_device_finishes() -> None:
-    times, relay = StepTimes(), plan("relay:large>small@0.5", 8)
-    assert times.reserve(relay, Budget.of(None)) == 0
-    assert times.reserve(relay, Budget.of(50.0)) == pytest.approx(5.0)
-    assert times.reserve(plan("edge:large", 8), Budget.of(50.0)) == 0
+    times, relay = StepTimes(), plan("edge/large@0.5>device/small", 8)
+    assert times.reserve(relay, 0, Budget.of(None)) == 0
+    assert times.reserve(relay, 0, Budget.of(50.0)) == pytest.approx(5.0)
+    assert times.reserve(plan("edge/large", 8), 0, Budget.of(50.0)) == 0
     times.measured("small", "none", 0.5, 2.0)
-    assert times.reserve(relay, Budget.of(50.0)) == pytest.approx(1.5 * 4.0)
+    assert times.reserve(relay, 0, Budget.of(50.0)) == pytest.approx(1.5 * 4.0)

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baton.common.arm import Arm
+from baton.common.decision import Decision
 from baton.common.errors import InvalidRequest
-from baton.common.plan import Arm, Decision, ExecutedStep
 from baton.common.quality.verifier import Quality
+from baton.common.record import ExecutedStep
+from baton.common.request import GenerationRequest
 from baton.device_client.cli.contact_sheet import contact_sheet
 from baton.device_client.cli.generating import (
     MAX_PICTURES,
@@ -29,15 +32,16 @@ from baton.device_client.cli.generating import (
     verdict,
 )
 from baton.device_client.events import Decided, EdgeLost, Event, Stepped
-from baton.device_client.png import Provenance, read_png
+from baton.device_client.png import read_png
+from baton.device_client.provenance import Provenance
 from baton.device_client.result import Result, Seconds, Traffic
 from baton.device_client.settings import DeviceSettings
 from tests.support.tasks import plan, task
 
 EXECUTED = (
-    ExecutedStep(0, "large", "edge", "e1", True, 2, 1),
-    ExecutedStep(1, "small", "device", "device", True, 2, 1),
-    ExecutedStep(2, "small", "device", "device", True, 2, 1),
+    ExecutedStep(0, "large", "edge", "e1", "both", 2, 1),
+    ExecutedStep(1, "small", "device", "device", "both", 2, 1),
+    ExecutedStep(2, "small", "device", "device", "both", 2, 1),
 )
 
 
@@ -48,7 +52,8 @@ def result() -> Result:
         request_id="r1",
         picture=np.zeros((16, 16, 3), np.uint8),
         task=made,
-        arm="relay:large>small@0.4",
+        arm="edge/large@0.4>device/small",
+        planned=plan("edge/large@0.4>device/small", 3),
         decision_id="d1",
         executed=EXECUTED,
         seconds=Seconds(1.5, 1.0, 0.5),
@@ -62,7 +67,7 @@ def result() -> Result:
 def test_the_summary_says_where_and_how_and_what_went_wrong(result: Result) -> None:
     first, note = summary(result, Path("a.png")).splitlines()
     assert first == (
-        "a.png  relay:large>small@0.4  1 edge + 2 device steps  1.50 s  2100 bytes  seed 4"
+        "a.png  edge/large@0.4>device/small  1 edge + 2 device steps  1.50 s  2100 bytes  seed 4"
         "  not verified ✗ (cat)  request r1"
     )
     assert note == "  note: edge a:1 lost at step 1: gone"
@@ -107,8 +112,8 @@ def test_a_contact_sheet_shows_every_picture_in_its_place() -> None:
 
 
 def begun(picture: str, steps: int) -> Decided:
-    decision = Decision("d1", Arm.parse("device:small"), ())
-    return Decided(decision, plan("device:small", steps), request_id=picture)
+    decision = Decision("d1", Arm.parse("device/small"), ())
+    return Decided(decision, plan("device/small", steps), request_id=picture)
 
 
 def at(picture: str, step: int, steps: int) -> Stepped:
@@ -152,9 +157,9 @@ def test_what_a_node_says_is_text_not_markup(word: str, monkeypatch: pytest.Monk
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    decision = Decision("d1", Arm.parse("device:small"), (), word)
+    decision = Decision("d1", Arm.parse("device/small"), (), word)
     with Display(quiet=False) as display:
-        display.on_event(Decided(decision, plan("device:small", 3)))
+        display.on_event(Decided(decision, plan("device/small", 3)))
         display.on_event(EdgeLost("a:1", word, 2))
         display.on_event(Stepped(1, 3, "edge", word))
     assert terminal.getvalue().count(word) >= 3
@@ -162,7 +167,7 @@ def test_what_a_node_says_is_text_not_markup(word: str, monkeypatch: pytest.Monk
 
 def request(seed: int, out: Path, count: int = 1, **options: object) -> Request:
     asked = {"prompt": "a red cat", "arm": "device", "steps": 1, "seed": seed}
-    return Request(asked | options, count, out, metadata=True)
+    return Request(GenerationRequest(**(asked | options)), count, out, metadata=True)
 
 
 @pytest.fixture
@@ -248,7 +253,7 @@ def test_pictures_that_are_done_are_kept_and_listed_after_an_interrupt(
         watcher.join()
     told = capsys.readouterr()
     lines = told.out.splitlines()
-    assert lines[0].startswith(f"{first}  device:small  30 device steps")
+    assert lines[0].startswith(f"{first}  device/small  30 device steps")
     assert 1 <= len(lines) < 20
     assert f"{len(lines)} of 20 pictures are done" in told.err
     assert len(list(tmp_path.glob("*.png"))) == len(lines)

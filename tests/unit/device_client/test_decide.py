@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.arm import Arm
 from baton.common.errors import BatonError, Incompatible, UnknownName
 from baton.common.families.manifest import read_manifest
-from baton.common.plan import Arm
 from baton.common.request import Preference
 from baton.device_client.decide import ArmNames, static_decision
 
@@ -20,35 +20,36 @@ def names(folder: Path, *members: str) -> ArmNames:
 @pytest.mark.parametrize(
     ("short", "full"),
     [
-        ("device", "device:small"),
-        ("edge", "edge:large"),
-        ("relay", "relay:large>small@0.4"),
-        ("relay@0.25", "relay:large>small@0.25"),
-        ("device:large", "device:large"),
-        ("edge:small", "edge:small"),
-        ("relay:small>large@0.9", "relay:small>large@0.9"),
-        ("relay:small>small@0.5", "relay:small>small@0.5"),
+        ("device", "device/small"),
+        ("edge", "edge/large"),
+        ("relay", "edge/large@0.4>device/small"),
+        ("relay@0.25", "edge/large@0.25>device/small"),
+        ("device/large", "device/large"),
+        ("edge/small", "edge/small"),
+        ("edge/small@0.9>device/large", "edge/small@0.9>device/large"),
+        ("edge/small@0.5>device/small", "edge/small@0.5>device/small"),
     ],
 )
 def test_short_and_full_names_name_an_arm(family_folder: Path, short: str, full: str) -> None:
     arm = names(family_folder, "small", "large").resolve(short)
-    assert arm.name == full
-    assert Arm.parse(arm.name) == arm
+    assert str(arm) == full
+    assert Arm.parse(full) == arm
 
 
 def test_the_first_member_of_the_device_finishes(family_folder: Path) -> None:
     both = names(family_folder, "large", "small")
     assert both.resolve("device").members == ("large",)
-    assert both.resolve("relay@0.5").members == ("large", "large")
+    assert str(both.resolve("relay@0.5")) == "edge/large@0.5>device/large"
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "", "nonsense", "DEVICE", "cloud:large", "device:", "device:giant", "edge:giant",
-        "relay:large>giant@0.4", "relay:giant>small@0.4", "relay:large>small", "relay:large@0.4",
-        "relay:large>small>small@0.4", "relay:large>small@0.4@0.5", "device@0.4", "edge@0.4",
-        "device:small@0.4", "relay@0", "relay@1", "relay@-0.4", "relay@2", "relay@nan",
+        "edge/large@0.4>device/giant", "edge/giant@0.4>device/small", "relay:large>small",
+        "relay:large@0.4", "edge/large*3@s1.0>device/giant*2",
+        "relay:large>small>small@0.4", "edge/large@0.4>device/small@0.5", "device@0.4", "edge@0.4",
+        "device/small@0.4", "relay@0", "relay@1", "relay@-0.4", "relay@2", "relay@nan",
         "relay@inf", "relay@x", "x" * 10_000,
     ],
 )  # fmt: skip
@@ -68,17 +69,17 @@ def test_a_device_without_a_member_is_sent_to_the_edge(family_folder: Path, name
 @pytest.mark.parametrize(
     ("asked", "preference", "edges", "arm"),
     [
-        (None, "balanced", (), "device:small"),
-        (None, "quality", (), "device:small"),
-        (None, "speed", (), "device:small"),
-        (None, "balanced", EDGES, "relay:large>small@0.4"),
-        (None, "quality", EDGES, "edge:large"),
-        (None, "speed", EDGES, "device:small"),
-        ("device", "quality", EDGES, "device:small"),
-        ("device", "quality", (), "device:small"),
-        ("edge", "speed", EDGES, "edge:large"),
-        ("relay@0.2", "speed", EDGES, "relay:large>small@0.2"),
-        ("edge:small", "balanced", EDGES, "edge:small"),
+        (None, "balanced", (), "device/small"),
+        (None, "quality", (), "device/small"),
+        (None, "speed", (), "device/small"),
+        (None, "balanced", EDGES, "edge/large@0.4>device/small"),
+        (None, "quality", EDGES, "edge/large"),
+        (None, "speed", EDGES, "device/small"),
+        ("device", "quality", EDGES, "device/small"),
+        ("device", "quality", (), "device/small"),
+        ("edge", "speed", EDGES, "edge/large"),
+        ("relay@0.2", "speed", EDGES, "edge/large@0.2>device/small"),
+        ("edge/small", "balanced", EDGES, "edge/small"),
     ],
 )
 def test_without_a_coordinator_the_wish_wins_and_then_the_preference(
@@ -89,8 +90,8 @@ def test_without_a_coordinator_the_wish_wins_and_then_the_preference(
     arm: str,
 ) -> None:
     decision = static_decision(names(family_folder, "small"), asked, preference, edges)
-    assert decision.arm.name == arm
-    expected = () if decision.arm.kind == "device" else edges
+    assert str(decision.arm) == arm
+    expected = edges if "edge" in arm else ()
     assert tuple(edge.address for edge in decision.edges) == expected
     assert decision.reason
     assert decision.decision_id.startswith("static-")
@@ -100,10 +101,11 @@ def test_without_a_coordinator_the_wish_wins_and_then_the_preference(
 def test_a_device_without_a_member_lets_the_edge_draw(
     family_folder: Path, preference: Preference
 ) -> None:
-    assert static_decision(names(family_folder), None, preference, EDGES).arm.name == "edge:large"
+    decision = static_decision(names(family_folder), None, preference, EDGES)
+    assert str(decision.arm) == "edge/large"
 
 
-@pytest.mark.parametrize("asked", ["edge", "relay@0.4", "relay:large>small@0.4"])
+@pytest.mark.parametrize("asked", ["edge", "relay@0.4", "edge/large@0.4>device/small"])
 def test_an_arm_that_needs_an_edge_says_so_where_none_is_known(
     family_folder: Path, asked: str
 ) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.arm import Arm
+from baton.common.decision import EdgeChoice
 from baton.common.errors import UnknownName
-from baton.common.plan import EdgeChoice
+from baton.common.explanation import ArmScore, DecisionRecord
+from baton.common.outcome import EdgeAttempt
 from baton.device_client.cli.explaining import Hindsight, explain, story
 from baton.device_client.journal import JOURNAL_FILE, Entry, Journal, Settled, Stretch
-from baton.device_client.result import EdgeAttempt, Seconds, Traffic
+from baton.device_client.result import Seconds, Traffic
 from baton.device_client.settings import DeviceSettings
-from baton.v1 import coordinator_pb2 as pb
 from tests.support.nodes import closed_port
 
 ENTRY = Entry(
@@ -27,10 +29,10 @@ ENTRY = Entry(
     sampler="ddim",
     steps=10,
     guidance=4.0,
-    size=32,
+    size="32x32",
     decision=Settled(
         "d1",
-        "relay:large>small@0.4",
+        "edge/large@0.4>device/small",
         "the highest bound",
         (
             EdgeChoice("e1", "h:1", "idle"),
@@ -55,20 +57,26 @@ ENTRY = Entry(
     verified=True,
     notes=("edge h:1 lost at step 2: the connection broke",),
 )
-TOLD = pb.ExplainResponse(
-    decision=pb.DecisionRecord(
-        propensity=0.9,
-        state="rewarded",
-        reward=0.5,
-        context=[1.0, 0.25],
-        scores=[
-            pb.ArmScore(arm="device:small", feasible=True, estimate=0.5, bonus=0.1),
-            pb.ArmScore(arm="relay:large>small@0.4", feasible=True, estimate=0.6, bonus=0.2),
-            pb.ArmScore(arm="edge:huge", reason="no edge can run huge"),
-        ],
+RELAY = Arm.relay("large", "small", 0.4)
+TOLD = DecisionRecord(
+    decision_id="d1",
+    request_id="r1",
+    created_unix=0.0,
+    family="scenes",
+    preference="balanced",
+    arm=RELAY,
+    propensity=0.9,
+    explored=False,
+    context=(1.0, 0.25),
+    scores=(
+        ArmScore(Arm.device("small"), True, 0.5, 0.1),
+        ArmScore(RELAY, True, 0.6, 0.2),
+        ArmScore(Arm.edge("huge"), False, reason="no edge can run huge"),
     ),
-    features=["bias", "words"],
-    rejected=[pb.EdgeCandidate(node_id="e4", address="h:4", reason="draining")],
+    rejected=(EdgeChoice("e4", "h:4", "draining"),),
+    state="rewarded",
+    reward=0.5,
+    features=("bias", "words"),
 )
 
 
@@ -80,13 +88,13 @@ def test_it_tells_the_whole_story() -> None:
     assert told(ENTRY, Hindsight(TOLD)) == [
         "request r1: a picture, verified",
         "  asked 1970-01-01 00:00:00 UTC; family scenes, prefers balanced, 10 steps, guidance 4,"
-        " 32 pixels, ddim, seed 7",
-        "arm relay:large>small@0.4, decided by the coordinator at c:1: the highest bound",
+        " 32x32 pixels, ddim, seed 7",
+        "arm edge/large@0.4>device/small, decided by the coordinator at c:1: the highest bound",
         "  decision d1",
         "arms by upper bound (estimated reward + uncertainty):",
-        "* relay:large>small@0.4  0.800 = 0.600 + 0.200",
-        "  device:small  0.600 = 0.500 + 0.100",
-        "  edge:huge  not possible: no edge can run huge",
+        "* edge/large@0.4>device/small  0.800 = 0.600 + 0.200",
+        "  device/small  0.600 = 0.500 + 0.100",
+        "  edge/huge  not possible: no edge can run huge",
         "edges, best first:",
         "  1. e1 at h:1: idle",
         "     failed (UNAVAILABLE), steps 0 to 2 kept: the connection broke",
@@ -139,9 +147,9 @@ def test_what_ended_early_is_told_as_far_as_it_came() -> None:
 
 
 def test_a_device_arm_names_no_edge() -> None:
-    decision = Settled("static-1", "device:small", "asked for")
+    decision = Settled("static-1", "device/small", "asked for")
     lines = told(replace(ENTRY, decision=decision, attempts=()))
-    assert "arm device:small, decided by this device: asked for" in lines
+    assert "arm device/small, decided by this device: asked for" in lines
     assert not any("edges, best first" in line for line in lines)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.decision import EdgeChoice
 from baton.common.errors import ExecutionFailed, InvalidRequest, UnknownName
-from baton.common.plan import EdgeChoice
+from baton.common.outcome import EdgeAttempt
 from baton.device_client.journal import LAST, Entry, Journal, Settled, Stretch
-from baton.device_client.result import EdgeAttempt, Seconds, Traffic
+from baton.device_client.result import Seconds, Traffic
 from tests.support.limits import no_file_above
 
 FULL = Entry(
@@ -27,8 +28,8 @@ FULL = Entry(
     sampler="ddim",
     steps=5,
     guidance=4.0,
-    size=32,
-    decision=Settled("d1", "relay:a>b@0.4", "why", (EdgeChoice("e", "h:1", "idle"),), "c:1"),
+    size="32x32",
+    decision=Settled("d1", "edge/a@0.4>device/b", "why", (EdgeChoice("e", "h:1", "idle"),), "c:1"),
     planned=(Stretch(0, 2, "a", "edge"), Stretch(2, 5, "b", "device")),
     attempts=(EdgeAttempt("e", "h:1", 0, 2, "UNAVAILABLE", "gone"),),
     executed=(Stretch(0, 2, "a", "edge", "e"), Stretch(2, 5, "b", "device", "device")),

@@ -43,13 +43,15 @@ class Queue:
         self.gate, self.thread = Gate(), ThreadPoolExecutor(1)
         watched, settings = WatchedFamily(family, self.gate), DeviceSettings(members="small,large")
         self.heard: list[Event] = []
-        self.device = Device(watched, settings, None, self.thread, OPEN, OfflineTickets(folder))
+        self.device = Device(
+            family.spec, settings, None, self.thread, OPEN, OfflineTickets(folder), watched
+        )
 
     def session(
         self, number: int, timeout: float | None = None, member: str = "small"
     ) -> PictureSession:
         asked = GenerationRequest(
-            PROMPT, arm=f"device:{member}", steps=1, seed=number, timeout=timeout
+            PROMPT, arm=f"device/{member}", steps=1, seed=number, timeout=timeout
         )
         return PictureSession(self.device, asked, f"r{number}", self.heard.append)
 
@@ -124,7 +126,7 @@ async def test_pictures_that_an_edge_refuses_cost_none_of_those_that_it_draws(
     finished = caught.value.finished
     assert len(finished) == 2
     assert sorted(result.task.seed for result in finished) == [r.task.seed for r in finished]
-    check_pictures(finished, "edge:large", family)
+    check_pictures(finished, "edge/large", family)
 
 
 def test_what_is_finished_outlives_a_listener_that_fails(client: Client, family: Family) -> None:
@@ -138,7 +140,7 @@ def test_what_is_finished_outlives_a_listener_that_fails(client: Client, family:
     with pytest.raises(Cancelled) as caught:
         client.generate_many(PROMPT, 5, on_event, arm="device", steps=2)
     assert [result.task.seed for result in caught.value.finished] == [0, 1]
-    check_pictures(caught.value.finished, "device:small", family)
+    check_pictures(caught.value.finished, "device/small", family)
     assert sum(isinstance(event, Finished) for event in events) == 2
 
 
@@ -189,4 +191,4 @@ def test_all_pictures_are_returned_in_the_order_of_their_seeds(
 ) -> None:
     results = client.generate_many(PROMPT, 3, arm="device", steps=2, seed=9)
     assert [result.task.seed for result in results] == [9, 10, 11]
-    check_pictures(tuple(results), "device:small", family)
+    check_pictures(tuple(results), "device/small", family)

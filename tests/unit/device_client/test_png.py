@@ -10,8 +10,10 @@ from PIL import Image
 
 from baton.common.build import NodeBuild, this_build
 from baton.common.errors import InvalidRequest
-from baton.common.plan import ExecutedStep, Task
-from baton.device_client.png import Provenance
+from baton.common.record import ExecutedStep
+from baton.common.request import Task
+from baton.common.rpc import PROTOCOL_VERSION
+from baton.device_client.provenance import Provenance
 from baton.device_client.result import Result, Seconds, Traffic
 from tests.support.tasks import plan, task
 
@@ -34,7 +36,7 @@ def result(of: Task, scale: int = 1) -> Result:
             place.member,
             place.location,
             NODE_IDS[place.location],
-            guided=True,
+            branches="both",
             rows=2,
             threads=1,
         )
@@ -45,7 +47,8 @@ def result(of: Task, scale: int = 1) -> Result:
         request_id="r1",
         picture=pixels,
         task=of,
-        arm="relay:large>small@0.5",
+        arm="edge/large@0.5>device/small",
+        planned=of.plan,
         decision_id="d1",
         executed=executed,
         seconds=Seconds(),
@@ -62,7 +65,7 @@ def texts(path: Path) -> dict[str, str]:
 
 
 def test_other_tools_find_the_parameters_where_they_look_for_them(tmp_path: Path) -> None:
-    made = task(plan("relay:large>small@0.5", 6, "dpmpp_2m", 3.5), PROMPT, "a dog", seed=7)
+    made = task(plan("edge/large@0.5>device/small", 6, "dpmpp_2m", 3.5), PROMPT, "a dog", seed=7)
     path = result(made).save(tmp_path / "a.png")
     assert texts(path)["parameters"] == (
         "a red cat\n"
@@ -81,9 +84,11 @@ def test_the_chunk_holds_what_really_ran(tmp_path: Path) -> None:
     made = result(task(seed=2**63 - 1))
     chunk = json.loads(texts(made.save(tmp_path / "a.png"))["baton"])
     assert [ExecutedStep(**step) for step in chunk.pop("executed")] == list(made.executed)
+    grid = {"sampler": "ddim", "start": 0, "stop": 6, "until": None, "name": "", "digest": ""}
+    guidance = {"scale": 3.0, "kind": "two_branches"}
     assert chunk == {
-        "version": 3,
-        "protocol": 1,
+        "version": 4,
+        "protocol": PROTOCOL_VERSION,
         "family": "tiny",
         "fingerprint": "f" * 32,
         "nodes": {
@@ -93,12 +98,15 @@ def test_the_chunk_holds_what_really_ran(tmp_path: Path) -> None:
         "prompt": PROMPT,
         "negative_prompt": "",
         "seed": 2**63 - 1,
-        "size": 16,
-        "sampler": "ddim",
-        "steps": 6,
-        "guidance_scale": 3.0,
+        "size": {"width": 16, "height": 16},
+        "segments": [
+            {"start": start, "stop": start + 3, "grid": grid, "guidance": guidance}
+            for start in (0, 3)
+        ],
         "codec": "fp16",
         "transfers": [3],
+        "adapters": [],
+        "safety": None,
     }
 
 
@@ -149,6 +157,6 @@ def test_what_cannot_be_written_is_named_with_the_cause(tmp_path: Path) -> None:
 
 
 def test_steps_are_counted_by_place() -> None:
-    made = result(task(plan("relay:large>small@0.5", 6)))
+    made = result(task(plan("edge/large@0.5>device/small", 6)))
     assert (made.steps_at("edge"), made.steps_at("device")) == (3, 3)
     assert asdict(made.executed[3])["location"] == "device"

@@ -16,16 +16,17 @@ from PIL.PngImagePlugin import PngInfo
 
 from baton.common.build import Build, NodeBuild
 from baton.common.errors import BatonError, Incompatible, InvalidRequest
-from baton.common.plan import ExecutedStep
-from baton.device_client.png import Provenance, read_png, save_png
+from baton.common.record import ExecutedStep
+from baton.device_client.png import read_png, save_png
+from baton.device_client.provenance import Provenance
 from tests.support.tasks import plan, task
 
 BUILD = Build("0.1.0", "2.13.0+cpu", "0.42.1", "5.0", "2.4", "x86_64 AVX512 A Processor")
 TASK = task(
-    plan("relay:large>small@0.5", 6, "dpmpp_2m", 3.5), "猫 \0 and\n\ta 'dog'", "x", 2**63 - 1
+    plan("edge/large@0.5>device/small", 6, "dpmpp_2m", 3.5), "猫 \0 and\n\ta 'dog'", "x", 2**63 - 1
 )
 EXECUTED = tuple(
-    ExecutedStep(step, *place, True, 8, 2, step)
+    ExecutedStep(step, *place, "both", 8, 2, step)
     for step, place in enumerate([("large", "edge", "e")] * 3 + [("small", "device", "device")] * 3)
 )
 NODES = {
@@ -120,18 +121,22 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_the_plan_read_is_the_one_that_ran(tmp_path: Path) -> None:
     """A device may have finished what an edge was asked for, and a node may save a branch."""
-    planned = replace(TASK, plan=plan("edge:large", 6, "dpmpp_2m", 3.5))
-    executed = tuple(replace(step, guided=step.step != 4) for step in EXECUTED)
+    planned = replace(TASK, plan=plan("edge/large", 6, "dpmpp_2m", 3.5))
+    executed = tuple(
+        replace(step, branches="positive" if step.step == 4 else "both") for step in EXECUTED
+    )
     path = save_png(IMAGE, tmp_path / "a.png", replace(MADE, task=planned, executed=executed))
     read = read_png(path).provenance.task.plan
-    assert read == plan("relay:large>small@0.5", 6, "dpmpp_2m", 3.5, [i != 4 for i in range(6)])
+    assert read == plan(
+        "edge/large@0.5>device/small", 6, "dpmpp_2m", 3.5, [i != 4 for i in range(6)]
+    )
 
 
 #: A key step among others' rows, two decoded ahead with it, and a step that one call ran alone.
 _ALONE = (
     *(
         replace(
-            EXECUTED[0], step=i, rows=9, row=1 + 2 * i, blocks=bits, neighbours=((1, -1), (8, 6))
+            EXECUTED[0], step=i, rows=9, row=1 + 2 * i, blocks=bits, neighbours=((1, None), (8, 6))
         )
         for i, bits in enumerate((2**70 - 1, 6, 6))
     ),
@@ -174,7 +179,7 @@ DAMAGED_REUSE: dict[str, Change] = {
     "other threads within a group": lambda c: c["executed"][1].update(threads=7),
     "much noise": lambda c: c["executed"][3].update(prior_noise=1.0),
     "noise that is no number": lambda c: c["executed"][3].update(prior_noise=float("nan")),
-    "too few neighbours": lambda c: c["executed"][3].update(neighbours=[[1, -1]]),
+    "too few neighbours": lambda c: c["executed"][3].update(neighbours=[[1, None]]),
     "fewer than no neighbours": lambda c: c["executed"][3].update(neighbours=[[-2, 1], [10, 1]]),
     "no rows of a neighbour": lambda c: c["executed"][3].update(neighbours=[[0, 1], [8, 1]]),
     "a neighbour without blocks": lambda c: c["executed"][3].update(neighbours=[[8]]),
@@ -189,6 +194,12 @@ def test_a_damaged_record_of_blocks_is_refused_in_one_line(tmp_path: Path, damag
     refusal(written(tmp_path / "a.png", json.dumps(chunk)))
 
 
+def _of_steps(chunk: dict[str, Any], steps: int) -> None:
+    chunk["segments"][-1].update(stop=steps)
+    for segment in chunk["segments"]:
+        segment["grid"].update(stop=steps)
+
+
 DAMAGED: dict[str, Change] = {
     "a field too many": lambda c: c.update(more=1),
     "a field that prints badly": lambda c: c.update({"\x1b[31m\n" * 90: 1}),
@@ -200,16 +211,29 @@ DAMAGED: dict[str, Change] = {
     "a huge seed": lambda c: c.update(seed=10**4000),
     "an empty prompt": lambda c: c.update(prompt=" "),
     "a long prompt": lambda c: c.update(prompt="x" * 4001),
-    "an unknown sampler": lambda c: c.update(sampler="heun"),
+    "an unknown sampler": lambda c: c["segments"][0]["grid"].update(sampler="heun"),
+    "no segments": lambda c: c.update(segments=[]),
+    "segments that leave steps out": lambda c: c["segments"].pop(),
+    "segments out of order": lambda c: c["segments"].reverse(),
+    "a segment beyond its grid": lambda c: c["segments"][1]["grid"].update(stop=5),
+    "a grid that ends early": lambda c: c["segments"][1]["grid"].update(until=0.5),
+    "a grid without a digest": lambda c: c["segments"][0]["grid"].update(name="tuned"),
+    "an unknown kind of guidance": lambda c: c["segments"][0]["guidance"].update(kind="some"),
+    "unknown branches": lambda c: c["executed"][0].update(branches="negative"),
+    "a runtime that prints badly": lambda c: c["executed"][0].update(runtime={"device": "\x1b"}),
+    "thousands of adapters": lambda c: c.update(
+        adapters=[{"member": "small", "digest": "d", "weight": 1.0}] * 5000
+    ),
+    "a safety check by nobody": lambda c: c.update(safety={"flagged": False}),
     "an unknown codec": lambda c: c.update(codec="fp8"),
-    "huge guidance": lambda c: c.update(guidance_scale=1e9),
-    "no size": lambda c: c.update(size=0),
-    "a huge size": lambda c: c.update(size=2**40),
-    "no steps": lambda c: c.update(steps=0, executed=[]),
-    "more steps than ran": lambda c: c.update(steps=7),
-    "far more steps than ran": lambda c: c.update(steps=10**15),
+    "huge guidance": lambda c: c["segments"][0]["guidance"].update(scale=1e9),
+    "no size": lambda c: c["size"].update(width=0),
+    "a huge size": lambda c: c["size"].update(height=2**40),
+    "no steps": lambda c: c.update(executed=[]),
+    "more steps than ran": lambda c: _of_steps(c, 7),
+    "far more steps than ran": lambda c: _of_steps(c, 10**15),
     "a step too few": lambda c: c["executed"].pop(),
-    "too many steps": lambda c: c.update(steps=300, executed=c["executed"] * 50),
+    "too many steps": lambda c: c.update(executed=c["executed"] * 50),
     "steps out of order": lambda c: c["executed"].reverse(),
     "an unknown place": lambda c: c["executed"][0].update(location="moon"),
     "a nameless member": lambda c: c["executed"][0].update(member=""),
@@ -253,9 +277,13 @@ DAMAGED: dict[str, Change] = {
     "a fingerprint that is none": lambda c: c.update(fingerprint="../../etc/passwd"),
     "no fingerprint of what ran here": lambda c: c["nodes"]["device"].update(members={}),
     "no fingerprint of what ran there": lambda c: c["nodes"]["e"]["members"].pop("large"),
-    "steps that alternate": lambda c: c.update(
-        steps=40,
-        executed=[{**c["executed"][i % 2 * 3], "step": i, "row": 0, "rows": 2} for i in range(40)],
+    "steps that alternate": lambda c: (
+        _of_steps(c, 40),
+        c.update(
+            executed=[
+                {**c["executed"][i % 2 * 3], "step": i, "row": 0, "rows": 2} for i in range(40)
+            ]
+        ),
     ),
 }
 
@@ -290,9 +318,8 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     [
         ({"version": 1}, "draw"),
         ({"version": 2}, "draw"),
-        ({"version": 4}, "update"),
+        ({"version": 5}, "update"),
         ({"version": 99, "more": []}, "update"),
-        ({"protocol": 2}, "protocol"),
     ],
 )
 def test_another_version_is_refused_with_both_named(
@@ -302,6 +329,61 @@ def test_another_version_is_refused_with_both_named(
     text = refusal(written(tmp_path / "a.png", json.dumps(chunk)), Incompatible)
     assert word in text
     assert str(next(iter(change.values()))) in text
+
+
+def test_the_protocol_over_which_it_was_drawn_decides_nothing(tmp_path: Path) -> None:
+    for protocol in (1, 2, 99):
+        chunk = json.loads(MADE.chunk()) | {"protocol": protocol}
+        assert read_png(written(tmp_path / "a.png", json.dumps(chunk))).provenance == MADE
+
+
+def third(made: Provenance) -> dict[str, Any]:
+    """What version 3 of the chunk holds of such a picture."""
+    chunk, plan = json.loads(made.chunk()), made.task.plan
+    for name in ("segments", "adapters", "safety"):
+        del chunk[name]
+    for step in chunk["executed"]:
+        step["guided"] = step.pop("branches") == "both"
+        pairs = step.pop("neighbours", [])
+        if pairs:
+            step["neighbours"] = [[rows, -1 if bits is None else bits] for rows, bits in pairs]
+    return chunk | {
+        "version": 3,
+        "protocol": 1,
+        "size": made.task.size.width,
+        "sampler": plan.samplers[0],
+        "steps": plan.steps,
+        "guidance_scale": plan.segments[0].guidance.scale,
+    }
+
+
+@pytest.mark.parametrize("made", [MADE, REUSING], ids=["plain", "accelerated"])
+def test_a_picture_of_version_3_is_read_as_it_ran(tmp_path: Path, made: Provenance) -> None:
+    read = read_png(written(tmp_path / "a.png", json.dumps(third(made)))).provenance
+    again = read_png(save_png(IMAGE, tmp_path / "b.png", made)).provenance
+    assert read == again
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: c.update(more=1),
+        lambda c: c.pop("sampler"),
+        lambda c: c.update(sampler="heun"),
+        lambda c: c.update(steps=7),
+        lambda c: c.update(steps=0),
+        lambda c: c.update(size=0),
+        lambda c: c.update(guidance_scale=1e9),
+        lambda c: c["executed"][0].update(guided="yes"),
+        lambda c: c["executed"][0].update(branches="both"),
+        lambda c: c["executed"][0].update(blocks=-1),
+        lambda c: c["executed"][0].update(neighbours=[[-8, -1]]),
+    ],
+)
+def test_a_damaged_plan_of_version_3_is_refused_in_one_line(tmp_path: Path, damage: Change) -> None:
+    chunk = third(MADE)
+    damage(chunk)
+    refusal(written(tmp_path / "a.png", json.dumps(chunk)))
 
 
 def test_a_picture_without_a_plan_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from baton.common.errors import Incompatible, InvalidRequest, WeightsError
 from baton.common.families.loader import Family, load_family
 from baton.common.plan import Plan
 from baton.device_client.events import Stepped
-from baton.device_client.png import Provenance
+from baton.device_client.provenance import Provenance
 from baton.device_client.replaying import (
     TOLERANCE_LEVELS,
     TOLERANCE_SHARE,
@@ -55,17 +55,17 @@ def moved(made: Provenance, to: Sequence[str], origins: Mapping[str, NodeBuild])
 #: their turn each time, so that they get as few model calls as show all there is to see.
 MIXED: dict[int, list[Plan]] = {
     1: [
-        plan("edge:large", 5, "ddim", 3.0, FREE),
-        plan("edge:large", 7, "euler", 7.5),
-        plan("edge:large", 4, "dpmpp_2m", 1.0),
-        plan("edge:large", 6, "dpmpp_2m", 2.0),
-        plan("edge:small", 3, "ddim", 2.0),
+        plan("edge/large", 5, "ddim", 3.0, FREE),
+        plan("edge/large", 7, "euler", 7.5),
+        plan("edge/large", 4, "dpmpp_2m", 1.0),
+        plan("edge/large", 6, "dpmpp_2m", 2.0),
+        plan("edge/small", 3, "ddim", 2.0),
     ],
     2: [
-        plan("edge:large", 2, "ddim", 3.0, (True, False)),
-        plan("edge:large", 1, "dpmpp_2m", 1.0),
-        plan("edge:large", 2, "euler", 7.5),
-        plan("edge:large", 1, "ddim", 1.0),
+        plan("edge/large", 2, "ddim", 3.0, (True, False)),
+        plan("edge/large", 1, "dpmpp_2m", 1.0),
+        plan("edge/large", 2, "euler", 7.5),
+        plan("edge/large", 1, "ddim", 1.0),
     ],
 }
 
@@ -90,7 +90,7 @@ def test_neighbours_in_a_batch_are_not_needed_to_replay(family: Family, threads:
 def test_batch_size_and_threads_are_those_of_the_record(family: Family) -> None:
     """They show in the last bits, so a replay that ignored one of them would not be exact."""
     exact = Undecoded(family)
-    _, made = drawn(exact, task(plan("device:large", 4), size=32))
+    _, made = drawn(exact, task(plan("device/large", 4), size=32))
     plain = replay_provenance(exact, made)
     for change in ({"rows": 6}, {"threads": 2}):
         executed = tuple(replace(step, **change) for step in made.executed)

@@ -12,18 +12,19 @@ from baton.common.errors import InvalidRequest
 from baton.common.families.loader import Family, load_family
 from baton.common.families.local import begin, run_here
 from baton.common.latents import Codec, decode_state
-from baton.common.plan import ACCELS, Accel, Plan, SamplerName
+from baton.common.limits import ACCELS, Accel, SamplerName
+from baton.common.plan import OpenPlan
 from baton.device_client.events import Stepped
-from baton.device_client.png import Provenance, read_chunk
+from baton.device_client.provenance import Provenance, read_chunk
 from baton.device_client.replaying import (
     replay,
     replay_provenance,
 )
 from baton.edge_server.engine.job import Drawn, Work
 from tests.support.engines import run_together
-from tests.support.graphs import accelerated, masked_copy, random_mask, with_mask
+from tests.support.graphs import masked_copy, random_mask, with_mask
 from tests.support.replays import Undecoded, drawn, record, saved
-from tests.support.tasks import PROMPTS, plan, task, work
+from tests.support.tasks import PROMPTS, accelerated, plan, task, work
 
 FREE = (False, True, True, False, True)
 
@@ -44,7 +45,7 @@ def through_its_file(made: Provenance) -> Provenance:
 def test_what_a_device_drew_with_fewer_blocks_is_replayed(
     accelerable: Family, accel: Accel, guided: bool
 ) -> None:
-    of = accelerated(plan("device:large", 10, guided=[guided] * 10), accel)
+    of = accelerated(plan("device/large", 10, guided=[guided] * 10), accel)
     picture, made = drawn(accelerable, task(of, seed=5))
     assert any(step.blocks for step in made.executed)
     assert any(step.ahead for step in made.executed) is (accel != "masks")
@@ -59,13 +60,13 @@ def test_an_accelerated_relay_is_replayed(
 ) -> None:
     """The handoff falls where the members would be in the middle of a group."""
     family = accelerable
-    of = task(accelerated(plan(f"relay:large>small@{fraction}", 10), accel), seed=2)
+    of = task(accelerated(plan(f"edge/large@{fraction}>device/small", 10), accel), seed=2)
     beside = [task(accelerated(of.plan, other), seed=7) for other in ACCELS]
     works = [work(str(i), item, codec) for i, item in enumerate([of, *beside])]
     handed = run_together(family, works)[0].handoff()
     state = decode_state(handed.envelope, family.fingerprint).state
     run = begin(family, of, state)
-    mine = run_here(family, run, 10, ("device", "device"))
+    mine = run_here(family, run, 10)
     made = record(family, of, (*handed.executed, *mine), codec)
     made = through_its_file(replace(made, transfers=(state.step,)))
     np.testing.assert_array_equal(replay_provenance(family, made), family.decode(run.x))
@@ -74,15 +75,15 @@ def test_an_accelerated_relay_is_replayed(
 def mixed_works(family: Family, checkpoint_every: int) -> list[Work]:
     """Plain, masked and propagating requests, guided and not, some on the other member."""
     graph = family.member("large").blocks
-    plans: list[Plan] = [
-        plan("edge:large", 10, "ddim", 3.0),
-        accelerated(plan("edge:large", 10, "ddim", 3.0), "propagate"),
-        accelerated(plan("edge:large", 8, "dpmpp_2m", 2.0), "full"),
-        plan("edge:large", 7, "euler", 1.0),
-        accelerated(plan("edge:large", 9, "euler", 1.0), "masks"),
-        accelerated(plan("edge:small", 8, "dpmpp_2m", 2.0), "masks"),
-        accelerated(plan("edge:small", 10, "ddim", 1.0), "full"),
-        with_mask(plan("edge:large", 5, "ddim", 5.0, FREE), random_mask(graph, 5, 3)),
+    plans: list[OpenPlan] = [
+        plan("edge/large", 10, "ddim", 3.0),
+        accelerated(plan("edge/large", 10, "ddim", 3.0), "propagate"),
+        accelerated(plan("edge/large", 8, "dpmpp_2m", 2.0), "full"),
+        plan("edge/large", 7, "euler", 1.0),
+        accelerated(plan("edge/large", 9, "euler", 1.0), "masks"),
+        accelerated(plan("edge/small", 8, "dpmpp_2m", 2.0), "masks"),
+        accelerated(plan("edge/small", 10, "ddim", 1.0), "full"),
+        with_mask(plan("edge/large", 5, "ddim", 5.0, FREE), random_mask(graph, 5, 3)),
     ]
     return [
         work(f"r{i}", task(of, PROMPTS[i % 5], seed=i), checkpoint_every=checkpoint_every)
@@ -109,8 +110,8 @@ def test_what_an_edge_drew_among_others_is_replayed(
 def test_an_accelerated_file_is_replayed_and_written_again_as_it_was(
     accelerable: Family, tmp_path: Path
 ) -> None:
-    seen = load_family(str(accelerable.folder))
-    of = task(accelerated(plan("device:small", 10), "full"))
+    seen = load_family(str(accelerable.spec.folder))
+    of = task(accelerated(plan("device/small", 10), "full"))
     path = saved(tmp_path / "a.png", *drawn(seen, of))
     events: list[Stepped] = []
     found = replay(path, seen, events.append)
@@ -121,7 +122,7 @@ def test_an_accelerated_file_is_replayed_and_written_again_as_it_was(
 
 def test_masks_need_not_be_there_for_a_replay(accelerable: Family, family: Family) -> None:
     """The record says which blocks ran."""
-    picture, made = drawn(accelerable, task(accelerated(plan("device:large", 10), "masks")))
+    picture, made = drawn(accelerable, task(accelerated(plan("device/large", 10), "masks")))
     bare = Undecoded(family)
     np.testing.assert_array_equal(replay_provenance(bare, through_its_file(made)), picture)
 

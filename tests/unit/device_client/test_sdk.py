@@ -18,6 +18,7 @@ from baton.common.errors import BatonError, InvalidRequest, WeightsError
 from baton.common.families.loader import Family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.rpc.access import OPEN
+from baton.common.size import Size
 from baton.device_client.events import Decided, Event, Finished, Stepped
 from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.sdk import AsyncClient, Client, check_request
@@ -44,33 +45,50 @@ def async_client(family_folder: Path) -> Iterator[AsyncClient]:
 
 
 def test_a_device_alone_draws_what_its_family_draws(client: Client, family: Family) -> None:
-    for arm in ("device:small", "device:large"):
+    for arm in ("device/small", "device/large"):
         result = client.generate(PROMPT, arm=arm, steps=4, seed=3)
         expected = task(plan(arm, 4), PROMPT, seed=3)
         assert result.task == expected
         np.testing.assert_array_equal(result.picture, drawn_here(family, expected))
         check_executed(result.executed, expected.plan)
-        assert {(step.node_id, step.rows, step.guided) for step in result.executed} == {
-            ("device", 2, True)
-        }
+        assert {
+            (step.node_id, step.rows, (step.branches == "both")) for step in result.executed
+        } == {("device", 2, True)}
         assert result.traffic.sent == result.traffic.received == 0
         assert result.notes == ()
 
 
 def test_without_guidance_one_row_is_enough(client: Client, family: Family) -> None:
     result = client.generate(PROMPT, arm="device", steps=3, guidance=1.0)
-    assert {(step.rows, step.guided) for step in result.executed} == {(1, False)}
-    expected = task(plan("device:small", 3, guidance=1.0), PROMPT)
+    assert {(step.rows, step.branches) for step in result.executed} == {(1, "positive")}
+    expected = task(plan("device/small", 3, guidance=1.0), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, expected))
 
 
 def test_what_is_left_out_the_family_fills_in(client: Client, family: Family) -> None:
     made = client.generate(PROMPT, arm="device")
-    manifest = family.manifest
+    manifest = family.spec
     assert made.task.plan.steps == manifest.default_steps
-    assert made.task.plan.guidance_scale == manifest.default_guidance
-    assert made.task.size == manifest.sizes.default
+    assert made.task.plan.segments[0].guidance.scale == manifest.default_guidance
+    assert made.task.size == Size.of(manifest.sizes.default)
     assert made.picture.shape == (manifest.sizes.default,) * 2 + (3,)
+
+
+def test_a_sampler_that_is_not_ours_is_replaced_with_a_note_unless_one_is_named(
+    family_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_family(family_folder, tmp_path / "family")
+    scheduler = folder / "shared/scheduler/scheduler_config.json"
+    edit_json(scheduler, lambda config: config.update(_class_name="PNDMScheduler"))
+    options = {"arm": "device", "steps": 1}
+    with Client(family=str(folder)) as client:
+        left_out, named = (
+            client.generate(PROMPT, **options),
+            client.generate(PROMPT, sampler="euler", **options),
+        )
+    assert left_out.task.plan.samplers == ("ddim",)
+    assert "PNDMScheduler" in left_out.notes[0]
+    assert (named.task.plan.samplers, named.notes) == (("euler",), ())
 
 
 def test_many_pictures_have_successive_seeds_and_are_the_single_ones(client: Client) -> None:
@@ -82,6 +100,19 @@ def test_many_pictures_have_successive_seeds_and_are_the_single_ones(client: Cli
         single = client.generate(PROMPT, seed=result.task.seed, **options)
         np.testing.assert_array_equal(result.picture, single.picture)
     assert (many[0].picture != many[1].picture).any()
+
+
+def test_a_request_is_drawn_as_its_fields_are(client: Client) -> None:
+    asked = GenerationRequest("a red circle", steps=2, seed=3, arm="device")
+    one = client.generate(asked)
+    other = client.generate("a red circle", steps=2, seed=3, arm="device")
+    np.testing.assert_array_equal(one.picture, other.picture)
+    assert one.task == other.task
+    changed = client.generate_many(asked, 2, seed=4)
+    assert [(made.task.prompt, made.task.seed) for made in changed] == [
+        ("a red circle", 4),
+        ("a red circle", 5),
+    ]
 
 
 def test_no_pictures_are_no_error(client: Client) -> None:
@@ -152,7 +183,7 @@ def test_a_member_that_is_not_held_is_told(family_folder: Path) -> None:
         Client(family=str(family_folder), members="small") as client,
         pytest.raises(WeightsError, match="large"),
     ):
-        client.generate(PROMPT, arm="device:large", steps=1)
+        client.generate(PROMPT, arm="device/large", steps=1)
 
 
 async def test_after_an_error_the_client_draws_on(async_client: AsyncClient) -> None:
@@ -179,7 +210,8 @@ async def test_a_stream_closed_early_stops_the_model_at_its_next_step(
     gate, thread = Gate(), ThreadPoolExecutor(1)
     settings = DeviceSettings(family=str(family_folder), members="small")
     offline = OfflineTickets(tmp_path)
-    drawing = Device(WatchedFamily(family, gate), settings, None, thread, OPEN, offline)
+    watched = WatchedFamily(family, gate)
+    drawing = Device(family.spec, settings, None, thread, OPEN, offline, watched)
     asked = GenerationRequest(PROMPT, arm="device", steps=50)
     session = asyncio.ensure_future(PictureSession(drawing, asked, "r1", lambda _: None).run())
     await asyncio.to_thread(gate.wait_for_call, 1)
@@ -219,9 +251,13 @@ def test_who_says_nothing_of_acceleration_gets_the_familys(
         unsaid = client.generate(PROMPT, arm="device", steps=3)
         asked = client.generate(PROMPT, arm="device", steps=3, accel="masks")
         other = client.generate(PROMPT, arm="device", steps=3, accel="none")
-    assert [made.task.plan.accel for made in (unsaid, asked, other)] == ["masks", "masks", "none"]
+    assert [made.task.plan.segments[0].accel for made in (unsaid, asked, other)] == [
+        "masks",
+        "masks",
+        "none",
+    ]
     assert unsaid.notes == ()
     assert any("no block mask" in note for note in asked.notes)
     with Client(family=str(folder), members="small", accel="propagate") as client:
         made = client.generate(PROMPT, arm="device", steps=3)
-        assert made.task.plan.accel == "propagate"
+        assert made.task.plan.segments[0].accel == "propagate"

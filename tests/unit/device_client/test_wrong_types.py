@@ -13,9 +13,9 @@ from torch import Tensor
 
 from baton.common.errors import ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family
+from baton.common.node import Registration
 from baton.common.rpc.access import OPEN
 from baton.coordinator.daemon import Node
-from baton.coordinator.values import Registration
 from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.png import read_png
 from baton.device_client.replaying import Difference, Replay, replay
@@ -32,8 +32,8 @@ WRONG: dict[str, list[Any]] = {
     "steps": [2.0, "2", True, b"2", [2], np.float32(2)],
     "guidance": ["2", b"2", [2.0], True, 1j, 10**400],
     "seed": [None, 2.0, "2", True, b"2"],
-    "size": [16.0, "16", True],
-    "sampler": [None, 3, b"ddim", ["ddim"]],
+    "size": [16.0, "16.0", True, [16]],
+    "sampler": [3, b"ddim", ["ddim"]],
     "preference": [None, 3, b"speed", ["speed"]],
     "arm": [3, b"device", ["device"]],
     "edge": [3, b"127.0.0.1:1", ["127.0.0.1:1"]],
@@ -157,7 +157,9 @@ async def failing(family: Family, scorer: Any, folder: Path) -> Node:
         brain.fleet.register(edge)  # so that the coordinator learns of the family
         settings = DeviceSettings(members="small", coordinator=brain.address)
         with ThreadPoolExecutor(1) as thread:
-            drawing = Device(family, settings, scorer, thread, OPEN, OfflineTickets(folder))
+            drawing = Device(
+                family.spec, settings, scorer, thread, OPEN, OfflineTickets(folder), family
+            )
             asked = GenerationRequest(PROMPT, arm="device", steps=2)
             with pytest.raises(ExecutionFailed) as caught:
                 await PictureSession(drawing, asked, "r1", lambda _: None).run()

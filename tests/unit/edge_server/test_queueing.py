@@ -9,18 +9,18 @@ import pytest
 
 from baton.common.errors import Overloaded
 from baton.common.families.loader import Family
-from baton.common.plan import Plan, Segment, StepDirective
+from baton.common.plan import StepDirective
 from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
-from tests.support.tasks import NAME, plan, task, work
+from tests.support.tasks import NAME, plan, plan_in, task, work
 
 PLACES = 80
 
 
 def test_the_course_of_a_demand_is_what_is_left_after_each_step() -> None:
-    of = plan("relay:large>small@0.5", 8)
+    of = plan("edge/large@0.5>device/small", 8).closed()
     course = RemainingWork.course(of, 1, 4)
     assert course == tuple(RemainingWork.of(of, done, 4) for done in (1, 2, 3, 4))
     assert [remaining.steps for remaining in course] == [3, 2, 1, 0]
@@ -29,7 +29,7 @@ def test_the_course_of_a_demand_is_what_is_left_after_each_step() -> None:
 def test_steps_that_are_decoded_ahead_are_one_call_wherever_their_group_is_entered() -> None:
     key, follower = StepDirective(blocks=7, ahead=2), StepDirective(blocks=1)
     directives = (key, follower, follower, key, follower, follower)
-    of = Plan(NAME, "ddim", 6, 3.0, (Segment("large", "edge", 0, 6, directives),))
+    of = plan_in(NAME, "ddim", 3.0, ("large", "edge", 0, 6, directives)).closed()
     assert [remaining.steps for remaining in RemainingWork.course(of, 0, 6)] == [
         2,
         2,
@@ -44,10 +44,10 @@ def test_steps_that_are_decoded_ahead_are_one_call_wherever_their_group_is_enter
 
 async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family: Family) -> None:
     """Else those who come again slow down the work that they wait for."""
-    gate, long = Gate(), task(plan("edge:small", 200, guidance=1.0))
+    gate, long = Gate(), task(plan("edge/small", 200, guidance=1.0))
     with started_engine(WatchedFamily(family, gate)) as engine:
         registry = Registry(engine, Bounds(PLACES, linger=3600.0))
-        registry.admit(work("measured", task(plan("edge:small", 1, guidance=1.0))))
+        registry.admit(work("measured", task(plan("edge/small", 1, guidance=1.0))))
         gate.allow(1)
         await until(lambda: engine.forecast().latency)
         for number in range(PLACES):
@@ -66,7 +66,7 @@ async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family:
             gate.lift()
     assert 1.0 not in told, "what is said without having reckoned"
     assert 4 * refusing < _seconds(
-        lambda: [RemainingWork.of(long.plan, 0, 200) for _ in range(PLACES)]
+        lambda: [RemainingWork.of(long.plan.closed(), 0, 200) for _ in range(PLACES)]
     )
 
 

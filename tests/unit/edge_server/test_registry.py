@@ -38,7 +38,7 @@ from tests.support.tasks import PROMPTS, plan, run_alone, task, work
 
 FOREVER = 3600.0
 KEEP = Retention(FOREVER)
-LONG = task(plan("edge:small", 200, guidance=1.0))
+LONG = task(plan("edge/small", 200, guidance=1.0))
 
 
 @dataclass
@@ -99,7 +99,7 @@ async def until_told(edge: Edge, entry: Entry) -> None:
 
 
 async def test_the_same_request_sent_twice_runs_once_and_ends_alike_for_both(edge: Edge) -> None:
-    item = work("r", task(plan("relay:large>small@0.5", 8)))
+    item = work("r", task(plan("edge/large@0.5>device/small", 8)))
     first, known = edge.registry.admit(item)
     second, known_again = edge.registry.admit(replace(item))
     assert (known, known_again) == (False, True)
@@ -114,7 +114,7 @@ async def test_the_same_request_sent_twice_runs_once_and_ends_alike_for_both(edg
 async def test_a_listener_that_comes_midway_or_after_the_end_gets_the_same_outcome(
     edge: Edge,
 ) -> None:
-    item = work("r", task(plan("edge:large", 6)), checkpoint_every=2)
+    item = work("r", task(plan("edge/large", 6)), checkpoint_every=2)
     entry = edge.admit(item)
     early = asyncio.ensure_future(edge.events(entry))
     edge.gate.allow(3)
@@ -192,7 +192,7 @@ async def test_an_edge_without_requests_is_idle(edge: Edge) -> None:
 
 
 async def test_a_slow_listener_hears_the_newest_step_only(edge: Edge) -> None:
-    item = work("r", task(plan("edge:small", 60)), checkpoint_every=1)
+    item = work("r", task(plan("edge/small", 60)), checkpoint_every=1)
     entry = edge.admit(item)
     async with contextlib.aclosing(edge.follow(entry)) as slow:
         edge.gate.allow(1)
@@ -208,7 +208,7 @@ async def test_a_slow_listener_hears_the_newest_step_only(edge: Edge) -> None:
 
 
 async def test_a_listener_hears_of_steps_in_order_and_the_outcome_last(edge: Edge) -> None:
-    entry = edge.admit(work("r", task(plan("edge:small", 12)), checkpoint_every=3))
+    entry = edge.admit(work("r", task(plan("edge/small", 12)), checkpoint_every=3))
     listening = asyncio.ensure_future(edge.events(entry))
     await edge.step_until_ended(entry)
     events = await listening
@@ -345,7 +345,7 @@ async def test_an_abandoned_request_may_be_asked_for_again_and_a_cancelled_one_s
 
 
 async def test_what_the_engine_tells_of_an_ended_request_is_not_heard(edge: Edge) -> None:
-    entry = edge.admit(work("r", task(plan("edge:small", 1))))
+    entry = edge.admit(work("r", task(plan("edge/small", 1))))
     await asyncio.to_thread(edge.gate.wait_for_call, 1)
     edge.registry.cancel("r")
     edge.gate.lift()  # the only step is under way: the engine finishes the picture
@@ -393,7 +393,7 @@ async def test_the_latest_deadline_of_those_who_ask_counts(edge: Edge) -> None:
 
 async def measured(edge: Edge, steps: int = 12) -> None:
     """Let one request run, at no less than 5 ms a step."""
-    entry = edge.admit(work("measured", task(plan("edge:small", steps))))
+    entry = edge.admit(work("measured", task(plan("edge/small", steps))))
     while not entry.state.ended:
         edge.gate.allow(1)
         await asyncio.sleep(0.005)
@@ -416,7 +416,7 @@ async def test_what_would_end_in_time_but_for_the_queue_is_refused_as_overload(
         await measured(edge)
         for number in range(9):  # of 200 steps each, at 5 ms or more: 9 s
             edge.admit(work(f"r{number}", LONG))
-        now, short = asyncio.get_running_loop().time(), task(plan("edge:small", 1))
+        now, short = asyncio.get_running_loop().time(), task(plan("edge/small", 1))
         with pytest.raises(Overloaded, match="with 9 requests ahead") as caught:
             edge.registry.admit(work("late", short), now + 5.0)
         assert 0 < caught.value.retry_after <= 30
@@ -446,9 +446,9 @@ async def test_kept_results_stay_within_their_bytes(family: Family) -> None:
     with edge_of(family, retention=retention) as edge:
         edge.gate.lift()
         for name in "abcd":
-            await edge.outcome(edge.admit(work(name, task(plan("edge:small", 2)))))
+            await edge.outcome(edge.admit(work(name, task(plan("edge/small", 2)))))
         assert (len(edge.registry.kept), edge.registry.kept.bytes) == (2, 2 * picture)
-        large = edge.admit(work("large", task(plan("edge:small", 2), size=64)))
+        large = edge.admit(work("large", task(plan("edge/small", 2), size=64)))
         assert isinstance(await edge.outcome(large), Drawn)
         assert (len(edge.registry.kept), edge.registry.kept.bytes) == (0, 0)
 

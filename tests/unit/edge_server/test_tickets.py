@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from baton.common.arm import Arm
 from baton.common.errors import Overloaded, PermissionDenied
 from baton.common.families.loader import Family
-from baton.common.plan import Task
+from baton.common.request import Task
 from baton.common.rpc.convert import plan_to_proto
+from baton.common.rpc.latent_spaces import space_to_proto
 from baton.common.rpc.tickets import LEEWAY, Refusal, Ticket
 from baton.edge_server.engine.job import Work
 from baton.edge_server.tickets import Entrance, Policy, TicketGate
@@ -37,12 +39,31 @@ def clock() -> Clock:
 def gate(
     family: Family, clock: Clock, policy: Policy = "required", capacity: int = 9
 ) -> TicketGate:
-    return TicketGate(Entrance("edge-test", policy, [SIGNER.public], capacity), family, clock)
+    entrance = Entrance("edge-test", policy, [SIGNER.public], capacity)
+    return TicketGate(entrance, family.spec, clock, family.ratios)
 
 
 def ask(ticket: str, request_id: str = "good") -> edge_pb2.DenoiseRequest:
-    message = plan_to_proto(plan("edge:large", 4))
-    return edge_pb2.DenoiseRequest(request_id=request_id, plan=message, size=16, ticket=ticket)
+    message = plan_to_proto(plan("edge/large", 4))
+    return edge_pb2.DenoiseRequest(
+        request_id=request_id, plan=message, width=16, height=16, ticket=ticket
+    )
+
+
+def test_a_device_that_tells_its_latent_space_names_it_as_its_ticket_does(
+    family: Family, clock: Clock
+) -> None:
+    request = ask(SIGNER.sign(replace(TICKET, fingerprint="f" * 32)))
+    with pytest.raises(PermissionDenied):
+        gate(family, clock).check(request, "")
+    request.fingerprint = "f" * 32
+    with pytest.raises(PermissionDenied):
+        gate(family, clock).check(request, "")
+    request.latent_space.CopyFrom(space_to_proto(family.spec.latent_space))
+    assert gate(family, clock).check(request, "") is not None
+    request.fingerprint = family.fingerprint
+    with pytest.raises(PermissionDenied):
+        gate(family, clock).check(request, "")
 
 
 def enter(at: TicketGate, ticket: Ticket, of: Work | None = None, held: bool = False) -> None:
@@ -113,8 +134,8 @@ OTHERS: dict[str, Task] = {
     "negative prompt": task(negative="blurred"),
     "seed": task(seed=1),
     "size": task(size=8),
-    "steps": task(plan("relay:large>small@0.5", 4)),
-    "member": task(plan("edge:large")),
+    "steps": task(plan("edge/large@0.5>device/small", 4)),
+    "member": task(plan("edge/large")),
     "guidance": task(plan(guidance=2.0)),
     "sampler": task(plan(sampler="euler")),
 }
@@ -136,7 +157,7 @@ def test_a_ticket_is_for_the_picture_that_it_was_first_used_for(
 
 
 def test_all_resume_points_together_have_so_many_steps(family: Family, clock: Clock) -> None:
-    whole = task(plan("edge:large", 4))
+    whole = task(plan("edge/large", 4))
     at = gate(family, clock)
     states = [run_alone(family, whole, step).state() for step in (3, 2, 1)]
     enter(at, TICKET, work("good", whole))  # 4 of 8
@@ -147,7 +168,7 @@ def test_all_resume_points_together_have_so_many_steps(family: Family, clock: Cl
 
 
 def test_coming_back_to_what_the_edge_holds_costs_no_steps(family: Family, clock: Clock) -> None:
-    at, whole = gate(family, clock), task(plan("edge:large", 4))
+    at, whole = gate(family, clock), task(plan("edge/large", 4))
     for _ in range(3):
         enter(at, TICKET, work("good", whole), held=True)
     enter(at, TICKET, work("good", whole, resume=run_alone(family, whole, 1).state()))
@@ -207,3 +228,81 @@ def test_the_coordinators_keys_replace_its_earlier_ones_only(
         at.check(ask(text), "")
     assert caught.value.reason == Refusal.UNKNOWN_KEY
     at.check(ask(SIGNER.sign(TICKET)), "")
+
+
+#: A decided arm, plans that are its own, and plans that are not.
+ARMS: dict[str, tuple[list[str], list[str]]] = {
+    "edge/large": (["edge/large"], ["edge/small", "edge/large@0.5>device/small"]),
+    "edge/large@0.5>device/small": (
+        [
+            "edge/large@0.5>device/small",
+            "edge/large@0.45>device/small",
+            "edge/large*3>device/small*3",
+        ],
+        [
+            "edge/large",
+            "edge/small@0.5>device/small",
+            "edge/large@0.5>device/large",
+            "edge/large@0.5>edge/small",
+            "edge/large@0.7>device/small",
+            "edge/large*3@s0.9>device/small*3",
+        ],
+    ),
+    "edge/large*3>device/small*4": (
+        ["edge/large*3>device/small*4"],
+        [
+            "edge/large@0.5>device/small",
+            "edge/large*3>device/small*3",
+            "edge/large*4>device/small*3",
+        ],
+    ),
+    "edge/large*3@s0.9>device/small*4": (
+        ["edge/large*3@s0.9>device/small*4"],
+        ["edge/large*3>device/small*4", "edge/large*3@s0.8>device/small*4"],
+    ),
+    "edge/large@0.3>device/small@0.7>edge/large": (
+        ["edge/large@0.3>device/small@0.7>edge/large"],
+        ["edge/large@0.3>edge/large@0.7>edge/large", "edge/large"],
+    ),
+}
+
+
+@pytest.mark.parametrize("decided", ARMS)
+def test_a_ticket_admits_the_plan_of_the_decided_arm_alone(
+    decided: str, family: Family, clock: Clock
+) -> None:
+    own, others = ARMS[decided]
+    ticket = replace(TICKET, arm=Arm.parse(decided))
+    for text in own:
+        enter(gate(family, clock), ticket, work("good", task(plan(text))))
+    for text in others:
+        at = gate(family, clock)
+        assert refusal(at, ticket, work("good", task(plan(text)))) == Refusal.OTHER_ARM
+        enter(at, ticket, work("good", task(plan(own[0]))))  # it is not used up
+
+
+def test_the_decided_arm_may_have_fewer_steps_and_other_guidance(
+    family: Family, clock: Clock
+) -> None:
+    relay = "edge/large@0.5>device/small"
+    ticket = replace(TICKET, arm=Arm.parse(relay))
+    for of in (plan(relay, 4), plan(relay, guidance=1.0), plan(relay, sampler="euler")):
+        enter(gate(family, clock), ticket, work("good", task(of)))
+
+
+def test_a_cut_at_a_level_is_where_the_family_has_it(family: Family, clock: Clock) -> None:
+    levels = family.ratios("ddim", 6)
+    ticket = replace(TICKET, arm=Arm.parse(f"edge/large@s{float(levels[2])}>device/small"))
+    relays = {stop: plan(f"edge/large*{stop}>device/small*{6 - stop}") for stop in (1, 2, 3)}
+    enter(gate(family, clock), ticket, work("good", task(relays[2])))
+    for stop in (1, 3):
+        at = gate(family, clock)
+        assert refusal(at, ticket, work("good", task(relays[stop]))) == Refusal.OTHER_ARM
+
+
+def test_an_edge_that_holds_the_work_asks_for_the_decided_arm_all_the_same(
+    family: Family, clock: Clock
+) -> None:
+    at, ticket = gate(family, clock), replace(TICKET, arm=Arm.edge("small"))
+    with pytest.raises(PermissionDenied):
+        enter(at, ticket, held=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -19,17 +17,18 @@ from baton.common.errors import (
 )
 from baton.common.families.loader import Family, load_family
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
-from baton.common.plan import ExecutedStep, Plan, Segment
+from baton.common.record import ExecutedStep
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.convert import executed_from_proto, plan_to_proto
+from baton.common.rpc.latent_spaces import space_to_proto
 from baton.edge_server.engine.job import Checkpointed, Drawn, HandedOff, Progressed, Times
 from baton.edge_server.wire import accepted, event_to_proto, work_from_proto
 from baton.v1 import edge_pb2, plan_pb2
 from tests.support.families import NAME
 from tests.support.graphs import with_mask
-from tests.support.tasks import plan, run_alone, task, work
+from tests.support.tasks import accelerated, plan, plan_in, run_alone, task, work
 
-RELAY = plan("relay:large>small@0.5", 6)
+RELAY = plan("edge/large@0.5>device/small", 6)
 
 
 def request(**changes: object) -> edge_pb2.DenoiseRequest:
@@ -39,7 +38,8 @@ def request(**changes: object) -> edge_pb2.DenoiseRequest:
         "prompt": "a red cat",
         "plan": plan_to_proto(RELAY),
         "seed": 7,
-        "size": 16,
+        "width": 16,
+        "height": 16,
     }
     return edge_pb2.DenoiseRequest(**(fields | changes))  # type: ignore[arg-type]
 
@@ -78,15 +78,18 @@ def test_work_does_not_show_the_prompt(family: Family) -> None:
         ({"prompt": "x" * 10_000_000}, InvalidRequest),
         ({"negative_prompt": "x" * 10_000}, InvalidRequest),
         ({"seed": 2**64 - 1}, InvalidRequest),
-        ({"size": 0}, InvalidRequest),
-        ({"size": 7}, InvalidRequest),
-        ({"size": 65536}, InvalidRequest),
+        ({"width": 0}, InvalidRequest),
+        ({"height": 7}, InvalidRequest),
+        ({"width": 65536}, InvalidRequest),
+        ({"start": edge_pb2.Start(picture=b"png", strength=0.5)}, Incompatible),
+        ({"embeds": {"large": b"tensor"}}, Incompatible),
+        ({"adapters": [plan_pb2.Adapter(member="large")]}, Incompatible),
         ({"codec": "zip"}, InvalidRequest),
         ({"codec": "x" * 1_000_000}, InvalidRequest),
         ({"checkpoint_every": 2**32 - 1}, InvalidRequest),
         ({"plan": plan_pb2.Plan()}, InvalidRequest),
-        ({"plan": plan_to_proto(plan("device:small"))}, InvalidRequest),
-        ({"plan": plan_to_proto(plan("edge:huge"))}, UnknownName),
+        ({"plan": plan_to_proto(plan("device/small"))}, InvalidRequest),
+        ({"plan": plan_to_proto(plan("edge/huge"))}, UnknownName),
         ({"resume": b"nonsense"}, CorruptEnvelope),
         ({"resume": bytes(100_000)}, CorruptEnvelope),
     ],
@@ -101,8 +104,40 @@ def test_a_bad_request_is_refused_in_a_short_line_without_its_prompt(
     assert "red cat" not in str(caught.value)
 
 
+def test_who_tells_the_same_latent_space_names_it_in_envelopes(family: Family) -> None:
+    """From other files, which another edge may have resumed from before."""
+    space = space_to_proto(family.spec.latent_space)
+    state = run_alone(family, task(RELAY), 2).state()
+    resume = encode_state(state, "r-1", "f" * 32, Codec.FP32)
+    told = request(fingerprint="f" * 32, latent_space=space, resume=resume)
+    item = work_from_proto(told, family)
+    assert (item.fingerprint, item.first_step) == ("f" * 32, 2)
+    assert work_from_proto(request(), family).fingerprint == family.fingerprint
+
+
+def test_another_latent_space_is_refused_in_a_line_that_names_both(family: Family) -> None:
+    own = family.spec.latent_space
+    other = plan_pb2.LatentSpace(id="other", vector=[-value for value in own.vector])
+    with pytest.raises(Incompatible, match=f"other.*{own.id}"):
+        work_from_proto(request(fingerprint=family.fingerprint, latent_space=other), family)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fingerprint": "f" * 65},
+        {"latent_space": plan_pb2.LatentSpace(id="x")},
+        {"latent_space": plan_pb2.LatentSpace(id="x", vector=[float("nan")])},
+        {"latent_space": plan_pb2.LatentSpace(id="x", vector=[0.0] * 10_000)},
+    ],
+)
+def test_what_is_no_latent_space_is_refused(family: Family, changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        work_from_proto(request(**changes), family)
+
+
 def test_a_plan_for_another_family_is_refused(family: Family) -> None:
-    foreign = Plan("other", "ddim", 2, 1.0, (Segment.full("large", "edge", 0, 2),))
+    foreign = plan_in("other", "ddim", 1.0, ("large", "edge", 0, 2))
     with pytest.raises(InvalidRequest, match=rf"serves family {NAME}"):
         work_from_proto(request(plan=plan_to_proto(foreign)), family)
 
@@ -112,23 +147,25 @@ def test_only_the_members_of_the_edges_own_stretch_need_to_be_loaded(
 ) -> None:
     half = load_family(str(family_folder), ["large"])
     assert work_from_proto(request(), half).stop == 3
-    reverse = plan_to_proto(plan("relay:small>large@0.5"))
+    reverse = plan_to_proto(plan("edge/small@0.5>device/large"))
     with pytest.raises(WeightsError, match="small"):
         work_from_proto(request(plan=reverse), half)
 
 
 def test_work_says_what_acceleration_means_here(family: Family) -> None:
-    plain = work_from_proto(request(), family).task.plan
+    plain = work_from_proto(request(), family).plan
     assert {d.blocks for segment in plain.segments for d in segment.directives} == {None}
-    of = replace(RELAY, accel="propagate")
-    found = work_from_proto(request(plan=plan_to_proto(of)), family).task.plan
+    of = accelerated(RELAY, "propagate")
+    item = work_from_proto(request(plan=plan_to_proto(of)), family)
+    assert item.task.plan == of
+    found = item.plan
     assert found == family.accelerator.expand(of)
     assert all(d.blocks is not None for segment in found.segments for d in segment.directives)
 
 
 def test_acceptance_tells_what_is_done_otherwise(family: Family) -> None:
     for accel, count in (("none", 0), ("propagate", 0), ("masks", 1), ("full", 1)):
-        of = plan_to_proto(replace(RELAY, accel=accel))  # type: ignore[arg-type]
+        of = plan_to_proto(accelerated(RELAY, accel))  # type: ignore[arg-type]
         event = accepted(work_from_proto(request(plan=of), family), family, "e1", attached=False)
         assert len(event.accepted.notes) == count
         assert all(note.startswith("large has no block mask") for note in event.accepted.notes)
@@ -153,7 +190,7 @@ def test_a_latent_that_is_not_the_requests_is_refused(family: Family) -> None:
     with pytest.raises(InvalidRequest, match="another request"):
         work_from_proto(resumed(family, state, name="r-2"), family)
     with pytest.raises(InvalidRequest, match="another size"):
-        work_from_proto(resumed(family, state, size=32), family)
+        work_from_proto(resumed(family, state, width=32), family)
     foreign = request(resume=encode_state(state, "r-1", "0" * 32, Codec.FP32))
     with pytest.raises(Incompatible, match="latent space"):
         work_from_proto(foreign, family)
@@ -166,7 +203,10 @@ def test_a_latent_past_the_edges_part_is_refused(family: Family, step: int, said
         work_from_proto(resumed(family, state), family)
 
 
-EXECUTED = tuple(ExecutedStep(i, "large", "edge", "edge-1", i < 2, 4, 1) for i in range(3))
+EXECUTED = tuple(
+    ExecutedStep(i, "large", "edge", "edge-1", "both" if i < 2 else "positive", 4, 1)
+    for i in range(3)
+)
 TIMES = Times(0.5, 1.5, 0.25)
 
 

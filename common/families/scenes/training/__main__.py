@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from baton.common.errors import BatonError
+from baton.common.cli import run
 from baton.common.families.manifest import BUILT_IN, read_manifest
 from baton.common.families.scenes.training.device import Machine, find_device
 from baton.common.families.scenes.training.export import export_family
@@ -21,7 +21,7 @@ _GUIDANCE = 3.0
 _CALIBRATED = 150  # renders at most
 _RUN_DIR = Path("runs/scenes")
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
@@ -112,11 +112,7 @@ def card(
 
 def main() -> None:
     quiet_libraries()
-    try:
-        app()
-    except BatonError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(5) from error
+    run(app)
 
 
 if __name__ == "__main__":

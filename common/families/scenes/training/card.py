@@ -100,13 +100,13 @@ def _autoencoder(family: Family, count: int) -> dict[str, Any]:
 @torch.inference_mode()
 def step_milliseconds(family: Family) -> dict[str, float]:
     """One step of each member at batch 1, interleaved; medians. Members guided (two rows)."""
-    shape = family.latent_shape(family.manifest.sizes.default)
+    shape = family.latent_shape(family.spec.sizes.default)
     x, t = torch.randn(2, *shape), torch.full((2,), 500.0)
     context = torch.stack([family.encode_text("a red cat").positive] * 2)
     calls: dict[str, Callable[[], object]] = {
         member: partial(family.denoiser(member), x, t, context) for member in family.members
     }
-    if (folder := family.folder / FINISHER / "unet").is_dir():
+    if (folder := family.spec.folder / FINISHER / "unet").is_dir():
         finisher = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
         calls[FINISHER] = partial(finisher, x[:1], t[:1], context[:1])
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -179,7 +179,7 @@ def _commit() -> str:
 
 def _card(measured: Measured) -> str:
     family, (count, seed) = measured.family, measured.drawn
-    manifest, scores = family.manifest, measured.scores
+    manifest, scores = family.spec, measured.scores
     channels, rows, columns = family.latent_shape(manifest.sizes.default)
     lines = [
         f"# Family card: {manifest.name}",

@@ -40,7 +40,7 @@ _MEANING_WEIGHT = 0.05
 
 #: A GPU takes a larger batch in the same time.
 OPTIMISATION = Optimisation(lr=1e-3, batch=64, warmup=300)
-OPTIMISATION_CUDA = replace(OPTIMISATION, batch=256, lr=1.5e-3, ema_decay=0.998)
+OPTIMISATION_CUDA = replace(OPTIMISATION, batch=512, lr=1.5e-3, ema_decay=0.998)
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,8 @@ def train_denoiser(
     text.encoder.requires_grad_(text.learns)
     for module in modules.values():
         module.to(machine.device)
-    options = OPTIMISATION_CUDA if machine.is_cuda else OPTIMISATION
-    state = TrainState(run_dir / member, modules, options)
-    state.resume()
-    state.on_save = machine.on_save
+    options = machine.pick(OPTIMISATION, OPTIMISATION_CUDA)
+    state = TrainState.resumed(run_dir / member, modules, options, machine.on_save)
     loss = _Losses(unet, text, modules["layout"], Grounding(unet), data, machine, options.batch)
     state.run(loss, allowance)
     return unet

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 _SEEDS = 1_000_003
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Machine:
     @property
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    def pick(self, on_cpu: T, on_cuda: T) -> T:
+        """What suits the machine."""
+        return on_cuda if self.is_cuda else on_cpu
 
     def generator(self, step: int) -> torch.Generator:
         """The random numbers of one step, the same whether or not a run was interrupted."""

@@ -13,7 +13,15 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from baton.common.build import processor_name
-from baton.common.families.manifest import MANIFEST_NAME, Manifest, Part, Sizes, file_digest
+from baton.common.families.latent_space import latent_space_of
+from baton.common.families.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    MemberPart,
+    Part,
+    Sizes,
+    file_digest,
+)
 from baton.common.families.scenes.members import (
     FINISHER,
     MEMBERS,
@@ -74,7 +82,7 @@ def write_manifest(out: Path, guidance: float, world: World) -> None:
         text_encoder=Part(path="shared/text_encoder"),
         tokenizer=Part(path="shared/tokenizer"),
         scheduler=Part(path="shared/scheduler"),
-        members={m: Part(path=f"{m}/unet") for m in MEMBERS if (out / m).is_dir()},
+        members={m: MemberPart(path=f"{m}/unet") for m in MEMBERS if (out / m).is_dir()},
         sizes=Sizes(
             default=world.image_size,
             minimum=2 * multiple,
@@ -83,7 +91,10 @@ def write_manifest(out: Path, guidance: float, world: World) -> None:
         ),
         default_steps=50,
         default_guidance=guidance,
+        scorer="scenes",
+        prompts="scenes",
         save_scale=8,
+        latent_space=latent_space_of(AutoencoderKL.from_pretrained(out / "shared" / "vae").float()),
         digests={path.relative_to(out).as_posix(): file_digest(path) for path in files},
     )
     text = manifest.model_dump_json(indent=2, exclude_defaults=True)

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from baton.common.errors import WeightsError
 from baton.common.files import saving
 
 _SAVE_EVERY_S = 60.0
@@ -94,6 +95,20 @@ class TrainState:
         self._count = 0
         self._saved_at = time.monotonic()
         self.restart_averages()
+
+    @classmethod
+    def resumed(
+        cls,
+        path: Path,
+        modules: Mapping[str, nn.Module],
+        optimisation: Optimisation,
+        on_save: Callable[[], None],
+    ) -> TrainState:
+        """From where it stands, if it has begun; ``on_save`` is called after every checkpoint."""
+        state = cls(path, modules, optimisation)
+        state.resume()
+        state.on_save = on_save
+        return state
 
     def restart_averages(self) -> None:
         """Let the averages start from the modules as they are now."""
@@ -265,7 +280,9 @@ def read_position(path: Path) -> Position:
 
 
 def read_averages(path: Path, module: str) -> dict[str, Tensor]:
-    """One module's averaged weights, float32 where they are floats."""
+    """One module's averaged weights, float32 where they are floats. Raises WeightsError."""
+    if not path.exists():
+        raise WeightsError(f"{path} is not there: train its stage first")
     prefix = f"{module}."
     with safe_open(path, "pt") as file:
         return {

@@ -99,11 +99,9 @@ def train_vae(
 ) -> AutoencoderKL:
     """Train (or go on training) on pictures, uint8 [N, 3, H, W], wherever they lie."""
     torch.manual_seed(0)
-    options = options or (OPTIMISATION_CUDA if machine.is_cuda else OPTIMISATION)
+    options = options or machine.pick(OPTIMISATION, OPTIMISATION_CUDA)
     vae = build_vae(world).to(machine.device)
-    state = TrainState(run_dir / "vae", {"vae": vae}, options)
-    state.resume()
-    state.on_save = machine.on_save
+    state = TrainState.resumed(run_dir / "vae", {"vae": vae}, options, machine.on_save)
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         generator = machine.generator(step)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from baton.v1 import plan_pb2 as _plan_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -84,6 +85,7 @@ class RegisterRequest(_message.Message):
     FAMILY_MEMBERS_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
@@ -102,6 +104,8 @@ class RegisterRequest(_message.Message):
     def family_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """All that the family has, loaded here or not: a device may hold others than the edge."""
 
+    @_builtins.property
+    def latent_space(self) -> _plan_pb2.LatentSpace: ...
     def __init__(
         self,
         *,
@@ -115,10 +119,11 @@ class RegisterRequest(_message.Message):
         family_members: _abc.Iterable[_builtins.str] | None = ...,
         incarnation: _builtins.str = ...,
         secret: _builtins.str = ...,
+        latent_space: _plan_pb2.LatentSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "family_members", b"family_members", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "family_members", b"family_members", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "latent_space", b"latent_space", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,7 +321,9 @@ class DecideRequest(_message.Message):
     RTT_SECONDS_FIELD_NUMBER: _builtins.int
     PROBES_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     request_id: _builtins.str
     preference: Global___Preference.ValueType
@@ -329,8 +336,9 @@ class DecideRequest(_message.Message):
     """Round trip to the coordinator, and to edges where the device has measured it."""
     arm: _builtins.str
     """An arm that the user insists on; empty leaves the choice to the bandit."""
-    size: _builtins.int
-    """Side of the picture, pixels."""
+    width: _builtins.int
+    """Of the picture, pixels."""
+    height: _builtins.int
     @_builtins.property
     def prompt(self) -> Global___PromptFeatures: ...
     @_builtins.property
@@ -339,6 +347,8 @@ class DecideRequest(_message.Message):
 
     @_builtins.property
     def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeProbe]: ...
+    @_builtins.property
+    def latent_space(self) -> _plan_pb2.LatentSpace: ...
     def __init__(
         self,
         *,
@@ -354,11 +364,13 @@ class DecideRequest(_message.Message):
         rtt_seconds: _builtins.float = ...,
         probes: _abc.Iterable[Global___EdgeProbe] | None = ...,
         arm: _builtins.str = ...,
-        size: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        latent_space: _plan_pb2.LatentSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "device_cpu", b"device_cpu", "family", b"family", "fingerprint", b"fingerprint", "members", b"members", "preference", b"preference", "probes", b"probes", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "rtt_seconds", b"rtt_seconds", "size", b"size", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "device_cpu", b"device_cpu", "family", b"family", "fingerprint", b"fingerprint", "height", b"height", "latent_space", b"latent_space", "members", b"members", "preference", b"preference", "probes", b"probes", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "rtt_seconds", b"rtt_seconds", "steps", b"steps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,7 +415,7 @@ class DecideResponse(_message.Message):
     protocol_version: _builtins.int
     decision_id: _builtins.str
     arm: _builtins.str
-    """For instance relay:large>small@0.4."""
+    """For instance edge/large@0.4>device/small."""
     reason: _builtins.str
     ticket: _builtins.str
     """Admits this request to the ranked edges; empty if the coordinator issues none."""
@@ -485,6 +497,10 @@ class ReportRequest(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    EDGE_COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
+    EDGE_QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
+    TRANSFER_SECONDS_FIELD_NUMBER: _builtins.int
+    HANDOFF_SECONDS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     ok: _builtins.bool
     arm: _builtins.str
@@ -498,6 +514,12 @@ class ReportRequest(_message.Message):
     """0 to 1, if the device could score the picture."""
     error: _builtins.str
     """Status name of the failure, for instance UNAVAILABLE."""
+    edge_compute_seconds: _builtins.float
+    """Of edge_seconds: in model calls and decoding, waiting for a place, and on the way."""
+    edge_queue_seconds: _builtins.float
+    transfer_seconds: _builtins.float
+    handoff_seconds: _builtins.float
+    """From the arrival of a latent until the device's first step."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeAttempt]:
         """In the order in which they were tried."""
@@ -516,10 +538,14 @@ class ReportRequest(_message.Message):
         quality: _builtins.float | None = ...,
         error: _builtins.str = ...,
         attempts: _abc.Iterable[Global___EdgeAttempt] | None = ...,
+        edge_compute_seconds: _builtins.float = ...,
+        edge_queue_seconds: _builtins.float = ...,
+        transfer_seconds: _builtins.float = ...,
+        handoff_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "arm", b"arm", "attempts", b"attempts", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decision_id", b"decision_id", "device_seconds", b"device_seconds", "edge_seconds", b"edge_seconds", "error", b"error", "ok", b"ok", "quality", b"quality", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "arm", b"arm", "attempts", b"attempts", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decision_id", b"decision_id", "device_seconds", b"device_seconds", "edge_compute_seconds", b"edge_compute_seconds", "edge_queue_seconds", b"edge_queue_seconds", "edge_seconds", b"edge_seconds", "error", b"error", "handoff_seconds", b"handoff_seconds", "ok", b"ok", "quality", b"quality", "total_seconds", b"total_seconds", "transfer_seconds", b"transfer_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
     _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
@@ -574,6 +600,7 @@ class Node(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     SECONDS_SINCE_HEARTBEAT_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
     family: _builtins.str
@@ -581,6 +608,8 @@ class Node(_message.Message):
     state: _builtins.str
     """alive, draining or lost."""
     seconds_since_heartbeat: _builtins.float
+    latent_space: _builtins.str
+    """Id of that in which its latents are; empty if it names none."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -596,10 +625,11 @@ class Node(_message.Message):
         load: Global___NodeLoad | None = ...,
         state: _builtins.str = ...,
         seconds_since_heartbeat: _builtins.float = ...,
+        latent_space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "fingerprint", b"fingerprint", "load", b"load", "members", b"members", "node_id", b"node_id", "seconds_since_heartbeat", b"seconds_since_heartbeat", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "fingerprint", b"fingerprint", "latent_space", b"latent_space", "load", b"load", "members", b"members", "node_id", b"node_id", "seconds_since_heartbeat", b"seconds_since_heartbeat", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -650,12 +680,15 @@ class ArmStats(_message.Message):
     MEAN_REWARD_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     pulls: _builtins.int
     rewards: _builtins.int
     mean_reward: _builtins.float
     pending: _builtins.int
     family: _builtins.str
+    latent_space: _builtins.str
+    """The same arm in two latent spaces is two."""
     def __init__(
         self,
         *,
@@ -665,10 +698,11 @@ class ArmStats(_message.Message):
         mean_reward: _builtins.float = ...,
         pending: _builtins.int = ...,
         family: _builtins.str = ...,
+        latent_space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "family", b"family", "mean_reward", b"mean_reward", "pending", b"pending", "pulls", b"pulls", "rewards", b"rewards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "family", b"family", "latent_space", b"latent_space", "mean_reward", b"mean_reward", "pending", b"pending", "pulls", b"pulls", "rewards", b"rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,6 +800,7 @@ class DecisionRecord(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     request_id: _builtins.str
     created_unix: _builtins.float
@@ -780,6 +815,8 @@ class DecisionRecord(_message.Message):
     family: _builtins.str
     owner: _builtins.str
     """The authenticated device that asked; empty without authentication."""
+    latent_space: _builtins.str
+    """For which it counts; empty: for the first that its family names."""
     @_builtins.property
     def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -807,10 +844,11 @@ class DecisionRecord(_message.Message):
         report: Global___ReportRequest | None = ...,
         family: _builtins.str = ...,
         owner: _builtins.str = ...,
+        latent_space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "report", b"report", "reward", b"reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "arm", b"arm", "context", b"context", "created_unix", b"created_unix", "decision_id", b"decision_id", "edges", b"edges", "explored", b"explored", "family", b"family", "owner", b"owner", "preference", b"preference", "propensity", b"propensity", "reason", b"reason", "report", b"report", "request_id", b"request_id", "reward", b"reward", "scores", b"scores", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "arm", b"arm", "context", b"context", "created_unix", b"created_unix", "decision_id", b"decision_id", "edges", b"edges", "explored", b"explored", "family", b"family", "latent_space", b"latent_space", "owner", b"owner", "preference", b"preference", "propensity", b"propensity", "reason", b"reason", "report", b"report", "request_id", b"request_id", "reward", b"reward", "scores", b"scores", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reward: _TypeAlias = _typing.Literal["reward"]  # noqa: Y015
     _WhichOneofArgType__reward: _TypeAlias = _typing.Literal["_reward", b"_reward"]  # noqa: Y015

@@ -25,45 +25,59 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import plan_pb2 as baton_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/edge.proto\x12\x08\x62\x61ton.v1\x1a\x13\x62\x61ton/v1/plan.proto\"\xff\x01\n\x0e\x44\x65noiseRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\x12\x1c\n\x04plan\x18\x05 \x01(\x0b\x32\x0e.baton.v1.Plan\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0c\n\x04size\x18\x07 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\x12\r\n\x05\x63odec\x18\t \x01(\t\x12\x18\n\x10\x63heckpoint_every\x18\n \x01(\r\x12\x0e\n\x06resume\x18\x0b \x01(\x0c\x12\x0e\n\x06ticket\x18\x0c \x01(\t\"\xff\x01\n\x0c\x44\x65noiseEvent\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x12.baton.v1.AcceptedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.baton.v1.ProgressH\x00\x12*\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x14.baton.v1.CheckpointH\x00\x12$\n\x07handoff\x18\x04 \x01(\x0b\x32\x11.baton.v1.HandoffH\x00\x12 \n\x05image\x18\x05 \x01(\x0b\x32\x0f.baton.v1.ImageH\x00\x12\"\n\x06queued\x18\x06 \x01(\x0b\x32\x10.baton.v1.QueuedH\x00\x42\x07\n\x05\x65vent\"\x81\x02\n\x08\x41\x63\x63\x65pted\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\nfirst_step\x18\x04 \x01(\r\x12\x10\n\x08\x61ttached\x18\x05 \x01(\x08\x12\x1e\n\x05\x62uild\x18\x06 \x01(\x0b\x32\x0f.baton.v1.Build\x12\x30\n\x07members\x18\x07 \x03(\x0b\x32\x1f.baton.v1.Accepted.MembersEntry\x12\r\n\x05notes\x18\x08 \x03(\t\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x05\x42uild\x12\r\n\x05\x62\x61ton\x18\x01 \x01(\t\x12\r\n\x05torch\x18\x02 \x01(\t\x12\x11\n\tdiffusers\x18\x03 \x01(\t\x12\x14\n\x0ctransformers\x18\x04 \x01(\t\x12\r\n\x05numpy\x18\x05 \x01(\t\x12\x11\n\tprocessor\x18\x06 \x01(\t\"\x1a\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\"5\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\"K\n\nCheckpoint\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12+\n\x08\x65xecuted\x18\x02 \x03(\x0b\x32\x19.baton.v1.ExecutedStretch\"l\n\x07Handoff\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12+\n\x08\x65xecuted\x18\x02 \x03(\x0b\x32\x19.baton.v1.ExecutedStretch\x12\"\n\x05times\x18\x03 \x01(\x0b\x32\x13.baton.v1.EdgeTimes\"\x84\x01\n\x05Image\x12\x0b\n\x03rgb\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12+\n\x08\x65xecuted\x18\x04 \x03(\x0b\x32\x19.baton.v1.ExecutedStretch\x12\"\n\x05times\x18\x05 \x01(\x0b\x32\x13.baton.v1.EdgeTimes\"R\n\tEdgeTimes\x12\x16\n\x0equeued_seconds\x18\x01 \x01(\x01\x12\x15\n\rmodel_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01\",\n\x10GetStatusRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"\x97\x02\n\x11GetStatusResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x0f\n\x07members\x18\x05 \x03(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\t \x01(\r\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x16\n\x0euptime_seconds\x18\x0b \x01(\x01\x12\x11\n\tcompleted\x18\x0c \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\r \x01(\x04\x12\x11\n\tcancelled\x18\x0e \x01(\x04\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x32\xc8\x01\n\x04\x45\x64ge\x12=\n\x07\x44\x65noise\x12\x18.baton.v1.DenoiseRequest\x1a\x16.baton.v1.DenoiseEvent0\x01\x12\x44\n\tGetStatus\x12\x1a.baton.v1.GetStatusRequest\x1a\x1b.baton.v1.GetStatusResponse\x12;\n\x06\x43\x61ncel\x12\x17.baton.v1.CancelRequest\x1a\x18.baton.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/edge.proto\x12\x08\x62\x61ton.v1\x1a\x13\x62\x61ton/v1/plan.proto\"\x90\x04\n\x0e\x44\x65noiseRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\x12\x1c\n\x04plan\x18\x05 \x01(\x0b\x32\x0e.baton.v1.Plan\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\r \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\x12\r\n\x05\x63odec\x18\t \x01(\t\x12\x18\n\x10\x63heckpoint_every\x18\n \x01(\r\x12\x0e\n\x06resume\x18\x0b \x01(\x0c\x12\x0e\n\x06ticket\x18\x0c \x01(\t\x12\x10\n\x08priority\x18\x0e \x01(\x05\x12\x15\n\rpreview_every\x18\x0f \x01(\r\x12\x1e\n\x05start\x18\x10 \x01(\x0b\x32\x0f.baton.v1.Start\x12\x34\n\x06\x65mbeds\x18\x11 \x03(\x0b\x32$.baton.v1.DenoiseRequest.EmbedsEntry\x12#\n\x08\x61\x64\x61pters\x18\x12 \x03(\x0b\x32\x11.baton.v1.Adapter\x12+\n\x0clatent_space\x18\x13 \x01(\x0b\x32\x15.baton.v1.LatentSpace\x1a-\n\x0b\x45mbedsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"D\n\x05Start\x12\x11\n\x07picture\x18\x01 \x01(\x0cH\x00\x12\x10\n\x06latent\x18\x02 \x01(\x0cH\x00\x12\x10\n\x08strength\x18\x03 \x01(\x01\x42\x04\n\x02of\"\xcb\x02\n\x0c\x44\x65noiseEvent\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x12.baton.v1.AcceptedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.baton.v1.ProgressH\x00\x12*\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x14.baton.v1.CheckpointH\x00\x12$\n\x07handoff\x18\x04 \x01(\x0b\x32\x11.baton.v1.HandoffH\x00\x12 \n\x05image\x18\x05 \x01(\x0b\x32\x0f.baton.v1.ImageH\x00\x12\"\n\x06queued\x18\x06 \x01(\x0b\x32\x10.baton.v1.QueuedH\x00\x12$\n\x07preview\x18\x07 \x01(\x0b\x32\x11.baton.v1.PreviewH\x00\x12$\n\x07\x64rained\x18\x08 \x01(\x0b\x32\x11.baton.v1.DrainedH\x00\x42\x07\n\x05\x65vent\"\xae\x02\n\x08\x41\x63\x63\x65pted\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\nfirst_step\x18\x04 \x01(\r\x12\x10\n\x08\x61ttached\x18\x05 \x01(\x08\x12\x1e\n\x05\x62uild\x18\x06 \x01(\x0b\x32\x0f.baton.v1.Build\x12\x30\n\x07members\x18\x07 \x03(\x0b\x32\x1f.baton.v1.Accepted.MembersEntry\x12\r\n\x05notes\x18\x08 \x03(\t\x12+\n\x0clatent_space\x18\t \x01(\x0b\x32\x15.baton.v1.LatentSpace\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x05\x42uild\x12\r\n\x05\x62\x61ton\x18\x01 \x01(\t\x12\r\n\x05torch\x18\x02 \x01(\t\x12\x11\n\tdiffusers\x18\x03 \x01(\t\x12\x14\n\x0ctransformers\x18\x04 \x01(\t\x12\r\n\x05numpy\x18\x05 \x01(\t\x12\x11\n\tprocessor\x18\x06 \x01(\t\"\x1a\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\"5\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\"(\n\x07Preview\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0f\n\x07picture\x18\x02 \x01(\x0c\"K\n\nCheckpoint\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12+\n\x08\x65xecuted\x18\x02 \x03(\x0b\x32\x19.baton.v1.ExecutedStretch\"3\n\x07\x44rained\x12(\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x14.baton.v1.Checkpoint\"\xca\x01\n\x07Handoff\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12+\n\x08\x65xecuted\x18\x02 \x03(\x0b\x32\x19.baton.v1.ExecutedStretch\x12\"\n\x05times\x18\x03 \x01(\x0b\x32\x13.baton.v1.EdgeTimes\x12-\n\x06\x65mbeds\x18\x04 \x03(\x0b\x32\x1d.baton.v1.Handoff.EmbedsEntry\x1a-\n\x0b\x45mbedsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xa6\x01\n\x05Image\x12\x0b\n\x03rgb\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12+\n\x08\x65xecuted\x18\x04 \x03(\x0b\x32\x19.baton.v1.ExecutedStretch\x12\"\n\x05times\x18\x05 \x01(\x0b\x32\x13.baton.v1.EdgeTimes\x12 \n\x06safety\x18\x06 \x01(\x0b\x32\x10.baton.v1.Safety\"R\n\tEdgeTimes\x12\x16\n\x0equeued_seconds\x18\x01 \x01(\x01\x12\x15\n\rmodel_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01\",\n\x10GetStatusRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"\xc4\x02\n\x11GetStatusResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x0f\n\x07members\x18\x05 \x03(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\t \x01(\r\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x16\n\x0euptime_seconds\x18\x0b \x01(\x01\x12\x11\n\tcompleted\x18\x0c \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\r \x01(\x04\x12\x11\n\tcancelled\x18\x0e \x01(\x04\x12+\n\x0clatent_space\x18\x0f \x01(\x0b\x32\x15.baton.v1.LatentSpace\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x32\xc8\x01\n\x04\x45\x64ge\x12=\n\x07\x44\x65noise\x12\x18.baton.v1.DenoiseRequest\x1a\x16.baton.v1.DenoiseEvent0\x01\x12\x44\n\tGetStatus\x12\x1a.baton.v1.GetStatusRequest\x1a\x1b.baton.v1.GetStatusResponse\x12;\n\x06\x43\x61ncel\x12\x17.baton.v1.CancelRequest\x1a\x18.baton.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.edge_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DENOISEREQUEST_EMBEDSENTRY']._loaded_options = None
+  _globals['_DENOISEREQUEST_EMBEDSENTRY']._serialized_options = b'8\001'
   _globals['_ACCEPTED_MEMBERSENTRY']._loaded_options = None
   _globals['_ACCEPTED_MEMBERSENTRY']._serialized_options = b'8\001'
+  _globals['_HANDOFF_EMBEDSENTRY']._loaded_options = None
+  _globals['_HANDOFF_EMBEDSENTRY']._serialized_options = b'8\001'
   _globals['_DENOISEREQUEST']._serialized_start=55
-  _globals['_DENOISEREQUEST']._serialized_end=310
-  _globals['_DENOISEEVENT']._serialized_start=313
-  _globals['_DENOISEEVENT']._serialized_end=568
-  _globals['_ACCEPTED']._serialized_start=571
-  _globals['_ACCEPTED']._serialized_end=828
-  _globals['_ACCEPTED_MEMBERSENTRY']._serialized_start=782
-  _globals['_ACCEPTED_MEMBERSENTRY']._serialized_end=828
-  _globals['_BUILD']._serialized_start=830
-  _globals['_BUILD']._serialized_end=942
-  _globals['_QUEUED']._serialized_start=944
-  _globals['_QUEUED']._serialized_end=970
-  _globals['_PROGRESS']._serialized_start=972
-  _globals['_PROGRESS']._serialized_end=1025
-  _globals['_CHECKPOINT']._serialized_start=1027
-  _globals['_CHECKPOINT']._serialized_end=1102
-  _globals['_HANDOFF']._serialized_start=1104
-  _globals['_HANDOFF']._serialized_end=1212
-  _globals['_IMAGE']._serialized_start=1215
-  _globals['_IMAGE']._serialized_end=1347
-  _globals['_EDGETIMES']._serialized_start=1349
-  _globals['_EDGETIMES']._serialized_end=1431
-  _globals['_GETSTATUSREQUEST']._serialized_start=1433
-  _globals['_GETSTATUSREQUEST']._serialized_end=1477
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1480
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1759
-  _globals['_CANCELREQUEST']._serialized_start=1761
-  _globals['_CANCELREQUEST']._serialized_end=1796
-  _globals['_CANCELRESPONSE']._serialized_start=1798
-  _globals['_CANCELRESPONSE']._serialized_end=1833
-  _globals['_EDGE']._serialized_start=1836
-  _globals['_EDGE']._serialized_end=2036
+  _globals['_DENOISEREQUEST']._serialized_end=583
+  _globals['_DENOISEREQUEST_EMBEDSENTRY']._serialized_start=538
+  _globals['_DENOISEREQUEST_EMBEDSENTRY']._serialized_end=583
+  _globals['_START']._serialized_start=585
+  _globals['_START']._serialized_end=653
+  _globals['_DENOISEEVENT']._serialized_start=656
+  _globals['_DENOISEEVENT']._serialized_end=987
+  _globals['_ACCEPTED']._serialized_start=990
+  _globals['_ACCEPTED']._serialized_end=1292
+  _globals['_ACCEPTED_MEMBERSENTRY']._serialized_start=1246
+  _globals['_ACCEPTED_MEMBERSENTRY']._serialized_end=1292
+  _globals['_BUILD']._serialized_start=1294
+  _globals['_BUILD']._serialized_end=1406
+  _globals['_QUEUED']._serialized_start=1408
+  _globals['_QUEUED']._serialized_end=1434
+  _globals['_PROGRESS']._serialized_start=1436
+  _globals['_PROGRESS']._serialized_end=1489
+  _globals['_PREVIEW']._serialized_start=1491
+  _globals['_PREVIEW']._serialized_end=1531
+  _globals['_CHECKPOINT']._serialized_start=1533
+  _globals['_CHECKPOINT']._serialized_end=1608
+  _globals['_DRAINED']._serialized_start=1610
+  _globals['_DRAINED']._serialized_end=1661
+  _globals['_HANDOFF']._serialized_start=1664
+  _globals['_HANDOFF']._serialized_end=1866
+  _globals['_HANDOFF_EMBEDSENTRY']._serialized_start=538
+  _globals['_HANDOFF_EMBEDSENTRY']._serialized_end=583
+  _globals['_IMAGE']._serialized_start=1869
+  _globals['_IMAGE']._serialized_end=2035
+  _globals['_EDGETIMES']._serialized_start=2037
+  _globals['_EDGETIMES']._serialized_end=2119
+  _globals['_GETSTATUSREQUEST']._serialized_start=2121
+  _globals['_GETSTATUSREQUEST']._serialized_end=2165
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2168
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2492
+  _globals['_CANCELREQUEST']._serialized_start=2494
+  _globals['_CANCELREQUEST']._serialized_end=2529
+  _globals['_CANCELRESPONSE']._serialized_start=2531
+  _globals['_CANCELRESPONSE']._serialized_end=2566
+  _globals['_EDGE']._serialized_start=2569
+  _globals['_EDGE']._serialized_end=2769
 # @@protoc_insertion_point(module_scope)

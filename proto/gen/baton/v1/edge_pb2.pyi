@@ -23,28 +23,58 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class DenoiseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EmbedsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
     CHECKPOINT_EVERY_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PREVIEW_EVERY_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    EMBEDS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, unique."""
     prompt: _builtins.str
     negative_prompt: _builtins.str
     seed: _builtins.int
-    size: _builtins.int
-    """Side of the picture, pixels."""
+    width: _builtins.int
+    """Of the picture, pixels."""
+    height: _builtins.int
     fingerprint: _builtins.str
-    """Latent space that the client expects; empty accepts any."""
+    """Names the client's autoencoder and schedule in envelopes; empty takes the edge's own. Without a
+    latent space it must be the edge's.
+    """
     codec: _builtins.str
     """fp32, fp16 or int8, for checkpoints and the handoff."""
     checkpoint_every: _builtins.int
@@ -53,8 +83,26 @@ class DenoiseRequest(_message.Message):
     """A latent envelope to go on from, instead of the seed's noise."""
     ticket: _builtins.str
     """Issued by a coordinator that the edge trusts."""
+    priority: _builtins.int
+    """Of requests that wait, a higher one goes first."""
+    preview_every: _builtins.int
+    """A preview after every so many steps; 0 for none."""
     @_builtins.property
     def plan(self) -> _plan_pb2.Plan: ...
+    @_builtins.property
+    def start(self) -> Global___Start:
+        """Begin from a picture instead of noise."""
+
+    @_builtins.property
+    def embeds(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """Encoded prompts by member, in place of the text: an encoder need not be here."""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Adapter]: ...
+    @_builtins.property
+    def latent_space(self) -> _plan_pb2.LatentSpace:
+        """Of the client; absent, the fingerprint must do."""
+
     def __init__(
         self,
         *,
@@ -64,20 +112,57 @@ class DenoiseRequest(_message.Message):
         negative_prompt: _builtins.str = ...,
         plan: _plan_pb2.Plan | None = ...,
         seed: _builtins.int = ...,
-        size: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
         codec: _builtins.str = ...,
         checkpoint_every: _builtins.int = ...,
         resume: _builtins.bytes = ...,
         ticket: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        preview_every: _builtins.int = ...,
+        start: Global___Start | None = ...,
+        embeds: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
+        adapters: _abc.Iterable[_plan_pb2.Adapter] | None = ...,
+        latent_space: _plan_pb2.LatentSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space", "plan", b"plan", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_every", b"checkpoint_every", "codec", b"codec", "fingerprint", b"fingerprint", "negative_prompt", b"negative_prompt", "plan", b"plan", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "resume", b"resume", "seed", b"seed", "size", b"size", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "checkpoint_every", b"checkpoint_every", "codec", b"codec", "embeds", b"embeds", "fingerprint", b"fingerprint", "height", b"height", "latent_space", b"latent_space", "negative_prompt", b"negative_prompt", "plan", b"plan", "preview_every", b"preview_every", "priority", b"priority", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "resume", b"resume", "seed", b"seed", "start", b"start", "ticket", b"ticket", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DenoiseRequest: _TypeAlias = DenoiseRequest  # noqa: Y015
+
+@_typing.final
+class Start(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_FIELD_NUMBER: _builtins.int
+    LATENT_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    picture: _builtins.bytes
+    """An encoded picture file."""
+    latent: _builtins.bytes
+    """A latent envelope."""
+    strength: _builtins.float
+    """Share of the steps that run, in (0, 1]."""
+    def __init__(
+        self,
+        *,
+        picture: _builtins.bytes = ...,
+        latent: _builtins.bytes = ...,
+        strength: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latent", b"latent", "of", b"of", "picture", b"picture"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latent", b"latent", "of", b"of", "picture", b"picture", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_of: _TypeAlias = _typing.Literal["picture", "latent"]  # noqa: Y015
+    _WhichOneofArgType_of: _TypeAlias = _typing.Literal["of", b"of"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_of) -> _WhichOneofReturnType_of | None: ...
+
+Global___Start: _TypeAlias = Start  # noqa: Y015
 
 @_typing.final
 class DenoiseEvent(_message.Message):
@@ -89,6 +174,8 @@ class DenoiseEvent(_message.Message):
     HANDOFF_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Accepted: ...
     @_builtins.property
@@ -101,6 +188,10 @@ class DenoiseEvent(_message.Message):
     def image(self) -> Global___Image: ...
     @_builtins.property
     def queued(self) -> Global___Queued: ...
+    @_builtins.property
+    def preview(self) -> Global___Preview: ...
+    @_builtins.property
+    def drained(self) -> Global___Drained: ...
     def __init__(
         self,
         *,
@@ -110,12 +201,14 @@ class DenoiseEvent(_message.Message):
         handoff: Global___Handoff | None = ...,
         image: Global___Image | None = ...,
         queued: Global___Queued | None = ...,
+        preview: Global___Preview | None = ...,
+        drained: Global___Drained | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "checkpoint", b"checkpoint", "event", b"event", "handoff", b"handoff", "image", b"image", "progress", b"progress", "queued", b"queued"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "checkpoint", b"checkpoint", "drained", b"drained", "event", b"event", "handoff", b"handoff", "image", b"image", "preview", b"preview", "progress", b"progress", "queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "checkpoint", b"checkpoint", "event", b"event", "handoff", b"handoff", "image", b"image", "progress", b"progress", "queued", b"queued"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "checkpoint", b"checkpoint", "drained", b"drained", "event", b"event", "handoff", b"handoff", "image", b"image", "preview", b"preview", "progress", b"progress", "queued", b"queued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "progress", "checkpoint", "handoff", "image", "queued"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "progress", "checkpoint", "handoff", "image", "queued", "preview", "drained"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -153,6 +246,7 @@ class Accepted(_message.Message):
     BUILD_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     fingerprint: _builtins.str
@@ -170,6 +264,8 @@ class Accepted(_message.Message):
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the edge does otherwise than the plan would have it, a line each."""
 
+    @_builtins.property
+    def latent_space(self) -> _plan_pb2.LatentSpace: ...
     def __init__(
         self,
         *,
@@ -181,10 +277,11 @@ class Accepted(_message.Message):
         build: Global___Build | None = ...,
         members: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        latent_space: _plan_pb2.LatentSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "latent_space", b"latent_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "build", b"build", "fingerprint", b"fingerprint", "first_step", b"first_step", "members", b"members", "node_id", b"node_id", "notes", b"notes", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "build", b"build", "fingerprint", b"fingerprint", "first_step", b"first_step", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "notes", b"notes", "protocol_version", b"protocol_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,6 +374,31 @@ class Progress(_message.Message):
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
+class Preview(_message.Message):
+    """What the picture looks like so far; may be left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    picture: _builtins.bytes
+    """An encoded picture file."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        picture: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["picture", b"picture", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preview: _TypeAlias = Preview  # noqa: Y015
+
+@_typing.final
 class Checkpoint(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,27 +422,75 @@ class Checkpoint(_message.Message):
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
+class Drained(_message.Message):
+    """The edge leaves; the request goes on elsewhere from here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint: ...
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drained: _TypeAlias = Drained  # noqa: Y015
+
+@_typing.final
 class Handoff(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EmbedsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ENVELOPE_FIELD_NUMBER: _builtins.int
     EXECUTED_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    EMBEDS_FIELD_NUMBER: _builtins.int
     envelope: _builtins.bytes
     @_builtins.property
     def executed(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.ExecutedStretch]: ...
     @_builtins.property
     def times(self) -> Global___EdgeTimes: ...
+    @_builtins.property
+    def embeds(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """As in DenoiseRequest, for whoever goes on."""
+
     def __init__(
         self,
         *,
         envelope: _builtins.bytes = ...,
         executed: _abc.Iterable[_plan_pb2.ExecutedStretch] | None = ...,
         times: Global___EdgeTimes | None = ...,
+        embeds: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "executed", b"executed", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeds", b"embeds", "envelope", b"envelope", "executed", b"executed", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,6 +505,7 @@ class Image(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     EXECUTED_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    SAFETY_FIELD_NUMBER: _builtins.int
     rgb: _builtins.bytes
     """Raw RGB, 3 bytes a pixel, row by row."""
     width: _builtins.int
@@ -343,6 +514,8 @@ class Image(_message.Message):
     def executed(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.ExecutedStretch]: ...
     @_builtins.property
     def times(self) -> Global___EdgeTimes: ...
+    @_builtins.property
+    def safety(self) -> _plan_pb2.Safety: ...
     def __init__(
         self,
         *,
@@ -351,10 +524,11 @@ class Image(_message.Message):
         height: _builtins.int = ...,
         executed: _abc.Iterable[_plan_pb2.ExecutedStretch] | None = ...,
         times: Global___EdgeTimes | None = ...,
+        safety: _plan_pb2.Safety | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["safety", b"safety", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "height", b"height", "rgb", b"rgb", "times", b"times", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "height", b"height", "rgb", b"rgb", "safety", b"safety", "times", b"times", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,6 +596,7 @@ class GetStatusResponse(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    LATENT_SPACE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     version: _builtins.str
@@ -437,6 +612,8 @@ class GetStatusResponse(_message.Message):
     cancelled: _builtins.int
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def latent_space(self) -> _plan_pb2.LatentSpace: ...
     def __init__(
         self,
         *,
@@ -454,10 +631,11 @@ class GetStatusResponse(_message.Message):
         completed: _builtins.int = ...,
         failed: _builtins.int = ...,
         cancelled: _builtins.int = ...,
+        latent_space: _plan_pb2.LatentSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "draining", b"draining", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "queued", b"queued", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "draining", b"draining", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "queued", b"queued", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

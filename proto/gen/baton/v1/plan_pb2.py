@@ -24,23 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/plan.proto\x12\x08\x62\x61ton.v1\"c\n\rStepDirective\x12\x0e\n\x06guided\x18\x01 \x01(\x08\x12\x13\n\x06\x62locks\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05\x61head\x18\x03 \x01(\r\x12\x13\n\x0bprior_noise\x18\x04 \x01(\x01\x42\t\n\x07_blocks\"\x89\x01\n\x07Segment\x12\x0e\n\x06member\x18\x01 \x01(\t\x12$\n\x08location\x18\x02 \x01(\x0e\x32\x12.baton.v1.Location\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0c\n\x04stop\x18\x04 \x01(\r\x12+\n\ndirectives\x18\x05 \x03(\x0b\x32\x17.baton.v1.StepDirective\"\x82\x01\n\x04Plan\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07sampler\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12#\n\x08segments\x18\x05 \x03(\x0b\x32\x11.baton.v1.Segment\x12\r\n\x05\x61\x63\x63\x65l\x18\x06 \x01(\t\"\x9e\x02\n\x0f\x45xecutedStretch\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\x12\x0e\n\x06member\x18\x03 \x01(\t\x12$\n\x08location\x18\x04 \x01(\x0e\x32\x12.baton.v1.Location\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06guided\x18\x06 \x01(\x08\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x0f\n\x07threads\x18\x08 \x01(\r\x12\x0b\n\x03row\x18\t \x01(\r\x12\x13\n\x06\x62locks\x18\n \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05\x61head\x18\x0b \x01(\r\x12\x13\n\x0bprior_noise\x18\x0c \x01(\x01\x12\'\n\nneighbours\x18\r \x03(\x0b\x32\x13.baton.v1.BatchRowsB\t\n\x07_blocks\"9\n\tBatchRows\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x13\n\x06\x62locks\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_blocks*L\n\x08Location\x12\x18\n\x14LOCATION_UNSPECIFIED\x10\x00\x12\x11\n\rLOCATION_EDGE\x10\x01\x12\x13\n\x0fLOCATION_DEVICE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/plan.proto\x12\x08\x62\x61ton.v1\"i\n\rStepDirective\x12$\n\x08\x62ranches\x18\x01 \x01(\x0e\x32\x12.baton.v1.Branches\x12\x0e\n\x06\x62locks\x18\x02 \x03(\x0c\x12\r\n\x05\x61head\x18\x03 \x01(\r\x12\x13\n\x0bprior_noise\x18\x04 \x01(\x01\"p\n\x04Grid\x12\x0f\n\x07sampler\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0c\n\x04stop\x18\x03 \x01(\r\x12\x12\n\x05until\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\tB\x08\n\x06_until\"?\n\x08Guidance\x12\r\n\x05scale\x18\x01 \x01(\x01\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.baton.v1.GuidanceKind\"\xdc\x01\n\x07Segment\x12\x0e\n\x06member\x18\x01 \x01(\t\x12$\n\x08location\x18\x02 \x01(\x0e\x32\x12.baton.v1.Location\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0c\n\x04stop\x18\x04 \x01(\r\x12+\n\ndirectives\x18\x05 \x03(\x0b\x32\x17.baton.v1.StepDirective\x12\x1c\n\x04grid\x18\x06 \x01(\x0b\x32\x0e.baton.v1.Grid\x12$\n\x08guidance\x18\x07 \x01(\x0b\x32\x12.baton.v1.Guidance\x12\r\n\x05\x61\x63\x63\x65l\x18\x08 \x01(\t\"W\n\x0eGuidanceBudget\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x01\x12\x10\n\x08in_a_row\x18\x02 \x01(\r\x12$\n\x08\x62ranches\x18\x03 \x01(\x0e\x32\x12.baton.v1.Branches\"e\n\x04Plan\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12#\n\x08segments\x18\x02 \x03(\x0b\x32\x11.baton.v1.Segment\x12(\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x18.baton.v1.GuidanceBudget\"M\n\x07Runtime\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x11\n\tattention\x18\x03 \x01(\t\x12\x10\n\x08\x63ompiled\x18\x04 \x01(\x08\")\n\x0bLatentSpace\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x03(\x02\"\xc8\x02\n\x0f\x45xecutedStretch\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\x12\x0e\n\x06member\x18\x03 \x01(\t\x12$\n\x08location\x18\x04 \x01(\x0e\x32\x12.baton.v1.Location\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12$\n\x08\x62ranches\x18\x06 \x01(\x0e\x32\x12.baton.v1.Branches\x12\x0e\n\x06\x62locks\x18\x07 \x03(\x0c\x12\r\n\x05\x61head\x18\x08 \x01(\r\x12\x13\n\x0bprior_noise\x18\t \x01(\x01\x12\x0c\n\x04rows\x18\n \x01(\r\x12\x0f\n\x07threads\x18\x0b \x01(\r\x12\x0b\n\x03row\x18\x0c \x01(\r\x12\'\n\nneighbours\x18\r \x03(\x0b\x32\x13.baton.v1.BatchRows\x12\"\n\x07runtime\x18\x0e \x01(\x0b\x32\x11.baton.v1.Runtime\"9\n\tBatchRows\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x13\n\x06\x62locks\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_blocks\"9\n\x07\x41\x64\x61pter\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\"%\n\x06Safety\x12\x0f\n\x07\x66lagged\x18\x01 \x01(\x08\x12\n\n\x02\x62y\x18\x02 \x01(\t*b\n\x08\x42ranches\x12\x18\n\x14\x42RANCHES_UNSPECIFIED\x10\x00\x12\x11\n\rBRANCHES_BOTH\x10\x01\x12\x15\n\x11\x42RANCHES_POSITIVE\x10\x02\x12\x12\n\x0e\x42RANCHES_REUSE\x10\x03*L\n\x08Location\x12\x18\n\x14LOCATION_UNSPECIFIED\x10\x00\x12\x11\n\rLOCATION_EDGE\x10\x01\x12\x13\n\x0fLOCATION_DEVICE\x10\x02*\x81\x01\n\x0cGuidanceKind\x12\x1d\n\x19GUIDANCE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aGUIDANCE_KIND_TWO_BRANCHES\x10\x01\x12\x16\n\x12GUIDANCE_KIND_NONE\x10\x02\x12\x1a\n\x16GUIDANCE_KIND_EMBEDDED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCATION']._serialized_start=755
-  _globals['_LOCATION']._serialized_end=831
+  _globals['_BRANCHES']._serialized_start=1344
+  _globals['_BRANCHES']._serialized_end=1442
+  _globals['_LOCATION']._serialized_start=1444
+  _globals['_LOCATION']._serialized_end=1520
+  _globals['_GUIDANCEKIND']._serialized_start=1523
+  _globals['_GUIDANCEKIND']._serialized_end=1652
   _globals['_STEPDIRECTIVE']._serialized_start=33
-  _globals['_STEPDIRECTIVE']._serialized_end=132
-  _globals['_SEGMENT']._serialized_start=135
-  _globals['_SEGMENT']._serialized_end=272
-  _globals['_PLAN']._serialized_start=275
-  _globals['_PLAN']._serialized_end=405
-  _globals['_EXECUTEDSTRETCH']._serialized_start=408
-  _globals['_EXECUTEDSTRETCH']._serialized_end=694
-  _globals['_BATCHROWS']._serialized_start=696
-  _globals['_BATCHROWS']._serialized_end=753
+  _globals['_STEPDIRECTIVE']._serialized_end=138
+  _globals['_GRID']._serialized_start=140
+  _globals['_GRID']._serialized_end=252
+  _globals['_GUIDANCE']._serialized_start=254
+  _globals['_GUIDANCE']._serialized_end=317
+  _globals['_SEGMENT']._serialized_start=320
+  _globals['_SEGMENT']._serialized_end=540
+  _globals['_GUIDANCEBUDGET']._serialized_start=542
+  _globals['_GUIDANCEBUDGET']._serialized_end=629
+  _globals['_PLAN']._serialized_start=631
+  _globals['_PLAN']._serialized_end=732
+  _globals['_RUNTIME']._serialized_start=734
+  _globals['_RUNTIME']._serialized_end=811
+  _globals['_LATENTSPACE']._serialized_start=813
+  _globals['_LATENTSPACE']._serialized_end=854
+  _globals['_EXECUTEDSTRETCH']._serialized_start=857
+  _globals['_EXECUTEDSTRETCH']._serialized_end=1185
+  _globals['_BATCHROWS']._serialized_start=1187
+  _globals['_BATCHROWS']._serialized_end=1244
+  _globals['_ADAPTER']._serialized_start=1246
+  _globals['_ADAPTER']._serialized_end=1303
+  _globals['_SAFETY']._serialized_start=1305
+  _globals['_SAFETY']._serialized_end=1342
 # @@protoc_insertion_point(module_scope)

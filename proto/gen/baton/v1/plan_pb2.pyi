@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Branches:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BranchesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Branches.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BRANCHES_UNSPECIFIED: _Branches.ValueType  # 0
+    BRANCHES_BOTH: _Branches.ValueType  # 1
+    BRANCHES_POSITIVE: _Branches.ValueType  # 2
+    """The conditional one alone."""
+    BRANCHES_REUSE: _Branches.ValueType  # 3
+    """That one, with the difference that the last step with both had."""
+
+class Branches(_Branches, metaclass=_BranchesEnumTypeWrapper):
+    """Branches of classifier-free guidance that a step evaluates."""
+
+BRANCHES_UNSPECIFIED: Branches.ValueType  # 0
+BRANCHES_BOTH: Branches.ValueType  # 1
+BRANCHES_POSITIVE: Branches.ValueType  # 2
+"""The conditional one alone."""
+BRANCHES_REUSE: Branches.ValueType  # 3
+"""That one, with the difference that the last step with both had."""
+Global___Branches: _TypeAlias = Branches  # noqa: Y015
+
 class _Location:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -36,41 +60,123 @@ LOCATION_EDGE: Location.ValueType  # 1
 LOCATION_DEVICE: Location.ValueType  # 2
 Global___Location: _TypeAlias = Location  # noqa: Y015
 
+class _GuidanceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuidanceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuidanceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUIDANCE_KIND_UNSPECIFIED: _GuidanceKind.ValueType  # 0
+    GUIDANCE_KIND_TWO_BRANCHES: _GuidanceKind.ValueType  # 1
+    GUIDANCE_KIND_NONE: _GuidanceKind.ValueType  # 2
+    GUIDANCE_KIND_EMBEDDED: _GuidanceKind.ValueType  # 3
+
+class GuidanceKind(_GuidanceKind, metaclass=_GuidanceKindEnumTypeWrapper): ...
+
+GUIDANCE_KIND_UNSPECIFIED: GuidanceKind.ValueType  # 0
+GUIDANCE_KIND_TWO_BRANCHES: GuidanceKind.ValueType  # 1
+GUIDANCE_KIND_NONE: GuidanceKind.ValueType  # 2
+GUIDANCE_KIND_EMBEDDED: GuidanceKind.ValueType  # 3
+Global___GuidanceKind: _TypeAlias = GuidanceKind  # noqa: Y015
+
 @_typing.final
 class StepDirective(_message.Message):
     """What runs at one denoising step."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GUIDED_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
     PRIOR_NOISE_FIELD_NUMBER: _builtins.int
-    guided: _builtins.bool
-    """Evaluate both branches of classifier-free guidance."""
-    blocks: _builtins.bytes
-    """Bits of the member's blocks that run, lowest first; absent: all."""
+    branches: Global___Branches.ValueType
     ahead: _builtins.int
     """So many of the next steps are evaluated in the same model call."""
     prior_noise: _builtins.float
     """Share of the starting noise that is added before the step."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Bits of the member's blocks that run, lowest first: none: all; one: on every branch; several:
+        the conditional branch first.
+        """
+
     def __init__(
         self,
         *,
-        guided: _builtins.bool = ...,
-        blocks: _builtins.bytes | None = ...,
+        branches: Global___Branches.ValueType = ...,
+        blocks: _abc.Iterable[_builtins.bytes] | None = ...,
         ahead: _builtins.int = ...,
         prior_noise: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "blocks", b"blocks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "ahead", b"ahead", "blocks", b"blocks", "guided", b"guided", "prior_noise", b"prior_noise"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "blocks", b"blocks", "branches", b"branches", "prior_noise", b"prior_noise"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
-    _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepDirective: _TypeAlias = StepDirective  # noqa: Y015
+
+@_typing.final
+class Grid(_message.Message):
+    """The noise levels of steps start <= i < stop. It begins where the grid before it ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    sampler: _builtins.str
+    start: _builtins.int
+    stop: _builtins.int
+    until: _builtins.float
+    """Level b / a after its last step; absent: the family's last."""
+    name: _builtins.str
+    """Of levels that the family names; empty: spaced as the family's scheduler does."""
+    digest: _builtins.str
+    def __init__(
+        self,
+        *,
+        sampler: _builtins.str = ...,
+        start: _builtins.int = ...,
+        stop: _builtins.int = ...,
+        until: _builtins.float | None = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_until", b"_until", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_until", b"_until", "digest", b"digest", "name", b"name", "sampler", b"sampler", "start", b"start", "stop", b"stop", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__until: _TypeAlias = _typing.Literal["until"]  # noqa: Y015
+    _WhichOneofArgType__until: _TypeAlias = _typing.Literal["_until", b"_until"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until) -> _WhichOneofReturnType__until | None: ...
+
+Global___Grid: _TypeAlias = Grid  # noqa: Y015
+
+@_typing.final
+class Guidance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCALE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    scale: _builtins.float
+    kind: Global___GuidanceKind.ValueType
+    def __init__(
+        self,
+        *,
+        scale: _builtins.float = ...,
+        kind: Global___GuidanceKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Guidance: _TypeAlias = Guidance  # noqa: Y015
 
 @_typing.final
 class Segment(_message.Message):
@@ -83,14 +189,23 @@ class Segment(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     DIRECTIVES_FIELD_NUMBER: _builtins.int
+    GRID_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
+    ACCEL_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     location: Global___Location.ValueType
     start: _builtins.int
     stop: _builtins.int
+    accel: _builtins.str
+    """How far whoever runs it may make its steps cheaper: none, propagate, masks or full."""
     @_builtins.property
     def directives(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepDirective]:
         """One per step; none at all means that every step runs in full."""
 
+    @_builtins.property
+    def grid(self) -> Global___Grid: ...
+    @_builtins.property
+    def guidance(self) -> Global___Guidance: ...
     def __init__(
         self,
         *,
@@ -99,50 +214,131 @@ class Segment(_message.Message):
         start: _builtins.int = ...,
         stop: _builtins.int = ...,
         directives: _abc.Iterable[Global___StepDirective] | None = ...,
+        grid: Global___Grid | None = ...,
+        guidance: Global___Guidance | None = ...,
+        accel: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grid", b"grid", "guidance", b"guidance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directives", b"directives", "location", b"location", "member", b"member", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accel", b"accel", "directives", b"directives", "grid", b"grid", "guidance", b"guidance", "location", b"location", "member", b"member", "start", b"start", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Segment: _TypeAlias = Segment  # noqa: Y015
 
 @_typing.final
+class GuidanceBudget(_message.Message):
+    """Guidance that an edge may leave out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    IN_A_ROW_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    after: _builtins.float
+    """From this share of the steps on."""
+    in_a_row: _builtins.int
+    branches: Global___Branches.ValueType
+    def __init__(
+        self,
+        *,
+        after: _builtins.float = ...,
+        in_a_row: _builtins.int = ...,
+        branches: Global___Branches.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "branches", b"branches", "in_a_row", b"in_a_row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuidanceBudget: _TypeAlias = GuidanceBudget  # noqa: Y015
+
+@_typing.final
 class Plan(_message.Message):
+    """What a caller allows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FAMILY_FIELD_NUMBER: _builtins.int
-    SAMPLER_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
-    GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
-    ACCEL_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     family: _builtins.str
-    sampler: _builtins.str
-    steps: _builtins.int
-    guidance_scale: _builtins.float
-    accel: _builtins.str
-    """How far whoever runs a stretch may make its steps cheaper: none, propagate, masks or full."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]: ...
+    @_builtins.property
+    def budget(self) -> Global___GuidanceBudget: ...
     def __init__(
         self,
         *,
         family: _builtins.str = ...,
-        sampler: _builtins.str = ...,
-        steps: _builtins.int = ...,
-        guidance_scale: _builtins.float = ...,
         segments: _abc.Iterable[Global___Segment] | None = ...,
-        accel: _builtins.str = ...,
+        budget: Global___GuidanceBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accel", b"accel", "family", b"family", "guidance_scale", b"guidance_scale", "sampler", b"sampler", "segments", b"segments", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "family", b"family", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class Runtime(_message.Message):
+    """On what a step's last bits depend, beside weights, build, rows and threads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    ATTENTION_FIELD_NUMBER: _builtins.int
+    COMPILED_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    dtype: _builtins.str
+    attention: _builtins.str
+    compiled: _builtins.bool
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        attention: _builtins.str = ...,
+        compiled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "compiled", b"compiled", "device", b"device", "dtype", b"dtype"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Runtime: _TypeAlias = Runtime  # noqa: Y015
+
+@_typing.final
+class LatentSpace(_message.Message):
+    """What latents mean, apart from which files made them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    @_builtins.property
+    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What the autoencoder's encoder makes of a fixed picture, scaled."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        vector: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatentSpace: _TypeAlias = LatentSpace  # noqa: Y015
 
 @_typing.final
 class ExecutedStretch(_message.Message):
@@ -155,34 +351,38 @@ class ExecutedStretch(_message.Message):
     MEMBER_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
-    GUIDED_FIELD_NUMBER: _builtins.int
-    ROWS_FIELD_NUMBER: _builtins.int
-    THREADS_FIELD_NUMBER: _builtins.int
-    ROW_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
     PRIOR_NOISE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     start: _builtins.int
     stop: _builtins.int
     member: _builtins.str
     location: Global___Location.ValueType
     node_id: _builtins.str
-    guided: _builtins.bool
+    branches: Global___Branches.ValueType
+    """As in StepDirective, with what really ran."""
+    ahead: _builtins.int
+    prior_noise: _builtins.float
     rows: _builtins.int
     """Rows of the batches that the steps were part of, threads of the process that ran them, and the
     first row that was the request's own: together they make a replay exact.
     """
     threads: _builtins.int
     row: _builtins.int
-    blocks: _builtins.bytes
-    """As in StepDirective, with what really ran."""
-    ahead: _builtins.int
-    prior_noise: _builtins.float
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRows]:
         """The whole batch in its order, where its rows did not all run the same blocks."""
 
+    @_builtins.property
+    def runtime(self) -> Global___Runtime: ...
     def __init__(
         self,
         *,
@@ -191,22 +391,21 @@ class ExecutedStretch(_message.Message):
         member: _builtins.str = ...,
         location: Global___Location.ValueType = ...,
         node_id: _builtins.str = ...,
-        guided: _builtins.bool = ...,
+        branches: Global___Branches.ValueType = ...,
+        blocks: _abc.Iterable[_builtins.bytes] | None = ...,
+        ahead: _builtins.int = ...,
+        prior_noise: _builtins.float = ...,
         rows: _builtins.int = ...,
         threads: _builtins.int = ...,
         row: _builtins.int = ...,
-        blocks: _builtins.bytes | None = ...,
-        ahead: _builtins.int = ...,
-        prior_noise: _builtins.float = ...,
         neighbours: _abc.Iterable[Global___BatchRows] | None = ...,
+        runtime: Global___Runtime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "blocks", b"blocks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blocks", b"_blocks", "ahead", b"ahead", "blocks", b"blocks", "guided", b"guided", "location", b"location", "member", b"member", "neighbours", b"neighbours", "node_id", b"node_id", "prior_noise", b"prior_noise", "row", b"row", "rows", b"rows", "start", b"start", "stop", b"stop", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "blocks", b"blocks", "branches", b"branches", "location", b"location", "member", b"member", "neighbours", b"neighbours", "node_id", b"node_id", "prior_noise", b"prior_noise", "row", b"row", "rows", b"rows", "runtime", b"runtime", "start", b"start", "stop", b"stop", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__blocks: _TypeAlias = _typing.Literal["blocks"]  # noqa: Y015
-    _WhichOneofArgType__blocks: _TypeAlias = _typing.Literal["_blocks", b"_blocks"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecutedStretch: _TypeAlias = ExecutedStretch  # noqa: Y015
 
@@ -235,3 +434,54 @@ class BatchRows(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__blocks) -> _WhichOneofReturnType__blocks | None: ...
 
 Global___BatchRows: _TypeAlias = BatchRows  # noqa: Y015
+
+@_typing.final
+class Adapter(_message.Message):
+    """A change of a member's weights (LoRA), by the digest of its file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    digest: _builtins.str
+    weight: _builtins.float
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "member", b"member", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
+
+@_typing.final
+class Safety(_message.Message):
+    """Whether somebody looked if the picture may be shown, and who."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAGGED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    flagged: _builtins.bool
+    by: _builtins.str
+    def __init__(
+        self,
+        *,
+        flagged: _builtins.bool = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "flagged", b"flagged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Safety: _TypeAlias = Safety  # noqa: Y015

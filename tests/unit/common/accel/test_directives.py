@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from baton.common.accel.propagation import Propagation
 from baton.common.errors import Incompatible, InvalidRequest, WeightsError
 from baton.common.families.loader import Family, load_family
 from baton.common.families.local import begin
-from baton.common.plan import ACCELS, FULL_STEP, Accel, Plan, SamplerName, StepDirective
+from baton.common.limits import ACCELS, Accel, SamplerName
+from baton.common.plan import FULL_STEP, OpenPlan, Plan, StepDirective
 from tests.support.families import flip_bit
-from tests.support.graphs import accelerated, make_mask, masked_copy, with_columns, with_mask
-from tests.support.tasks import plan, task
+from tests.support.graphs import make_mask, masked_copy, with_directives, with_mask
+from tests.support.tasks import accelerated, plan, task
 
 STEPS = 10
-RELAY = plan("relay:large>small@0.5", STEPS)
+RELAY = plan("edge/large@0.5>device/small", STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,12 @@ def stored(family: Family, member: str, propagated: bool = False) -> tuple[int, 
     return load_mask(mask_path(family.masks_folder(member), "ddim", STEPS, propagated)).run
 
 
-def directives(of: Plan) -> list[StepDirective]:
+def directives(of: OpenPlan | Plan) -> list[StepDirective]:
     return [of.directive_at(step) for step in range(of.steps)]
+
+
+def levels_of(family: Family) -> Callable[[SamplerName, int], str]:
+    return lambda sampler, steps: family.schedule(sampler, steps).digest
 
 
 def propagated(family: Family, member: str, steps: int = STEPS) -> tuple[StepDirective, ...]:
@@ -41,26 +47,28 @@ def propagated(family: Family, member: str, steps: int = STEPS) -> tuple[StepDir
 
 
 def test_without_acceleration_nothing_is_written(masked: Family) -> None:
-    assert masked.accelerator.expand(RELAY) == RELAY
+    assert masked.accelerator.expand(RELAY) == RELAY.closed()
     assert masked.accelerator.notes(RELAY, ["large", "small"]) == ()
 
 
 def test_propagation_is_each_members_own_over_the_whole_trajectory(masked: Family) -> None:
-    of = masked.accelerator.expand(accelerated(RELAY, "propagate"))
+    asked = accelerated(RELAY, "propagate")
+    of = masked.accelerator.expand(asked)
     large, small = propagated(masked, "large"), propagated(masked, "small")
     assert directives(of) == [*large[:5], *small[5:]]
-    assert masked.accelerator.notes(of, ["large", "small"]) == ()
+    assert masked.accelerator.notes(asked, ["large", "small"]) == ()
 
 
 def test_masks_are_those_on_disk(masked: Family) -> None:
-    of = masked.accelerator.expand(accelerated(RELAY, "masks"))
+    asked = accelerated(RELAY, "masks")
+    of = masked.accelerator.expand(asked)
     expected = [*stored(masked, "large")[:5], *stored(masked, "small")[5:]]
     assert directives(of) == [StepDirective(blocks=bits) for bits in expected]
-    assert masked.accelerator.notes(of, ["large", "small"]) == ()
+    assert masked.accelerator.notes(asked, ["large", "small"]) == ()
 
 
 def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Family) -> None:
-    of = masked.accelerator.expand(accelerated(plan("edge:large", STEPS), "full"))
+    of = masked.accelerator.expand(accelerated(plan("edge/large", STEPS), "full"))
     spread, mask = propagated(masked, "large"), stored(masked, "large", propagated=True)
     assert masked.accelerator.of("large").propagation.keys_for(STEPS) == (0, 1, 6)
     assert [directive.blocks for directive in directives(of)] == list(mask)
@@ -70,8 +78,8 @@ def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Fa
 
 def test_a_mask_brings_the_key_steps_that_it_was_trained_with(masked: Family) -> None:
     other = replace(masked.accelerator.of("large"), propagation=Propagation((0, 5), 10))
-    of = accelerated(plan("edge:large", STEPS), "full")
-    found = Accelerator("tiny", {"large": other}).expand(of)
+    of = accelerated(plan("edge/large", STEPS), "full")
+    found = Accelerator("tiny", {"large": other}, levels_of(masked)).expand(of)
     assert [c.blocks for c in directives(found)] == list(stored(masked, "large", propagated=True))
     assert [c.ahead for c in directives(found)] == [0, 4, 0, 0, 0, 0, 3, 0, 0, 0]
 
@@ -89,7 +97,7 @@ def test_a_mask_for_propagation_and_one_without_are_not_mistaken(
     alone.write_bytes(within.read_bytes())
     within.write_bytes(held)
     with pytest.raises(Incompatible, match="propagated from steps 0"):
-        swapped.accelerator.expand(accelerated(plan("edge:large", STEPS), accel))
+        swapped.accelerator.expand(accelerated(plan("edge/large", STEPS), accel))
 
 
 @pytest.mark.parametrize("accel", ["masks", "full"])
@@ -97,12 +105,12 @@ def test_a_mask_for_propagation_and_one_without_are_not_mistaken(
 def test_where_there_is_no_mask_the_encoder_is_propagated_and_it_is_said(
     masked: Family, accel: Accel, sampler: SamplerName, steps: int
 ) -> None:
-    of = accelerated(plan("relay:large>small@0.5", steps, sampler), accel)
+    of = accelerated(plan("edge/large@0.5>device/small", steps, sampler), accel)
     found = masked.accelerator.expand(of)
     expected = masked.accelerator.expand(accelerated(of, "propagate"))
     assert directives(found) == directives(expected)
     for members in (["large"], ["small"], ["large", "small"]):
-        notes = masked.accelerator.notes(found, members)
+        notes = masked.accelerator.notes(of, members)
         assert [note.split()[0] for note in notes] == members
         for note in notes:
             assert f"no block mask for {sampler} in {steps} steps" in note
@@ -111,48 +119,52 @@ def test_where_there_is_no_mask_the_encoder_is_propagated_and_it_is_said(
 
 
 def test_nothing_is_said_of_members_that_run_elsewhere_or_are_unknown(masked: Family) -> None:
-    of = accelerated(plan("edge:large", 11), "masks")
+    of = accelerated(plan("edge/large", 11), "masks")
     assert masked.accelerator.notes(of, ["small", "huge"]) == ()
     assert len(masked.accelerator.notes(of, ["large", "huge"])) == 1
 
 
 @pytest.mark.parametrize("accel", ACCELS)
 @pytest.mark.parametrize("steps", [1, STEPS, 11])
-def test_expanding_again_changes_nothing(masked: Family, accel: Accel, steps: int) -> None:
-    once = masked.accelerator.expand(accelerated(plan("relay:large>small@0.5", steps), accel))
-    assert masked.accelerator.expand(once) == once
-    assert begin(masked, task(once)).plan == once
+def test_naming_what_would_run_changes_nothing(masked: Family, accel: Accel, steps: int) -> None:
+    asked = accelerated(plan("edge/large@0.5>device/small", steps), accel)
+    found = masked.accelerator.expand(asked)
+    named = with_directives(asked, directives(found))
+    assert masked.accelerator.expand(named) == found
+    assert begin(masked, task(named)).plan == found
 
 
 def test_guidance_stays_as_it_was_asked(masked: Family) -> None:
     guided = [step % 3 > 0 for step in range(STEPS)]
     for accel in ACCELS:
-        of = accelerated(plan("edge:large", STEPS, guided=guided), accel)
+        of = accelerated(plan("edge/large", STEPS, guided=guided), accel)
         found = masked.accelerator.expand(of)
-        assert [directive.guided for directive in directives(found)] == guided
+        assert [d.branches == "both" for d in directives(found)] == guided
 
 
 def test_a_plan_that_names_its_blocks_keeps_them(masked: Family) -> None:
     graph = masked.member("small").blocks
     own = [graph.all, *[graph.all & ~graph.encoder] * (STEPS - 1)]
-    of = accelerated(with_mask(plan("edge:small", STEPS), own), "masks")
-    assert masked.accelerator.expand(of) == of
+    of = accelerated(with_mask(plan("edge/small", STEPS), own), "masks")
+    assert masked.accelerator.expand(of) == of.closed()
 
 
 def test_each_member_is_expanded_only_where_it_is_loaded(masked: Family) -> None:
-    alone = load_family(str(masked.folder), ["small"])
+    alone = load_family(str(masked.spec.folder), ["small"])
     of = alone.accelerator.expand(accelerated(RELAY, "propagate"))
     assert directives(of)[:5] == [FULL_STEP] * 5
     whole = masked.accelerator.expand(accelerated(RELAY, "propagate"))
     assert directives(of)[5:] == directives(whole)[5:]
-    assert masked.accelerator.expand(of) == whole
+    named = with_directives(RELAY, directives(of)[:5] + directives(whole)[5:])
+    rest = replace(named.segments[0], accel="propagate")
+    assert masked.accelerator.expand(replace(named, segments=(rest, *named.segments[1:]))) == whole
 
 
 def test_blocks_that_a_member_lacks_are_refused(masked: Family) -> None:
     for member in ("large", "small"):
         count = len(masked.member(member).blocks)
         for bits in (1 << count, (1 << 1024) - 1):
-            named = with_columns(RELAY, [StepDirective(blocks=bits)] * STEPS)
+            named = with_directives(RELAY, [StepDirective(blocks=bits)] * STEPS)
             of = replace(named, segments=tuple(replace(s, member=member) for s in named.segments))
             with pytest.raises(InvalidRequest, match=member):
                 masked.accelerator.expand(of)
@@ -160,13 +172,13 @@ def test_blocks_that_a_member_lacks_are_refused(masked: Family) -> None:
 
 def test_a_member_whose_blocks_are_not_known_runs_in_full_and_it_is_said(masked: Family) -> None:
     unknown = replace(masked.accelerator.of("large"), graph=None)
-    accelerator = Accelerator("tiny", {"large": unknown})
+    accelerator = Accelerator("tiny", {"large": unknown}, levels_of(masked))
     for accel in ("propagate", "masks", "full"):
-        of = accelerated(plan("edge:large", STEPS), accel)
-        assert accelerator.expand(of) == of
+        of = accelerated(plan("edge/large", STEPS), accel)
+        assert accelerator.expand(of) == of.closed()
         (note,) = accelerator.notes(of, ["large"])
         assert "large runs in full" in note
-    named = with_mask(plan("edge:large", STEPS), [1] * STEPS)
+    named = with_mask(plan("edge/large", STEPS), [1] * STEPS)
     with pytest.raises(InvalidRequest, match="large"):
         accelerator.expand(named)
 
@@ -183,7 +195,7 @@ def test_a_mask_put_in_the_place_of_another_is_refused_with_both_named(
         make_mask(family, "large", "ddim", STEPS),
         mask_path(wrong.masks_folder(member), sampler, steps),
     )
-    of = accelerated(plan(f"edge:{member}", steps, sampler), "masks")
+    of = accelerated(plan(f"edge/{member}", steps, sampler), "masks")
     for use in (
         lambda: wrong.accelerator.expand(of),
         lambda: wrong.accelerator.notes(of, [member]),
@@ -202,14 +214,14 @@ def test_a_mask_of_other_weights_is_refused_with_both_fingerprints(
     family: Family, tmp_path: Path
 ) -> None:
     other = masked_copy(family, tmp_path / "other", ("ddim", STEPS))
-    flip_bit(other.folder / "large/unet/diffusion_pytorch_model.safetensors")
-    altered = load_family(str(other.folder))
+    flip_bit(other.spec.folder / "large/unet/diffusion_pytorch_model.safetensors")
+    altered = load_family(str(other.spec.folder))
     there, here = (known.member_fingerprints["large"][:12] for known in (family, altered))
     assert there != here
     with pytest.raises(Incompatible, match=f"{there}.*{here}"):
-        altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "masks"))
-    assert altered.accelerator.expand(accelerated(plan("edge:small", STEPS), "full"))
-    fine = altered.accelerator.expand(accelerated(plan("edge:large", STEPS), "propagate"))
+        altered.accelerator.expand(accelerated(plan("edge/large", STEPS), "masks"))
+    assert altered.accelerator.expand(accelerated(plan("edge/small", STEPS), "full"))
+    fine = altered.accelerator.expand(accelerated(plan("edge/large", STEPS), "propagate"))
     assert directives(fine)[0].blocks is not None
 
 
@@ -217,7 +229,7 @@ def test_a_damaged_mask_is_refused_and_not_fallen_back_from(family: Family, tmp_
     damaged = masked_copy(family, tmp_path / "damaged", ("ddim", STEPS))
     flip_bit(mask_path(damaged.masks_folder("large"), "ddim", STEPS), 40)
     with pytest.raises(WeightsError, match=r"ddim-10\.json"):
-        damaged.accelerator.expand(accelerated(plan("edge:large", STEPS), "masks"))
+        damaged.accelerator.expand(accelerated(plan("edge/large", STEPS), "masks"))
 
 
 def test_a_family_may_say_how_it_propagates(family: Family, masked: Family) -> None:

@@ -28,7 +28,8 @@ from baton.common.diffusion.graphs import graph_of
 from baton.common.errors import ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family
 from baton.common.families.local import begin
-from baton.common.plan import Plan, SamplerName, StepDirective
+from baton.common.limits import SamplerName
+from baton.common.plan import Plan, StepDirective
 from tests.support.tasks import PROMPTS, plan, task
 
 STEPS = 6
@@ -93,7 +94,7 @@ def naive_changes(outputs: Sequence[Tensor]) -> tuple[list[float], list[float]]:
 def test_changes_are_those_of_all_outputs_stored(
     family: Family, member: str, sampler: SamplerName, guidance: float
 ) -> None:
-    of = plan(f"device:{member}", STEPS, sampler, guidance)
+    of = plan(f"device/{member}", STEPS, sampler, guidance)
     graph = graph_in(family, member)
     features = measure(graph, [runs_of(family, of)])
     stored = stored_outputs(family, runs_of(family, of))
@@ -107,7 +108,7 @@ def test_changes_are_those_of_all_outputs_stored(
 
 
 def test_the_trajectory_is_the_plain_one(family: Family) -> None:
-    of = plan("device:large", STEPS, "dpmpp_2m")
+    of = plan("device/large", STEPS, "dpmpp_2m")
     watched, plain = runs_of(family, of), runs_of(family, of)
     measure(graph_in(family, "large"), [watched])
     to_the_end(family, plain)
@@ -116,7 +117,7 @@ def test_the_trajectory_is_the_plain_one(family: Family) -> None:
 
 def test_constant_blocks_do_not_change_and_all_others_do(family: Family) -> None:
     graph = graph_in(family, "large")
-    features = measure(graph, [runs_of(family, plan("device:large", STEPS))])
+    features = measure(graph, [runs_of(family, plan("device/large", STEPS))])
     constant = np.array([block.constant for block in graph.blocks])
     assert constant.any()
     for changes in (features.squared, features.relative):
@@ -127,13 +128,13 @@ def test_constant_blocks_do_not_change_and_all_others_do(family: Family) -> None
 
 def test_embeddings_are_no_maps(family: Family) -> None:
     graph = graph_in(family, "large")
-    features = measure(graph, [runs_of(family, plan("device:large", 2), 1)])
+    features = measure(graph, [runs_of(family, plan("device/large", 2), 1)])
     embeddings = graph.bits(["time_embedding", "text_embedding", "embedding"])
     assert features.maps == graph.all & ~embeddings
 
 
 def test_how_pictures_are_batched_changes_nothing(family: Family) -> None:
-    graph, of = graph_in(family, "small"), plan("device:small", STEPS)
+    graph, of = graph_in(family, "small"), plan("device/small", STEPS)
     together = measure(graph, [runs_of(family, of)])
     runs = runs_of(family, of)
     apart = measure(graph, iter([runs[:1], runs[1:]]))
@@ -143,7 +144,7 @@ def test_how_pictures_are_batched_changes_nothing(family: Family) -> None:
 
 
 def test_measuring_twice_gives_the_same(family: Family) -> None:
-    graph, of = graph_in(family, "small"), plan("device:small", STEPS)
+    graph, of = graph_in(family, "small"), plan("device/small", STEPS)
     one, two = (measure(graph, [runs_of(family, of)]) for _ in range(2))
     np.testing.assert_array_equal(one.squared, two.squared)
     np.testing.assert_array_equal(one.relative, two.relative)
@@ -152,7 +153,7 @@ def test_measuring_twice_gives_the_same(family: Family) -> None:
 
 def test_steps_are_told_batch_by_batch(family: Family) -> None:
     told: list[int] = []
-    runs = runs_of(family, plan("device:small", STEPS))
+    runs = runs_of(family, plan("device/small", STEPS))
     measure(
         graph_in(family, "small"),
         [runs[:2], runs[2:]],
@@ -191,7 +192,7 @@ class Toy:
     def run(self, family: Family) -> Run:
         of = plan("device:toy", len(self.values))
         nothing = Conditioning(torch.zeros(1, 1), torch.zeros(1, 1))
-        return start_run(of, family.schedule("ddim", of.steps), nothing, 0, (1, 2, 2))
+        return start_run(of.closed(), family.course(of), nothing, 0, (1, 2, 2))
 
 
 def test_the_measures_are_the_papers_formulas(family: Family) -> None:
@@ -219,15 +220,15 @@ def test_a_latent_that_stops_being_finite_ends_the_measurement(family: Family) -
 
 
 def test_only_plain_fresh_runs_are_measured(family: Family) -> None:
-    graph, of = graph_in(family, "small"), plan("device:small", STEPS)
-    mixed = plan("device:small", STEPS, guided=[True] * 3 + [False] * 3)
+    graph, of = graph_in(family, "small"), plan("device/small", STEPS)
+    mixed = plan("device/small", STEPS, guided=[True] * 3 + [False] * 3)
     accelerated = propagated(graph, STEPS, (0, 3))
     masked = replace(of, segments=(replace(of.segments[0], directives=accelerated),))
     noised = (StepDirective(prior_noise=0.1),) * STEPS
     injected = replace(of, segments=(replace(of.segments[0], directives=noised),))
     (begun,) = runs_of(family, of, 1)
     denoise_step([begun], family.denoiser("small"))
-    other = runs_of(family, plan("device:small", STEPS + 1), 1)
+    other = runs_of(family, plan("device/small", STEPS + 1), 1)
     batches = [runs_of(family, bad, 1) for bad in (mixed, masked, injected)]
     for batch in [*batches, [begun], [*runs_of(family, of, 1), *other]]:
         with pytest.raises(InvalidRequest, match="plain"):

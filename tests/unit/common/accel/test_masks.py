@@ -17,7 +17,7 @@ from baton.common.diffusion.graphs import graph_of
 from baton.common.errors import BatonError, Incompatible, WeightsError
 from tests.support.graphs import conditional_unet, dit, random_mask
 
-KEY = MaskKey("tiny", "large", "0123456789abcdef" * 2, "ddim", 4)
+KEY = MaskKey("tiny", "large", "0123456789abcdef" * 2, "ddim", 4, "fedcba9876543210" * 2)
 SMALL = BlockMask(
     KEY,
     ("conv_in", "mid", "conv_out"),
@@ -69,6 +69,7 @@ def test_a_mask_of_a_real_graph_comes_back_and_fits_it(graph: BlockGraph, tmp_pa
         ({"member": "small"}, "tiny/large", "tiny/small"),
         ({"family": "scenes"}, "tiny/large", "scenes/large"),
         ({"fingerprint": "f" * 32}, "(0123456789ab)", "(ffffffffffff)"),
+        ({"grid": "a" * 32}, "levels fedcba987654", "levels aaaaaaaaaaaa"),
     ],
 )
 def test_a_mask_for_something_else_is_refused_with_both_named(
@@ -81,6 +82,13 @@ def test_a_mask_for_something_else_is_refused_with_both_named(
     assert text.isprintable()
     assert 0 < text.index(there) < text.index(here)
     assert caught.value.exit_code == 4
+
+
+def test_a_mask_that_does_not_say_its_levels_serves_any(graph: BlockGraph, tmp_path: Path) -> None:
+    mask = BlockMask(replace(KEY, grid=""), graph.names, random_mask(graph, 4))
+    assert mask.check(KEY, graph) is mask
+    with pytest.raises(Incompatible):
+        mask.check(replace(KEY, steps=5), graph)
 
 
 def test_a_mask_of_other_blocks_is_refused_with_both_numbers(graph: BlockGraph) -> None:
@@ -145,10 +153,19 @@ def test_what_was_written_on_purpose_is_read(path: Path) -> None:
     assert found.key.member == "small"
 
 
+def test_a_file_of_version_1_is_read_and_says_no_levels(path: Path) -> None:
+    def older(content: dict[str, Any]) -> None:
+        content["version"] = 1
+        del content["grid"]
+
+    found = load_mask(rewritten(path, older))
+    assert found == replace(SMALL, key=replace(SMALL.key, grid=""))
+
+
 def test_another_version_is_refused_with_both_named(path: Path) -> None:
     text = refusal(rewritten(path, lambda content: content.update(version=7)))
     assert "version 7" in text
-    assert "reads 1" in text
+    assert "reads 2" in text
 
 
 @pytest.mark.parametrize(
@@ -174,6 +191,9 @@ def test_another_version_is_refused_with_both_named(path: Path) -> None:
         {"member": "a\nb"},
         {"family": "\x1b[2J"},
         {"fingerprint": "x\ny"},
+        {"grid": "levels"},
+        {"grid": ""},
+        {"version": 1},
     ],
     ids=str,
 )

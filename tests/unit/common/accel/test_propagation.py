@@ -1,4 +1,4 @@
-"""Key steps for any number of steps, and the columns that they make."""
+"""Key steps for any number of steps, and the directives that they make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from baton.common.accel.propagation import (
 from baton.common.diffusion.blocks import BlockGraph
 from baton.common.diffusion.graphs import graph_of
 from baton.common.errors import InvalidRequest
-from baton.common.plan import MAX_AHEAD, MAX_STEPS
+from baton.common.limits import MAX_AHEAD, MAX_STEPS
 from tests.support.graphs import conditional_unet
 
 DENSE = Propagation(keys=(0, 1, 2, 40, 49), steps=50)
@@ -91,26 +91,26 @@ def test_uniform_keys_come_every_so_many_steps() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 50, 199])
 def test_columns_run_the_encoder_at_keys_alone(graph: BlockGraph, steps: int) -> None:
     keys = Propagation().keys_for(steps)
-    columns = Propagation().directives(graph, steps)
-    assert len(columns) == steps
-    for step, column in enumerate(columns):
-        assert column.guided
-        assert column.blocks is not None
-        decoder, encoder = column.blocks & ~graph.encoder, column.blocks & graph.encoder
+    directives = Propagation().directives(graph, steps)
+    assert len(directives) == steps
+    for step, directive in enumerate(directives):
+        assert directive.branches == "both"
+        assert directive.blocks is not None
+        decoder, encoder = directive.blocks & ~graph.encoder, directive.blocks & graph.encoder
         assert decoder == graph.all & ~graph.encoder
         assert encoder == (graph.encoder & ~graph.constant if step in keys else 0)
-        assert column.prior_noise == (PRIOR_NOISE if step >= steps // 2 else 0.0)
-    run = graph.schedule([column.blocks or 0 for column in columns]).run
+        assert directive.prior_noise == (PRIOR_NOISE if step >= steps // 2 else 0.0)
+    run = graph.schedule([directive.blocks or 0 for directive in directives]).run
     assert run[0] == graph.all
 
 
 def test_decoding_ahead_takes_the_steps_up_to_the_next_key(graph: BlockGraph) -> None:
-    columns = Propagation().directives(graph, 50)
-    ahead = {step: column.ahead for step, column in enumerate(columns) if column.ahead}
+    directives = Propagation().directives(graph, 50)
+    ahead = {step: directive.ahead for step, directive in enumerate(directives) if directive.ahead}
     assert ahead == {3: 1, 5: 4, 10: 4, 15: 9, 25: 9, 35: 14}
     serial = Propagation(parallel=False).directives(graph, 50)
-    assert {column.ahead for column in serial} == {0}
-    assert [column.blocks for column in serial] == [column.blocks for column in columns]
+    assert {directive.ahead for directive in serial} == {0}
+    assert [one.blocks for one in serial] == [one.blocks for one in directives]
 
 
 def test_no_group_is_longer_than_a_plan_allows(graph: BlockGraph) -> None:
@@ -120,7 +120,7 @@ def test_no_group_is_longer_than_a_plan_allows(graph: BlockGraph) -> None:
 
 def test_the_control_reuses_the_decoder(graph: BlockGraph) -> None:
     decoder = graph.all & ~graph.encoder
-    columns = propagated(graph, 4, (0, 2), parallel=False, reused=decoder)
-    between = columns[1].blocks
+    directives = propagated(graph, 4, (0, 2), parallel=False, reused=decoder)
+    between = directives[1].blocks
     assert between == graph.encoder & ~graph.constant
-    assert graph.schedule([column.blocks or 0 for column in columns]).run[1] == 0
+    assert graph.schedule([directive.blocks or 0 for directive in directives]).run[1] == 0

@@ -19,7 +19,7 @@ QUICK = Settings(iterations=3, learning_rate=1.0, refresh_every=0)
 
 
 def runs(family: Family, steps: int = 5, guidance: float = 3.0) -> list[Run]:
-    of = plan("device:large", steps, guidance=guidance)
+    of = plan("device/large", steps, guidance=guidance)
     return [begin(family, task(of, prompt=PROMPTS[seed], seed=seed)) for seed in range(2)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from baton.common.families.loader import Family
-from baton.common.plan import SamplerName
+from baton.common.limits import SamplerName
 from tests.support.graphs import masked_copy
 
 

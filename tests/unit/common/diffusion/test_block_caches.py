@@ -13,24 +13,22 @@ from torch import Tensor
 
 from baton.common.diffusion.blocks import ModelInputs
 from baton.common.diffusion.calls import Denoiser, block_schedule_of
-from baton.common.diffusion.executor import Run, StepRecord, denoise_step, step_alone
+from baton.common.diffusion.executor import Run, denoise_step, step_alone
 from baton.common.diffusion.profile import profile
 from baton.common.families.loader import Family
 from baton.common.families.local import begin
-from baton.common.plan import Task
+from baton.common.record import ExecutedStep
+from baton.common.request import Task
+from baton.common.size import Size
 from tests.support.families import SIZE
-from tests.support.graphs import (
-    accelerated,
-    random_mask,
-    with_mask,
-)
+from tests.support.graphs import random_mask, with_mask
 from tests.support.masked_runs import (
     finished,
     graph_of,
     propagating,
     relative,
 )
-from tests.support.tasks import PROMPTS, plan, run_alone, task
+from tests.support.tasks import PROMPTS, accelerated, plan, run_alone, task
 
 STEPS = 12
 MEMBERS = ["large", "small"]
@@ -41,15 +39,15 @@ def mixed(family: Family) -> list[Task]:
     graph = graph_of(family, "large")
     flags = [step % 3 > 0 for step in range(10)]
     large = [
-        plan("edge:large", 10, "ddim", 3.0),
-        accelerated(plan("edge:large", 10, "ddim", 3.0), "propagate"),
-        accelerated(plan("edge:large", 10, "ddim", 7.5), "masks"),
-        accelerated(plan("edge:large", 8, "dpmpp_2m", 2.0), "full"),
-        plan("edge:large", 7, "euler", 1.0),
-        accelerated(plan("edge:large", 9, "euler", 1.0), "masks"),
-        accelerated(plan("edge:large", 14, "dpmpp_2m", 4.0), "propagate"),
-        with_mask(plan("edge:large", 10, "ddim", 5.0, flags), random_mask(graph, 10, 3)),
-        with_mask(plan("edge:large", 6, "euler", 5.0), random_mask(graph, 6, 4)),
+        plan("edge/large", 10, "ddim", 3.0),
+        accelerated(plan("edge/large", 10, "ddim", 3.0), "propagate"),
+        accelerated(plan("edge/large", 10, "ddim", 7.5), "masks"),
+        accelerated(plan("edge/large", 8, "dpmpp_2m", 2.0), "full"),
+        plan("edge/large", 7, "euler", 1.0),
+        accelerated(plan("edge/large", 9, "euler", 1.0), "masks"),
+        accelerated(plan("edge/large", 14, "dpmpp_2m", 4.0), "propagate"),
+        with_mask(plan("edge/large", 10, "ddim", 5.0, flags), random_mask(graph, 10, 3)),
+        with_mask(plan("edge/large", 6, "euler", 5.0), random_mask(graph, 6, 4)),
     ]
     return [task(of, PROMPTS[i % 5], seed=i) for i, of in enumerate(large)]
 
@@ -58,7 +56,7 @@ def kept(run: Run) -> list[Tensor]:
     return [] if run.cache is None else list(run.cache.outputs.values())
 
 
-def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[StepRecord]]]:
+def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[ExecutedStep]]]:
     """Advance all to their ends, each leaving the batch when it is done."""
     while left := [run for run in runs if run.step < run.plan.steps]:
         yield denoise_step(left, denoiser)
@@ -120,7 +118,7 @@ def test_a_run_that_leaves_frees_what_it_kept_while_its_neighbours_go_on(
 def test_a_cache_is_as_large_as_the_profile_says(
     family: Family, member: str, guided: bool, how: str
 ) -> None:
-    graph, base = graph_of(family, member), plan(f"edge:{member}", STEPS, guided=[guided] * STEPS)
+    graph, base = graph_of(family, member), plan(f"edge/{member}", STEPS, guided=[guided] * STEPS)
     if how == "mask":
         of = with_mask(base, random_mask(graph, STEPS))
     else:
@@ -135,12 +133,13 @@ def test_a_cache_is_as_large_as_the_profile_says(
     counted = profile(graph, ModelInputs(run.x[None], torch.zeros(1), context))
     flow = block_schedule_of(graph, of.segments[0])
     assert max(sizes) == branches * counted.cache_bytes(flow) > 0
-    assert max(sizes) <= family.cache_bytes(of, SIZE) == 2 * counted.cache_bytes(flow)
+    most = family.cache_bytes(of.closed(), Size.of(SIZE))
+    assert max(sizes) <= most == 2 * counted.cache_bytes(flow)
     assert sizes[-1] == 0
 
 
 def test_a_plan_without_masks_keeps_nothing(family: Family) -> None:
-    run = begin(family, task(plan("edge:large", 4)))
+    run = begin(family, task(plan("edge/large", 4)))
     for _ in range(4):
         (ran,) = step_alone(run, family.denoiser("large"))
         assert (run.cache, ran.blocks, ran.neighbours) == (None, None, ())
@@ -151,7 +150,7 @@ def test_a_cache_is_of_use_to_the_next_step_on_the_same_branches_only(family: Fa
     graph = graph_of(family, "small")
     decoder = graph.all & ~graph.encoder
     guided = [True, True, False, False, True, True]
-    of = with_mask(plan("edge:small", 6, guided=guided), [graph.all] + [decoder] * 5)
+    of = with_mask(plan("edge/small", 6, guided=guided), [graph.all] + [decoder] * 5)
     run = begin(family, task(of))
     blocks = [step_alone(run, family.denoiser("small"))[0].blocks for _ in range(6)]
     assert blocks == [graph.all, decoder, graph.all, decoder, graph.all, decoder]
@@ -159,7 +158,7 @@ def test_a_cache_is_of_use_to_the_next_step_on_the_same_branches_only(family: Fa
 
 def test_a_cache_of_another_step_or_member_is_not_used(family: Family) -> None:
     graph = graph_of(family, "small")
-    of = with_mask(plan("edge:small", 6), [graph.all] + [graph.all & ~graph.encoder] * 5)
+    of = with_mask(plan("edge/small", 6), [graph.all] + [graph.all & ~graph.encoder] * 5)
     for change in ({"step": 1}, {"member": "large"}, {"branches": 1}):
         run = run_alone(family, task(of), 3)
         assert run.cache is not None

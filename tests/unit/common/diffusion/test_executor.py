@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.course import Course
 from baton.common.diffusion.executor import (
     Conditioning,
     Run,
@@ -32,7 +33,9 @@ from baton.common.latents import (
     decode_state,
     encode_state,
 )
-from baton.common.plan import SAMPLERS, Plan, SamplerName, Task
+from baton.common.limits import SAMPLERS, SamplerName
+from baton.common.plan import Plan
+from baton.common.request import Task
 from tests.support.engines import Counter, WatchedFamily
 from tests.support.tasks import PROMPTS, plan, run_alone, task
 
@@ -58,23 +61,23 @@ def relative(one: Tensor, two: Tensor) -> float:
 def test_a_run_cut_at_any_step_and_shipped_is_the_unbroken_run_bit_for_bit(
     family: Family, sampler: SamplerName, guided: bool
 ) -> None:
-    of = task(plan("device:large", STEPS, sampler, guided=[guided] * STEPS))
+    of = task(plan("device/large", STEPS, sampler, guided=[guided] * STEPS))
     unbroken = begin(family, of)
     cuts = []
     while unbroken.step < STEPS:
         cuts.append(shipped(unbroken))
-        run_here(family, unbroken, unbroken.step + 1, HERE)
+        run_here(family, unbroken, unbroken.step + 1)
     for cut in cuts:
         assert torch.equal(finished(family, of, cut), unbroken.x), f"cut at {cut.step}"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_run_may_be_shipped_before_every_step(family: Family, sampler: SamplerName) -> None:
-    of = task(plan("device:small", STEPS, sampler))
+    of = task(plan("device/small", STEPS, sampler))
     run = begin(family, of)
     while run.step < STEPS:
         run = begin(family, of, shipped(run))
-        run_here(family, run, run.step + 1, HERE)
+        run_here(family, run, run.step + 1)
     assert torch.equal(run.x, finished(family, of))
 
 
@@ -82,7 +85,7 @@ def test_a_run_may_be_shipped_before_every_step(family: Family, sampler: Sampler
 def test_restarting_without_history_differs_for_the_multistep_sampler_only(
     family: Family, sampler: SamplerName
 ) -> None:
-    of = task(plan("device:small", STEPS, sampler))
+    of = task(plan("device/small", STEPS, sampler))
     unbroken = finished(family, of)
     for cut in range(STEPS):
         state = run_alone(family, of, cut).state()
@@ -95,7 +98,7 @@ def test_restarting_without_history_differs_for_the_multistep_sampler_only(
 
 @pytest.mark.parametrize("codec", [Codec.FP16, Codec.INT8])
 def test_a_lossy_handoff_ends_near_the_unbroken_run(family: Family, codec: Codec) -> None:
-    of = task(plan("device:small", STEPS, "dpmpp_2m"))
+    of = task(plan("device/small", STEPS, "dpmpp_2m"))
     handed = shipped(run_alone(family, of, STEPS // 2), codec)
     limit = {Codec.FP16: 1e-3, Codec.INT8: 3e-2}[codec]
     assert relative(finished(family, of, handed), finished(family, of)) < limit
@@ -103,20 +106,20 @@ def test_a_lossy_handoff_ends_near_the_unbroken_run(family: Family, codec: Codec
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_relay_runs_each_member_on_its_own_steps(family: Family, sampler: SamplerName) -> None:
-    of = task(plan("relay:large>small@0.5", 6, sampler))
-    executed = run_here(family, begin(family, of), 6, HERE)
+    of = task(plan("edge/large@0.5>device/small", 6, sampler))
+    executed = run_here(family, begin(family, of, place=HERE), 6)
     assert [step.member for step in executed] == ["large"] * 3 + ["small"] * 3
     assert [step.step for step in executed] == list(range(6))
     assert {(step.location, step.node_id, step.rows) for step in executed} == {(*HERE, 2)}
 
 
 MIXED: list[tuple[Plan, str, str, int]] = [
-    (plan("edge:large", 12, "ddim", 3.0), PROMPTS[0], "", 0),
-    (plan("edge:large", 9, "euler", 7.5), PROMPTS[1], "a red cat", 1),
-    (plan("edge:large", 15, "dpmpp_2m", 1.5), PROMPTS[2], "", 2),
-    (plan("edge:large", 12, "ddim", 1.0), PROMPTS[3], "", 3),
-    (plan("edge:large", 10, "dpmpp_2m", 5.0, [i % 3 > 0 for i in range(10)]), PROMPTS[4], "", 4),
-    (plan("edge:large", 11, "euler", 2.0, [False] * 11), PROMPTS[0], "blue", 5),
+    (plan("edge/large", 12, "ddim", 3.0), PROMPTS[0], "", 0),
+    (plan("edge/large", 9, "euler", 7.5), PROMPTS[1], "a red cat", 1),
+    (plan("edge/large", 15, "dpmpp_2m", 1.5), PROMPTS[2], "", 2),
+    (plan("edge/large", 12, "ddim", 1.0), PROMPTS[3], "", 3),
+    (plan("edge/large", 10, "dpmpp_2m", 5.0, [i % 3 > 0 for i in range(10)]), PROMPTS[4], "", 4),
+    (plan("edge/large", 11, "euler", 2.0, [False] * 11), PROMPTS[0], "blue", 5),
 ]
 
 
@@ -146,10 +149,10 @@ def test_rows_of_different_requests_share_a_batch_without_changing_one_another(
 
 def test_at_one_row_count_results_do_not_depend_on_neighbours_or_position(family: Family) -> None:
     denoiser = family.denoiser("large")
-    watched = task(plan("edge:large", 6, "ddim"), seed=1)
+    watched = task(plan("edge/large", 6, "ddim"), seed=1)
     samplers: list[SamplerName] = ["euler", "dpmpp_2m", "ddim", "euler"]
     others = [
-        begin(family, task(plan("edge:large", 6, sampler), PROMPTS[i + 1], seed=i + 2))
+        begin(family, task(plan("edge/large", 6, sampler), PROMPTS[i + 1], seed=i + 2))
         for i, sampler in enumerate(samplers)
     ]
     first = [begin(family, watched), *others[:2]]
@@ -162,15 +165,16 @@ def test_an_unguided_row_takes_half_the_place(family: Family) -> None:
     counter = Counter()
     watched = WatchedFamily(family, counter)
     guided = [True, False, True, False]
-    run = begin(family, task(plan("edge:large", 4, guided=guided)))
-    executed = run_here(watched, run, 4, HERE)
+    run = begin(family, task(plan("edge/large", 4, guided=guided)))
+    executed = run_here(watched, run, 4)
     assert counter.rows == [2, 1, 2, 1]
-    assert [(step.guided, step.rows) for step in executed] == [(g, 2 if g else 1) for g in guided]
+    told = [(step.branches, step.rows) for step in executed]
+    assert told == [("both", 2) if flag else ("positive", 1) for flag in guided]
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
 def test_a_scale_of_one_or_less_needs_no_second_branch(family: Family, scale: float) -> None:
-    run = begin(family, task(plan("edge:large", 2, guidance=scale)))
+    run = begin(family, task(plan("edge/large", 2, guidance=scale)))
     assert run.rows == 1
     assert step_alone(run, family.denoiser("large"))[0].rows == 1
 
@@ -183,7 +187,7 @@ def spoiled(run: Run) -> Run:
 
 def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
     denoiser = family.denoiser("large")
-    tasks = [task(plan("edge:large", 6, sampler), seed=i) for i, sampler in enumerate(SAMPLERS)]
+    tasks = [task(plan("edge/large", 6, sampler), seed=i) for i, sampler in enumerate(SAMPLERS)]
     clean = [begin(family, of) for of in tasks]
     runs = [begin(family, of) for of in tasks]
     before = spoiled(runs[1]).x.clone()
@@ -205,11 +209,11 @@ def test_alone_a_latent_that_stops_being_finite_raises(family: Family) -> None:
 
 def test_a_row_whose_sampler_cannot_step_fails_alone(family: Family) -> None:
     denoiser = family.denoiser("large")
-    tasks = [task(plan("edge:large", 6, "dpmpp_2m"), seed=i) for i in range(3)]
+    tasks = [task(plan("edge/large", 6, "dpmpp_2m"), seed=i) for i in range(3)]
     clean = [begin(family, of) for of in tasks]
     runs = [begin(family, of) for of in tasks]
     runs[1].history = SamplerHistory(
-        runs[1].schedule.levels[0], runs[1].x
+        runs[1].course.levels[0], runs[1].x
     )  # no time has passed since
     denoise_step(clean, denoiser)
     denoise_step(runs, denoiser)
@@ -221,18 +225,18 @@ def test_a_row_whose_sampler_cannot_step_fails_alone(family: Family) -> None:
 
 @pytest.fixture
 def paused(family: Family) -> LatentState:
-    return run_alone(family, task(plan("device:small", STEPS, "dpmpp_2m")), 5).state()
+    return run_alone(family, task(plan("device/small", STEPS, "dpmpp_2m")), 5).state()
 
 
 def resumed(family: Family, state: LatentState, of: Plan | None = None) -> Run:
-    return begin(family, task(of or plan("device:small", STEPS, "dpmpp_2m")), state)
+    return begin(family, task(of or plan("device/small", STEPS, "dpmpp_2m")), state)
 
 
 def test_a_state_of_another_sampler_or_step_count_is_incompatible(
     family: Family, paused: LatentState
 ) -> None:
     assert resumed(family, paused).step == 5
-    for other in (plan("device:small", STEPS, "ddim"), plan("device:small", STEPS + 1, "dpmpp_2m")):
+    for other in (plan("device/small", STEPS, "ddim"), plan("device/small", STEPS + 1, "dpmpp_2m")):
         with pytest.raises(Incompatible, match=r"dpmpp_2m in 12 .* asks for"):
             resumed(family, paused, other)
 
@@ -258,12 +262,12 @@ def test_a_latent_in_another_parametrisation_is_rescaled_or_refused(
 ) -> None:
     level = NoiseLevel(paused.level.a * 2, paused.level.b * 2)
     doubled = replace(paused, x=paused.x * 2, level=level)
-    expected = finished(family, task(plan("device:small", STEPS, "dpmpp_2m")))
+    expected = finished(family, task(plan("device/small", STEPS, "dpmpp_2m")))
     try:
         run = resumed(family, doubled)
     except Incompatible:
         return
-    run_here(family, run, STEPS, HERE)
+    run_here(family, run, STEPS)
     torch.testing.assert_close(run.x, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -281,18 +285,18 @@ def test_history_that_cannot_have_come_before_is_incompatible(
 
 
 def test_a_schedule_of_another_plan_is_refused(family: Family) -> None:
-    of = plan("device:small", 4, "ddim")
+    of = plan("device/small", 4, "ddim")
     conditioning = family.encode_text("a cat")
     for schedule in (family.schedule("ddim", 5), family.schedule("euler", 4)):
-        with pytest.raises(InvalidRequest, match="schedule"):
-            start_run(of, schedule, conditioning, 0, (4, 4, 4))
+        with pytest.raises(InvalidRequest, match="levels"):
+            start_run(of.closed(), Course((schedule,)), conditioning, 0, (4, 4, 4))
 
 
 def test_a_state_is_a_copy(family: Family) -> None:
-    run = run_alone(family, task(plan("device:small", 4, "dpmpp_2m")), 2)
+    run = run_alone(family, task(plan("device/small", 4, "dpmpp_2m")), 2)
     state = run.state()
     kept = state.x.copy(), state.history[0].x0.copy()
-    again = resume_run(run.plan, run.schedule, run.conditioning, state, seed=0)
+    again = resume_run(run.plan, run.course, run.conditioning, state, seed=0)
     with torch.inference_mode():
         run.x.zero_()
         step_alone(again, family.denoiser("small"))
@@ -316,9 +320,9 @@ def test_warming_up_calls_every_member(family: Family) -> None:
 def test_a_run_whose_last_step_keeps_its_level_can_be_resumed_at_its_end(family: Family) -> None:
     schedule = family.schedule("dpmpp_2m", STEPS)
     schedule = replace(schedule, levels=(*schedule.levels[:-1], schedule.levels[-2]))
-    of = plan("device:small", STEPS, "dpmpp_2m")
-    run = start_run(of, schedule, family.encode_text("a red cat"), 0, family.latent_shape(16))
+    of, course = plan("device/small", STEPS, "dpmpp_2m").closed(), Course((schedule,))
+    run = start_run(of, course, family.encode_text("a red cat"), 0, family.latent_shape(16))
     for _ in range(STEPS):
         step_alone(run, family.denoiser("small"))
-    again = resume_run(of, schedule, run.conditioning, run.state(), 0)
+    again = resume_run(of, course, run.conditioning, run.state(), 0)
     assert torch.equal(again.x, run.x)

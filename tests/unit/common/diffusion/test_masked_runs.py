@@ -14,14 +14,9 @@ from baton.common.diffusion.executor import denoise_step, step_alone
 from baton.common.errors import ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family, Member
 from baton.common.families.local import begin, run_here
-from baton.common.plan import SAMPLERS, Plan, SamplerName, StepDirective
-from tests.support.graphs import (
-    Unrectified,
-    accelerated,
-    random_mask,
-    with_columns,
-    with_mask,
-)
+from baton.common.limits import SAMPLERS, SamplerName
+from baton.common.plan import Plan, StepDirective
+from tests.support.graphs import Unrectified, random_mask, with_directives, with_mask
 from tests.support.masked_runs import (
     KEYS,
     calls_of,
@@ -31,12 +26,11 @@ from tests.support.masked_runs import (
     relative,
     shipped,
 )
-from tests.support.tasks import plan, run_alone, task
+from tests.support.tasks import accelerated, plan, run_alone, task
 
 STEPS = 12
 NOISE = 0.05
 MEMBERS = ["large", "small"]
-HERE = ("device", "here")
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -44,7 +38,7 @@ HERE = ("device", "here")
 def test_a_mask_of_ones_is_the_plain_run_bit_for_bit(
     family: Family, member: str, sampler: SamplerName
 ) -> None:
-    base = plan(f"edge:{member}", STEPS, sampler)
+    base = plan(f"edge/{member}", STEPS, sampler)
     ones = with_mask(base, [graph_of(family, member).all] * STEPS)
     assert torch.equal(finished(family, ones), finished(family, base))
 
@@ -54,15 +48,16 @@ def test_a_mask_of_ones_is_the_plain_run_bit_for_bit(
 def test_propagation_with_every_step_a_key_is_the_plain_run_bit_for_bit(
     family: Family, member: str, parallel: bool
 ) -> None:
-    base = plan(f"edge:{member}", STEPS)
+    base = plan(f"edge/{member}", STEPS)
     every = propagating(family, base, range(STEPS), parallel=parallel)
     assert torch.equal(finished(family, every), finished(family, base))
 
 
 def test_the_denoiser_itself_is_the_split_one_bit_for_bit(family: Family) -> None:
     """Both ways into one member: its own call, and all its blocks."""
-    run = begin(family, task(plan("edge:large", 3)))
-    again = begin(family, task(with_mask(run.plan, [graph_of(family, "large").all] * 3)))
+    of = plan("edge/large", 3)
+    run = begin(family, task(of))
+    again = begin(family, task(with_mask(of, [graph_of(family, "large").all] * 3)))
     for _ in range(3):
         assert step_alone(run, family.denoiser("large"))[0].blocks is None
         assert step_alone(again, family.denoiser("large"))[0].blocks is not None
@@ -75,7 +70,7 @@ def test_the_denoiser_itself_is_the_split_one_bit_for_bit(family: Family) -> Non
 def test_decoding_ahead_is_decoding_one_by_one(
     family: Family, sampler: SamplerName, prior_noise: float, guided: bool
 ) -> None:
-    base = plan("edge:large", STEPS, sampler, guided=[guided] * STEPS)
+    base = plan("edge/large", STEPS, sampler, guided=[guided] * STEPS)
     serial, parallel = (
         begin(family, task(propagating(family, base, parallel=ahead, prior_noise=prior_noise)))
         for ahead in (False, True)
@@ -108,7 +103,7 @@ def test_decoding_ahead_is_decoding_one_by_one(
 def test_groups_end_where_they_have_to_and_go_on_from_there(
     family: Family, sampler: SamplerName, pause_every: int, most_rows: int, groups: list[int]
 ) -> None:
-    base = plan("edge:small", STEPS, sampler)
+    base = plan("edge/small", STEPS, sampler)
     serial = propagating(family, base, parallel=False, prior_noise=NOISE)
     run = begin(family, task(propagating(family, base, prior_noise=NOISE)))
     run.pause_every, run.most_rows = pause_every, most_rows
@@ -127,7 +122,7 @@ def test_only_a_key_runs_the_encoder_and_only_the_first_what_never_changes(
     family: Family,
 ) -> None:
     graph = graph_of(family, "large")
-    run = begin(family, task(propagating(family, plan("edge:large", STEPS))))
+    run = begin(family, task(propagating(family, plan("edge/large", STEPS))))
     first, *others = calls_of(family, run)
     assert [ran.blocks for ran in first] == [graph.all]
     for taken in others:
@@ -138,14 +133,14 @@ def test_only_a_key_runs_the_encoder_and_only_the_first_what_never_changes(
 def test_prior_noise_is_added_to_the_latent_of_each_step(family: Family) -> None:
     """In VP form; the same directive on a step that is not masked does the same."""
     for sampler in SAMPLERS:
-        base = plan("edge:small", 4, sampler)
+        base = plan("edge/small", 4, sampler)
         noisy = [StepDirective(prior_noise=NOISE if step == 2 else 0.0) for step in range(4)]
-        run, plain = begin(family, task(with_columns(base, noisy))), begin(family, task(base))
+        run, plain = begin(family, task(with_directives(base, noisy))), begin(family, task(base))
         for _ in range(2):
             step_alone(run, family.denoiser("small"))
             step_alone(plain, family.denoiser("small"))
         assert torch.equal(run.x, plain.x)
-        level = plain.schedule.levels[2]
+        level = plain.course.levels[2]
         vp_to_native = (level.a**2 + level.b**2) ** 0.5
         plain.x = plain.x + NOISE * vp_to_native * plain.prior
         assert step_alone(run, family.denoiser("small"))[0].prior_noise == NOISE
@@ -161,7 +156,7 @@ def test_a_rectified_mask_gives_the_same_bit_for_bit(
 ) -> None:
     graph = graph_of(family, member)
     mask = random_mask(graph, STEPS, seed=len(member), chance=chance)
-    of = task(with_mask(plan(f"edge:{member}", STEPS, sampler), mask))
+    of = task(with_mask(plan(f"edge/{member}", STEPS, sampler), mask))
     rectified, to_the_letter = begin(family, of), begin(family, of)
     letter = _with_graph(family.member(member), Unrectified(graph))
     asked = removed = 0
@@ -177,7 +172,7 @@ def test_a_rectified_mask_gives_the_same_bit_for_bit(
     flow = graph.schedule(mask)
     assert removed == asked - sum(bits.bit_count() for bits in flow.run)
     assert removed > STEPS
-    assert relative(rectified.x, finished(family, plan(f"edge:{member}", STEPS, sampler))) > 1e-3
+    assert relative(rectified.x, finished(family, plan(f"edge/{member}", STEPS, sampler))) > 1e-3
 
 
 def test_removed_entries_are_those_that_nobody_reads(family: Family) -> None:
@@ -212,7 +207,7 @@ def cut_plan(family: Family, of: Plan, cut: int) -> Plan:
             columns[key] = replace(column, ahead=cut - 1 - key)
             columns[cut] = replace(columns[cut], ahead=left)
     columns[cut] = replace(columns[cut], blocks=graph.all)
-    return with_columns(of, columns)
+    return with_directives(of, columns)
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -221,7 +216,7 @@ def test_whoever_goes_on_at_any_step_runs_it_in_full_and_the_rest_as_planned(
     family: Family, sampler: SamplerName, parallel: bool
 ) -> None:
     """Prior noise included: the receiver's is the seed's too. Cuts fall into groups as well."""
-    base = plan("edge:small", STEPS, sampler)
+    base = plan("edge/small", STEPS, sampler)
     of = propagating(family, base, parallel=parallel, prior_noise=NOISE)
     graph = graph_of(family, "small")
     for cut in range(1, STEPS):
@@ -244,16 +239,16 @@ def test_whoever_goes_on_at_any_step_runs_it_in_full_and_the_rest_as_planned(
 def test_a_relay_starts_in_full_on_both_sides_and_loses_nothing(
     accelerable: Family, accel: str, fraction: float
 ) -> None:
-    of = accelerated(plan(f"relay:large>small@{fraction}", 10, "ddim"), accel)  # type: ignore[arg-type]
+    of = accelerated(plan(f"edge/large@{fraction}>device/small", 10, "ddim"), accel)  # type: ignore[arg-type]
     cut, family = round(10 * fraction), accelerable
     unbroken = begin(family, task(of))
-    executed = run_here(family, unbroken, 10, HERE)
+    executed = run_here(family, unbroken, 10)
     for step in (0, cut):
         assert executed[step].blocks == graph_of(family, executed[step].member).all
     assert [step.member for step in executed] == ["large"] * cut + ["small"] * (10 - cut)
     edge = run_alone(family, task(of), cut)
     device = begin(family, task(of), shipped(edge))
-    assert run_here(family, device, 10, HERE) == executed[cut:]
+    assert run_here(family, device, 10) == executed[cut:]
     assert torch.equal(device.x, unbroken.x)
     assert not torch.equal(device.x, finished(family, accelerated(of, "none")))
 
@@ -261,7 +256,7 @@ def test_a_relay_starts_in_full_on_both_sides_and_loses_nothing(
 def test_a_row_that_stops_being_finite_in_a_group_keeps_its_last_good_step(
     family: Family,
 ) -> None:
-    of = task(propagating(family, plan("edge:large", STEPS)))
+    of = task(propagating(family, plan("edge/large", STEPS)))
     run, beside = begin(family, of), begin(family, of)
     for _ in range(1):
         denoise_step([run, beside], family.denoiser("large"))
@@ -278,10 +273,10 @@ def test_a_row_that_stops_being_finite_in_a_group_keeps_its_last_good_step(
 
 def test_blocks_that_a_member_lacks_are_refused_wherever_they_are_asked(family: Family) -> None:
     graph = graph_of(family, "small")
-    of = with_mask(plan("edge:small", 3), [graph.all, graph.all + 1, graph.all])
+    of = with_mask(plan("edge/small", 3), [graph.all, graph.all + 1, graph.all])
     with pytest.raises(InvalidRequest, match="small"):
         begin(family, task(of))
-    run = begin(family, task(plan("edge:small", 3)))
+    run = begin(family, task(plan("edge/small", 3)))
     run.plan = of
     with pytest.raises(InvalidRequest, match=str(len(graph))):
         step_alone(run, family.denoiser("small"))
@@ -292,7 +287,7 @@ def test_a_member_whose_blocks_are_not_known_cannot_run_masked(family: Family) -
         return family.member("small")(x, timesteps, context)
 
     graph = graph_of(family, "small")
-    run = begin(family, task(with_mask(plan("edge:small", 2), [graph.all] * 2)))
+    run = begin(family, task(with_mask(plan("edge/small", 2), [graph.all] * 2)))
     with pytest.raises(InvalidRequest, match="cannot be addressed"):
         step_alone(run, whole)
     assert run.step == 0

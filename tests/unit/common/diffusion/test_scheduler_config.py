@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
-from baton.common.diffusion.scheduler_config import check_scheduler
+from baton.common.diffusion.scheduler_config import check_scheduler, own_sampler
 from baton.common.diffusion.schedules import make_schedule
 from baton.common.errors import Incompatible
 from baton.common.families.loader import Family
-from baton.common.plan import SAMPLERS, SamplerName
+from baton.common.limits import SAMPLERS, SamplerName
 from tests.support.reference import SCHEDULERS
 from tests.support.schedulers import SD15, SD15_LIKE, stepped_by_diffusers, stepped_by_us
 
@@ -98,7 +99,7 @@ def test_usual_configurations_are_understood(config: dict[str, Any]) -> None:
 def test_what_diffusers_itself_writes_is_understood(scheduler: Any) -> None:
     for prediction in ("epsilon", "v_prediction", "sample"):
         made = scheduler(prediction_type=prediction)
-        check_scheduler(made.config)
+        check_scheduler(json.loads(made.to_json_string()))
 
 
 def test_a_later_option_that_is_off_and_notes_of_the_library_are_ignored() -> None:
@@ -135,10 +136,41 @@ def test_what_is_honoured_is_honoured_as_diffusers_does(
 
 def test_ddim_clips_where_the_configuration_does_not_say(family: Family) -> None:
     config = {name: value for name, value in SD15.items() if name != "clip_sample"}
+    config |= {"_class_name": "DDIMScheduler"}
     clipped = stepped_by_us("ddim", 20, config)
     torch.testing.assert_close(clipped, stepped_by_diffusers("ddim", 20, config))
     assert not torch.allclose(clipped, stepped_by_us("ddim", 20, SD15))
     assert make_schedule("ddim", 20, family.scheduler_config).clip is None
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "PNDMScheduler"])
+def test_a_family_whose_own_scheduler_never_clips_is_not_clipped(name: str) -> None:
+    """PixArt's configuration says nothing of it, and diffusers' DDIM would by itself."""
+    silent = {key: value for key, value in SD15.items() if key != "clip_sample"}
+    config = silent | {"_class_name": name}
+    assert make_schedule("ddim", 20, config).clip is None
+    assert make_schedule("ddim", 20, config | {"clip_sample": True}).clip == 1.0
+
+
+def test_a_configuration_that_names_no_class_is_refused() -> None:
+    nameless = {key: value for key, value in SD15.items() if key != "_class_name"}
+    with pytest.raises(Incompatible, match="_class_name is missing"):
+        check_scheduler(nameless)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("DDIMScheduler", "ddim"),
+        ("EulerDiscreteScheduler", "euler"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("PNDMScheduler", None),
+        ("UniPCMultistepScheduler", None),
+        ("LMSDiscreteScheduler", None),
+    ],
+)
+def test_a_family_has_the_sampler_of_its_scheduler(name: str, sampler: str | None) -> None:
+    assert own_sampler(check_scheduler(SD15 | {"_class_name": name})) == sampler
 
 
 def test_noise_without_signal_cannot_be_read_from_a_prediction_of_noise() -> None:

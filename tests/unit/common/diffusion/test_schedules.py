@@ -10,7 +10,7 @@ import pytest
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible, InvalidRequest
 from baton.common.families.loader import Family
-from baton.common.plan import MAX_STEPS, SAMPLERS, SamplerName
+from baton.common.limits import MAX_STEPS, SAMPLERS, SamplerName
 
 COUNTS = [1, 2, 3, 7, 30, 50, 99, 128, 199, MAX_STEPS]
 

@@ -13,7 +13,7 @@ from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible
 from baton.common.families.loader import Family
 from baton.common.latents.state import NoiseLevel
-from baton.common.plan import MAX_STEPS, SAMPLERS, SamplerName
+from baton.common.limits import MAX_STEPS, SAMPLERS, SamplerName
 from tests.support.reference import SCHEDULERS
 from tests.support.schedulers import (
     SD15,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from baton.common.errors import ExecutionFailed, InvalidRequest
+from baton.common.errors import ExecutionFailed, InvalidRequest, WeightsError
 from baton.common.families.scenes.grammar import parse_prompt
 from baton.common.families.scenes.icons import ICONS, stamp
 from baton.common.families.scenes.members import build_text_encoder, build_unet
@@ -22,6 +22,7 @@ from baton.common.families.scenes.training import pack as packing
 from baton.common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
 from baton.common.families.scenes.training.denoiser import Text, train_denoiser
 from baton.common.families.scenes.training.device import Machine, find_device
+from baton.common.families.scenes.training.export import export_family
 from baton.common.families.scenes.training.grounding import Grounding
 from baton.common.families.scenes.training.layout import LayoutHead, layout
 from baton.common.families.scenes.training.loop import (
@@ -354,3 +355,9 @@ def test_the_autoencoder_learns(tmp_path: Path) -> None:
     stored = ((pictures + 1) * 127.5).round().to(torch.uint8)
     vae = train_vae(tmp_path, DETAIL, CPU, stored, Allowance(steps=20), BRIEF)
     assert psnr(vae, pictures) > before + 2
+
+
+def test_a_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"large\.safetensors is not there"):
+        export_family(tmp_path, tmp_path / "family", DETAIL, 3.0)
+    assert not (tmp_path / "family").exists()

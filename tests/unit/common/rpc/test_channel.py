@@ -6,6 +6,7 @@ import grpc.aio
 import pytest
 
 from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.naming import check_address
 from baton.common.rpc.channel import (
     Keepalive,
     bind,
@@ -13,7 +14,6 @@ from baton.common.rpc.channel import (
     make_server,
     open_channel,
 )
-from baton.common.rpc.naming import check_address
 from baton.common.rpc.serving import check_exposure
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub

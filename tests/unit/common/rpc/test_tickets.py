@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from baton.common.arm import MAX_ARM_CHARS, Arm, Stretch
 from baton.common.errors import InvalidRequest, PermissionDenied
+from baton.common.limits import MAX_NAME_CHARS
 from baton.common.rpc.ticket_keys import kept_private_key, read_private_key, read_public_key
 from baton.common.rpc.tickets import (
     LEEWAY,
@@ -28,7 +30,7 @@ from tests.support.security import Credentials, a_ticket, new_signer
 
 NOW = 1_000_000
 TICKET = a_ticket(subject="anna", fingerprint="f", not_before=NOW, expires=NOW + 60)
-ASK = Ask("edge-test", "anna", "good", "tiny", "f", 4, 16)
+ASK = Ask("edge-test", "anna", "good", "tiny", "f", 4, 16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,9 @@ def test_a_ticket_comes_back_as_it_was_signed(signer: Signer, ring: KeyRing) -> 
 def test_the_longest_ticket_that_a_coordinator_issues_is_short_enough(signer: Signer) -> None:
     longest = replace(TICKET, audience=("n" * 128,) * 16, request_id="r" * 128, subject="s" * 128)
     assert len(signer.sign(longest)) < MAX_TICKET_CHARS / 2
+    stretch = Stretch("device", "m" * MAX_NAME_CHARS, 1)
+    arm = Arm((stretch,) * (MAX_ARM_CHARS // (len(str(stretch)) + 1)))
+    assert len(signer.sign(replace(longest, arm=arm))) < MAX_TICKET_CHARS
 
 
 def test_a_ticket_admits_what_it_is_for() -> None:
@@ -94,7 +99,8 @@ REFUSED: dict[str, tuple[Refusal, Ask, float]] = {
     "another family": (Refusal.WRONG_FAMILY, replace(ASK, family="scenes"), NOW),
     "another latent space": (Refusal.WRONG_FINGERPRINT, replace(ASK, fingerprint="g"), NOW),
     "more steps": (Refusal.TOO_MANY_STEPS, replace(ASK, steps=5), NOW),
-    "a larger picture": (Refusal.TOO_LARGE, replace(ASK, size=32), NOW),
+    "a larger picture": (Refusal.TOO_LARGE, replace(ASK, width=32), NOW),
+    "a higher picture": (Refusal.TOO_LARGE, replace(ASK, height=32), NOW),
 }
 
 
@@ -115,6 +121,7 @@ def test_every_refusal_has_its_own_text() -> None:
     [
         lambda values: values.update(max_steps=200),
         lambda values: values.update(subject=""),
+        lambda values: values.update(arm="edge/large"),
         lambda values: values.update(expires=NOW * 2),
         lambda values: values["audience"].append("edge-9"),
     ],
@@ -156,7 +163,12 @@ def test_what_is_no_ticket_is_malformed(ring: KeyRing, text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda values: values.update(v=2),
+        lambda values: values.update(v=3),
+        lambda values: values.update(v=1),
+        lambda values: values.update(arm=None),
+        lambda values: values.update(arm=1),
+        lambda values: values.update(arm="teleport/large"),
+        lambda values: values.update(arm="relay:large>small@0.4"),
         lambda values: values.update(more=1),
         lambda values: values.pop("count"),
         lambda values: values.update(count=True),
@@ -221,5 +233,5 @@ def test_files_that_are_no_ticket_keys_are_named(credentials: Credentials, tmp_p
 def test_a_ticket_holds_no_more_than_it_needs() -> None:
     assert set(Ticket.__slots__) == {
         "id", "audience", "subject", "request_id", "family", "fingerprint", "max_steps",
-        "max_size", "count", "not_before", "expires",
+        "arm", "max_width", "max_height", "count", "not_before", "expires",
     }  # fmt: skip

@@ -14,7 +14,8 @@ from baton.common.errors import BatonError, Draining, ExecutionFailed, Incompati
 from baton.common.errors import InvalidRequest as Invalid
 from baton.common.families.loader import Family
 from baton.common.latents import Codec, HistoryEntry, LatentState, decode_state
-from baton.common.plan import Plan, Segment, Task
+from baton.common.plan import OpenPlan, Plan
+from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine, Limits
 from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Started
 from tests.support.engines import (
@@ -29,20 +30,20 @@ from tests.support.engines import (
     submitted,
 )
 from tests.support.families import NAME
-from tests.support.tasks import PROMPTS, plan, run_alone, task, work
+from tests.support.tasks import PROMPTS, plan, plan_in, run_alone, task, work
 
 Z = [True, False]
 MIXED: list[tuple[Plan, dict[str, object]]] = [
-    (plan("relay:large>small@0.5", 12, "ddim", 3.0), {}),
-    (plan("relay:large>small@0.4", 10, "euler", 7.5), {"negative": "a red cat", "seed": 1}),
-    (plan("relay:large>small@0.6", 15, "dpmpp_2m", 1.5), {"prompt": PROMPTS[2], "seed": 2}),
-    (plan("relay:small>large@0.5", 8, "ddim", 2.0), {"prompt": PROMPTS[3], "seed": 3}),
-    (plan("relay:small>large@0.7", 10, "dpmpp_2m", 5.0, Z * 5), {"seed": 4}),
-    (plan("relay:large>small@0.5", 14, "euler", 1.0), {"prompt": PROMPTS[4], "seed": 5}),
-    (plan("relay:large>small@0.5", 6, "ddim", 3.0), {"size": 32, "seed": 6}),
-    (plan("relay:large>small@0.8", 5, "dpmpp_2m", 3.0, [False] * 5), {"size": 32, "seed": 7}),
-    (plan("relay:large>small@0.3", 3, "euler", 4.0), {"prompt": PROMPTS[1], "seed": 8}),
-    (plan("relay:small>large@0.1", 10, "ddim", 30.0), {"seed": 9}),
+    (plan("edge/large@0.5>device/small", 12, "ddim", 3.0), {}),
+    (plan("edge/large@0.4>device/small", 10, "euler", 7.5), {"negative": "a red cat", "seed": 1}),
+    (plan("edge/large@0.6>device/small", 15, "dpmpp_2m", 1.5), {"prompt": PROMPTS[2], "seed": 2}),
+    (plan("edge/small@0.5>device/large", 8, "ddim", 2.0), {"prompt": PROMPTS[3], "seed": 3}),
+    (plan("edge/small@0.7>device/large", 10, "dpmpp_2m", 5.0, Z * 5), {"seed": 4}),
+    (plan("edge/large@0.5>device/small", 14, "euler", 1.0), {"prompt": PROMPTS[4], "seed": 5}),
+    (plan("edge/large@0.5>device/small", 6, "ddim", 3.0), {"size": 32, "seed": 6}),
+    (plan("edge/large@0.8>device/small", 5, "dpmpp_2m", 3.0, [False] * 5), {"size": 32, "seed": 7}),
+    (plan("edge/large@0.3>device/small", 3, "euler", 4.0), {"prompt": PROMPTS[1], "seed": 8}),
+    (plan("edge/small@0.1>device/large", 10, "ddim", 30.0), {"seed": 9}),
 ]
 
 
@@ -58,14 +59,14 @@ def assert_as_alone(family: Family, of: Task, listener: Listener) -> None:
     """The handoff is the solo run's, and the record tells all steps that led to it."""
     outcome, stop = listener.handoff(), of.plan.stretch_end(0)
     state, alone = latent(outcome), run_alone(family, of, stop)
-    assert (state.step, state.level) == (stop, alone.schedule.levels[stop])
+    assert (state.step, state.level) == (stop, alone.course.levels[stop])
     expected = alone.x.numpy()
     assert np.linalg.norm(state.x - expected) <= 1e-5 * np.linalg.norm(expected)
     assert [step.step for step in outcome.executed] == list(range(stop))
     for step in outcome.executed:
         assert step.member == of.plan.segment_at(step.step).member
-        asked = of.plan.directive_at(step.step).guided
-        assert step.guided == (asked and of.plan.guidance_scale > 1)
+        asked = of.plan.directive_at(step.step).branches == "both"
+        assert (step.branches == "both") == (asked and of.plan.segments[0].guidance.scale > 1)
         assert (step.location, step.node_id) == ("edge", NODE)
         assert step.threads == torch.get_num_threads()
 
@@ -83,7 +84,7 @@ def test_mixed_requests_each_end_as_if_alone_whatever_the_limits(
         assert seen == [(step, of.plan.steps) for step in range(1, of.plan.stretch_end(0))]
     assert max(counter.rows) <= rows
     ran = [step for listener in listeners for step in listener.handoff().executed]
-    assert sum(counter.rows) == sum(2 if step.guided else 1 for step in ran)
+    assert sum(counter.rows) == sum(2 if (step.branches == "both") else 1 for step in ran)
     assert max(step.rows for step in ran) == max(counter.rows)
 
 
@@ -94,7 +95,7 @@ def test_requests_that_arrive_while_others_run_join_them(family: Family) -> None
         counter(member, x)
         gate(member, x)
 
-    of = task(plan("relay:large>small@0.5", 8))
+    of = task(plan("edge/large@0.5>device/small", 8))
     first, second = Listener(), Listener()
     with started_engine(WatchedFamily(family, watch)) as engine:
         engine.submit(Job(work("first", of), emit=first))
@@ -109,7 +110,10 @@ def test_requests_that_arrive_while_others_run_join_them(family: Family) -> None
 def test_a_place_is_freed_at_the_handoff(family: Family) -> None:
     order: list[str] = []
     jobs = []
-    for name, arm in (("short", "relay:large>small@0.25"), ("long", "relay:large>small@0.75")):
+    for name, arm in (
+        ("short", "edge/large@0.25>device/small"),
+        ("long", "edge/large@0.75>device/small"),
+    ):
         for number in "12":
             label = name + number
             listener = Listener(lambda event, label=label: _note(event, order, label))
@@ -128,7 +132,7 @@ def _note(event: Event, order: list[str], label: str) -> None:
 
 
 def test_a_plan_that_ends_on_the_edge_ends_in_a_picture(family: Family) -> None:
-    tasks = [task(plan("edge:large", 5, sampler), seed=i) for i, sampler in
+    tasks = [task(plan("edge/large", 5, sampler), seed=i) for i, sampler in
              enumerate(("ddim", "euler", "dpmpp_2m"))]  # fmt: skip
     listeners = run_together(family, [work(f"r{i}", of) for i, of in enumerate(tasks)])
     for of, listener in zip(tasks, listeners, strict=True):
@@ -141,18 +145,15 @@ def test_a_plan_that_ends_on_the_edge_ends_in_a_picture(family: Family) -> None:
         assert min(outcome.times.model, outcome.times.decode) > 0
 
 
-def several_stretches() -> Plan:
-    return Plan(
+def several_stretches() -> OpenPlan:
+    return plan_in(
         NAME,
         "dpmpp_2m",
-        8,
         3.0,
-        (
-            Segment.full("large", "edge", 0, 2),
-            Segment.full("small", "edge", 2, 3),
-            Segment.full("small", "device", 3, 6),
-            Segment.full("large", "edge", 6, 8),
-        ),
+        ("large", "edge", 0, 2),
+        ("small", "edge", 2, 3),
+        ("small", "device", 3, 6),
+        ("large", "edge", 6, 8),
     )
 
 
@@ -180,7 +181,7 @@ def test_a_plan_may_come_back_to_the_edge(family: Family) -> None:
 def test_a_checkpoint_comes_after_every_so_many_steps_of_this_node(
     family: Family, every: int, first: int, expected: list[int]
 ) -> None:
-    of = task(plan("relay:large>small@0.7", 10, "dpmpp_2m"))
+    of = task(plan("edge/large@0.7>device/small", 10, "dpmpp_2m"))
     state = run_alone(family, of, first).state() if first else None
     item = work("r", of, checkpoint_every=every, resume=state)
     (listener,) = run_together(family, [item])
@@ -194,7 +195,7 @@ def test_a_checkpoint_comes_after_every_so_many_steps_of_this_node(
 def test_going_on_from_any_checkpoint_gives_the_unbroken_handoff(
     family: Family, sampler: str
 ) -> None:
-    of = task(plan("relay:large>small@0.5", 12, sampler))  # type: ignore[arg-type]
+    of = task(plan("edge/large@0.5>device/small", 12, sampler))  # type: ignore[arg-type]
     (listener,) = run_together(family, [work("r", of, checkpoint_every=1)])
     for checkpoint in listener.checkpoints:
         envelope = decode_state(checkpoint.envelope, family.fingerprint)
@@ -213,7 +214,7 @@ def test_the_handoff_travels_in_the_codec_that_was_asked_for(family: Family, cod
 def test_a_dropped_job_leaves_at_its_next_step_and_its_neighbours_go_on(
     family: Family,
 ) -> None:
-    tasks = [task(plan("relay:large>small@0.5", 12), seed=i) for i in range(3)]
+    tasks = [task(plan("edge/large@0.5>device/small", 12), seed=i) for i in range(3)]
 
     def drop_at_two(event: Event) -> None:
         if event == Progressed(2, 12, 6):
@@ -255,7 +256,7 @@ def test_a_waiting_job_can_be_dropped_and_an_unknown_one_is_no_matter(
 
 def beside(family: Family, *bad: object, count: int = 2) -> list[Listener]:
     """Run some work between good requests, which must not notice."""
-    good = [task(plan("relay:large>small@0.5", 8, "dpmpp_2m"), seed=i) for i in range(count)]
+    good = [task(plan("edge/large@0.5>device/small", 8, "dpmpp_2m"), seed=i) for i in range(count)]
     works = [work("first", good[0]), *bad, work("last", good[1])]
     first, *others, last = run_together(family, works)  # type: ignore[arg-type]
     assert_as_alone(family, good[0], first)
@@ -270,7 +271,7 @@ def test_a_member_whose_model_raises_fails_its_own_requests_only(
         if member == "small":
             raise ValueError("secret detail")
 
-    broken = task(plan("relay:small>large@0.5", 6))
+    broken = task(plan("edge/small@0.5>device/large", 6))
     outcomes = beside(WatchedFamily(family, break_small), work("b1", broken), work("b2", broken))
     for listener in outcomes:
         error = listener.outcome()
@@ -291,7 +292,7 @@ def test_a_row_that_makes_the_whole_call_raise_fails_alone(
         if x.abs().max() > 1e5:
             raise RuntimeError("out of range")
 
-    of = task(plan("relay:large>small@0.5", 8))
+    of = task(plan("edge/large@0.5>device/small", 8))
     bad = work("bad", of, resume=huge_state(family, of))
     (listener,) = beside(WatchedFamily(family, refuse_huge), bad)
     assert isinstance(listener.outcome(), ExecutionFailed)
@@ -299,7 +300,7 @@ def test_a_row_that_makes_the_whole_call_raise_fails_alone(
 
 
 def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
-    of = task(plan("relay:large>small@0.5", 8))
+    of = task(plan("edge/large@0.5>device/small", 8))
     state = huge_state(family, of)
     bad = work("bad", of, resume=replace(state, x=np.full_like(state.x, 3e38)))
     (listener,) = beside(family, bad)
@@ -309,7 +310,7 @@ def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
 
 
 def test_a_latent_that_its_codec_cannot_hold_fails_alone(family: Family) -> None:
-    of = task(plan("relay:large>small@0.5", 8))
+    of = task(plan("edge/large@0.5>device/small", 8))
     bad = work("bad", of, codec=Codec.FP16, resume=huge_state(family, of, 3))
     (listener,) = beside(family, bad)
     error = listener.outcome()
@@ -318,10 +319,10 @@ def test_a_latent_that_its_codec_cannot_hold_fails_alone(family: Family) -> None
 
 
 def test_requests_that_cannot_begin_fail_alone_and_say_why(family: Family) -> None:
-    of = task(plan("relay:large>small@0.5", 8))
+    of = task(plan("edge/large@0.5>device/small", 8))
     state = run_alone(family, of, 2).state()
     unsized = work("size", replace(of, size=7))
-    foreign = work("steps", task(plan("relay:large>small@0.5", 9)), resume=state)
+    foreign = work("steps", task(plan("edge/large@0.5>device/small", 9)), resume=state)
     shrunk = work("shape", of, resume=replace(state, x=state.x[:3].copy()))
     outcomes = [listener.outcome() for listener in beside(family, unsized, foreign, shrunk)]
     assert [type(outcome) for outcome in outcomes] == [Invalid, Incompatible, ExecutionFailed]
@@ -330,7 +331,7 @@ def test_requests_that_cannot_begin_fail_alone_and_say_why(family: Family) -> No
 def test_history_that_stops_the_sampler_fails_alone_even_beside_a_last_step(
     family: Family,
 ) -> None:
-    of = task(plan("relay:large>small@0.5", 8, "dpmpp_2m"))
+    of = task(plan("edge/large@0.5>device/small", 8, "dpmpp_2m"))
     state = run_alone(family, of, 3).state()
     entry = HistoryEntry(state.level, state.history[0].x0)
     bad = work("bad", of, resume=replace(state, history=(entry,)))
@@ -347,7 +348,7 @@ def test_stopping_ends_what_runs_and_what_waits_as_draining(family: Family) -> N
     gate = Gate()
     listeners = [Listener() for _ in range(3)]
     engine = Engine(WatchedFamily(family, gate), NODE, Limits(active=1))
-    long = task(plan("edge:small", 200, guidance=1.0))
+    long = task(plan("edge/small", 200, guidance=1.0))
     for i, listener in enumerate(listeners):
         engine.submit(Job(work(f"r{i}", long), emit=listener))
     engine.start()
@@ -371,7 +372,7 @@ def test_every_job_ends_exactly_once_whatever_is_dropped_when(family: Family) ->
             name, steps = f"r{i}", int(rng.integers(2, 9))
             guided = [bool(flag) for flag in rng.integers(2, size=steps)]
             sampler = ("ddim", "euler", "dpmpp_2m")[rng.integers(3)]
-            of = plan("relay:small>large@0.5", steps, sampler, guided=guided)  # type: ignore[arg-type]
+            of = plan("edge/small@0.5>device/large", steps, sampler, guided=guided)  # type: ignore[arg-type]
             tasks[name] = task(of, PROMPTS[i % 5], seed=i)
             at = int(rng.integers(1, 4))
 
@@ -474,7 +475,7 @@ def test_every_job_submitted_while_the_engine_stops_ends_exactly_once(
 
 
 def test_two_engines_in_one_process_do_not_meet(family: Family) -> None:
-    tasks = [task(plan("relay:large>small@0.5", 8), seed=i) for i in range(2)]
+    tasks = [task(plan("edge/large@0.5>device/small", 8), seed=i) for i in range(2)]
     listeners = [Listener(), Listener()]
     with started_engine(family) as one, started_engine(family) as two:
         one.submit(Job(work("same id", tasks[0]), emit=listeners[0]))

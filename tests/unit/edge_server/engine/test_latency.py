@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from baton.common.plan import Plan, Segment
 from baton.edge_server.engine.latency import Forecast, LatencyModel, RemainingWork
 from tests.support.families import NAME
-from tests.support.tasks import plan
+from tests.support.tasks import plan, plan_in
 
 
 def model_of(*rounds: tuple[int, float], now: float = 0.0) -> LatencyModel:
@@ -57,20 +56,14 @@ def test_a_pace_grows_old() -> None:
 
 
 def test_a_demand_is_what_is_left_of_the_edges_part() -> None:
-    of = plan("relay:large>small@0.5", 8)
+    of = plan("edge/large@0.5>device/small", 8).closed()
     assert RemainingWork.of(of, 0, 4) == RemainingWork("large", 2, 4)
     assert RemainingWork.of(of, 3, 4) == RemainingWork("large", 2, 1)
     assert RemainingWork.of(of, 4, 4).steps == 0
-    assert RemainingWork.of(plan("edge:small", 8, guidance=1.0), 2, 8) == RemainingWork(
+    assert RemainingWork.of(plan("edge/small", 8, guidance=1.0).closed(), 2, 8) == RemainingWork(
         "small", 1, 6
     )
-    mixed = Plan(
-        NAME,
-        "ddim",
-        4,
-        3.0,
-        (Segment.full("large", "edge", 0, 2), Segment.full("small", "edge", 2, 4)),
-    )
+    mixed = plan_in(NAME, "ddim", 3.0, ("large", "edge", 0, 2), ("small", "edge", 2, 4)).closed()
     assert RemainingWork.of(mixed, 3, 4) == RemainingWork("small", 2, 1)
 
 

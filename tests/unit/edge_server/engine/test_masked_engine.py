@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,22 @@ from torch import Tensor
 from baton.common.errors import ExecutionFailed, InvalidRequest
 from baton.common.families.loader import Family
 from baton.common.latents import LatentState, decode_state
-from baton.common.plan import SamplerName, Task
+from baton.common.limits import SamplerName
+from baton.common.plan import OpenPlan, StepDirective
+from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine, Limits
 from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Progressed
-from tests.support.engines import NODE, Counter, Listener, WatchedFamily, run_together, submitted
-from tests.support.graphs import accelerated, masked_copy, random_mask, with_mask
-from tests.support.tasks import PROMPTS, plan, run_alone, task, work
+from tests.support.engines import (
+    NODE,
+    Counter,
+    Listener,
+    WatchedFamily,
+    expanded,
+    run_together,
+    submitted,
+)
+from tests.support.graphs import masked_copy, random_mask, with_directives, with_mask
+from tests.support.tasks import PROMPTS, accelerated, plan, run_alone, task, work
 
 Z = [True, False]
 
@@ -33,17 +44,25 @@ def mixed_tasks(family: Family) -> list[Task]:
     """Each is handed off some steps before its end, or drawn here."""
     graph = family.member("large").blocks
     plans = [
-        plan("relay:large>small@0.8", 10, "ddim", 3.0),
-        accelerated(plan("relay:large>small@0.8", 10, "ddim", 3.0), "propagate"),
-        accelerated(plan("relay:large>small@0.7", 10, "ddim", 7.5), "masks"),
-        accelerated(plan("relay:large>small@0.9", 12, "dpmpp_2m", 2.0), "full"),
-        plan("relay:large>small@0.6", 9, "euler", 1.0),
-        accelerated(plan("relay:large>small@0.8", 9, "euler", 1.0), "full"),
-        accelerated(plan("relay:small>large@0.5", 14, "dpmpp_2m", 4.0), "propagate"),
-        accelerated(plan("relay:small>large@0.9", 10, "ddim", 4.0), "masks"),
-        with_mask(plan("relay:large>large@0.9", 10, "ddim", 5.0, Z * 5), random_mask(graph, 10)),
+        plan("edge/large@0.8>device/small", 10, "ddim", 3.0),
+        accelerated(plan("edge/large@0.8>device/small", 10, "ddim", 3.0), "propagate"),
+        accelerated(plan("edge/large@0.7>device/small", 10, "ddim", 7.5), "masks"),
+        accelerated(plan("edge/large@0.9>device/small", 12, "dpmpp_2m", 2.0), "full"),
+        plan("edge/large@0.6>device/small", 9, "euler", 1.0),
+        accelerated(plan("edge/large@0.8>device/small", 9, "euler", 1.0), "full"),
+        accelerated(plan("edge/small@0.5>device/large", 14, "dpmpp_2m", 4.0), "propagate"),
+        accelerated(plan("edge/small@0.9>device/large", 10, "ddim", 4.0), "masks"),
+        with_mask(
+            plan("edge/large@0.9>device/large", 10, "ddim", 5.0, Z * 5), random_mask(graph, 10)
+        ),
     ]
     return [task(of, PROMPTS[i % 5], seed=i) for i, of in enumerate(plans)]
+
+
+def in_full(of: OpenPlan) -> OpenPlan:
+    """Every block at every step."""
+    full = with_directives(of, [StepDirective()] * of.steps)
+    return accelerated(full, "none")
 
 
 def latent(outcome: HandedOff) -> LatentState:
@@ -91,7 +110,7 @@ def test_masked_propagating_and_plain_requests_each_end_as_if_alone(
 
 @pytest.mark.parametrize("accel", ["propagate", "masks", "full"])
 def test_going_on_from_any_checkpoint_is_going_on_alone(accelerable: Family, accel: str) -> None:
-    of = task(accelerated(plan("relay:large>small@0.9", 10, "ddim"), accel))  # type: ignore[arg-type]
+    of = task(accelerated(plan("edge/large@0.9>device/small", 10, "ddim"), accel))  # type: ignore[arg-type]
     (listener,) = run_together(accelerable, [work("r", of, checkpoint_every=1)])
     assert len(listener.checkpoints) == 8
     whole = accelerable.member("large").blocks.all
@@ -106,7 +125,7 @@ def test_going_on_from_any_checkpoint_is_going_on_alone(accelerable: Family, acc
 
 
 def test_groups_are_told_by_their_last_step(accelerable: Family) -> None:
-    of = task(accelerated(plan("edge:large", 10), "propagate"))
+    of = task(accelerated(plan("edge/large", 10), "propagate"))
     (listener,) = run_together(accelerable, [work("r", of)])
     assert [event.step for event in listener.progress] == [1, 6]
     outcome = listener.outcome()
@@ -137,7 +156,7 @@ def test_a_row_that_makes_the_whole_call_raise_fails_alone(
 
 
 def test_blocks_that_a_member_lacks_fail_their_own_request_only(accelerable: Family) -> None:
-    of = with_mask(plan("relay:large>small@0.5", 6), [1 << 500] * 6)
+    of = with_mask(plan("edge/large@0.5>device/small", 6), [1 << 500] * 6)
     good = mixed_tasks(accelerable)[1]
     failed, listener = run_together(accelerable, [work("bad", task(of)), work("good", good)])
     assert isinstance(failed.outcome(), InvalidRequest)
@@ -157,7 +176,8 @@ def test_a_dropped_request_frees_what_it_kept(accelerable: Family) -> None:
 
     listeners = [Listener(), Listener(drop_at_two), Listener()]
     engine = Engine(accelerable, NODE, Limits())
-    jobs = submitted(engine, [work(f"r{i}", of) for i, of in enumerate(tasks)], listeners)
+    works = [expanded(accelerable, work(f"r{i}", of)) for i, of in enumerate(tasks)]
+    jobs = submitted(engine, works, listeners)
     engine.start()
     try:
         assert listeners[1].ending() == Dropped()
@@ -179,13 +199,13 @@ def test_what_would_keep_more_than_there_is_runs_in_full(accelerable: Family) ->
         assert {(step.blocks, step.ahead, step.prior_noise) for step in executed} == {
             (None, 0, 0.0)
         }
-        full = Task(of.prompt, of.negative, of.plan.in_full(), of.seed, of.size)
+        full = replace(of, plan=in_full(of.plan))
         assert_as_alone(accelerable, full, listener)
 
 
 def test_requests_wait_for_memory_and_still_end_as_if_alone(accelerable: Family) -> None:
     """With room for one of them, those that keep outputs never share a call."""
-    of = accelerated(plan("relay:large>small@0.9", 10), "masks")
+    of = accelerated(plan("edge/large@0.9>device/small", 10), "masks")
     tasks = [task(of, seed=seed) for seed in range(3)]
     most = accelerable.cache_bytes(accelerable.accelerator.expand(tasks[0].plan), tasks[0].size)
     assert most > 0

@@ -11,10 +11,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from baton.common.errors import UnknownName
 from baton.common.families.manifest import BUILT_IN
+from baton.common.families.registry import find_scorer
 from baton.common.families.scenes.grammar import SceneSpec, parse_prompt, sample_spec
 from baton.common.families.scenes.icons import ICONS, stamp
 from baton.common.families.scenes.render import Pixels, PlacedIcon, Scene, compose, render
+from baton.common.families.scenes.scoring import scenes_verifier
 from baton.common.families.scenes.training.calibration import (
     BLURS,
     NOISES,
@@ -25,7 +28,6 @@ from baton.common.families.scenes.training.calibration import (
 )
 from baton.common.families.scenes.verify import UNCLEAR, detect, judge, relation_between, verify
 from baton.common.families.scenes.worlds import DETAIL, FLAT, WORLDS, World, world_of
-from baton.common.quality.verifier import find_scorer, scenes_verifier
 from tests.support.mutations import made_false
 
 COUNT = 400
@@ -244,7 +246,9 @@ def test_icons_of_the_detailed_world_are_anti_aliased_and_of_the_flat_one_crisp(
 def test_the_scorer_knows_its_grammar_and_nothing_else() -> None:
     scorer = find_scorer("scenes")
     assert scorer is scenes_verifier
-    assert find_scorer("sdxl") is None
+    assert find_scorer("") is None
+    with pytest.raises(UnknownName, match="scenes"):
+        find_scorer("sdxl")
     placed = PlacedIcon("cat", "red", "large", 0, 0)
     picture = render(Scene("night", (placed,)), FLAT)
     quality = scenes_verifier(picture, "a blue cat on a night background")

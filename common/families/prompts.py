@@ -7,9 +7,8 @@ from pathlib import Path
 from baton.common.config import user_path
 from baton.common.errors import InvalidRequest
 from baton.common.families.manifest import Manifest
-from baton.common.families.scenes.cases import seeded_cases
-from baton.common.families.scenes.worlds import world_of
-from baton.common.plan import check_prompt
+from baton.common.families.registry import find_prompts
+from baton.common.limits import check_prompt
 
 _GENERAL = (
     "a photo of a red car in front of a house",
@@ -38,9 +37,8 @@ def sample_prompts(
     if file is not None:
         return _read(file, count)
     count = count or _FEW
-    if family.name == "scenes":
-        world = world_of(family.sizes.default)
-        return [case.prompt for case in seeded_cases(world, count, seed)]
+    if own := find_prompts(family.prompts):
+        return own(family.sizes.default, count, seed)
     return [_GENERAL[index % len(_GENERAL)] for index in range(count)]
 
 

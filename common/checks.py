@@ -1,4 +1,4 @@
-"""Limits on what comes from outside. Every check raises InvalidRequest and names the field."""
+"""Limits on what nodes tell one another. Every check raises InvalidRequest and names the field."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import math
 import re
 from collections.abc import Sequence
 
+from baton.common.arm import check_member_name
 from baton.common.errors import MAX_REASON_CHARS, InvalidRequest
-from baton.common.plan import MAX_NAME_CHARS
-from baton.common.rpc.naming import check_id
+from baton.common.limits import MAX_NAME_CHARS
+from baton.common.naming import check_id
 
 MAX_MEMBERS = 8
+MAX_FAMILY_MEMBERS = 64
 MAX_PROBES = 64
+#: Of what a device reports about the edges that it tried.
+MAX_ATTEMPTS = 64
 MAX_SECONDS = 86_400.0
 MAX_BYTES = 1 << 40
 
@@ -24,13 +28,11 @@ def check_optional_id(value: str, what: str) -> str:
 
 
 def check_members(members: Sequence[str], what: str, most: int = MAX_MEMBERS) -> tuple[str, ...]:
-    """Member names in order, each once. ``>`` and ``@`` would make an arm's name ambiguous."""
+    """Member names in order, each once; an arm can hold them."""
     if len(members) > most:
         raise InvalidRequest(f"{what}: {len(members)} members; at most {most} are allowed")
     for member in members:
-        check_id(member, what, MAX_NAME_CHARS)
-        if ">" in member or "@" in member:
-            raise InvalidRequest(f"{what}: a member's name may not hold '>' or '@'")
+        check_member_name(check_id(member, what, MAX_NAME_CHARS))
     return tuple(dict.fromkeys(members))
 
 

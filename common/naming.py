@@ -9,7 +9,7 @@ import ipaddress
 import re
 
 from baton.common.errors import InvalidRequest
-from baton.common.plan import DEVICE_NODE
+from baton.common.limits import DEVICE_NODE
 
 MAX_ID_CHARS = 128
 MAX_ADDRESS_CHARS = 255

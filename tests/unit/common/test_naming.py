@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from baton.common.errors import InvalidRequest
-from baton.common.rpc.naming import (
+from baton.common.naming import (
     MAX_ADDRESS_CHARS,
     bare,
     check_address,
@@ -15,8 +15,8 @@ from baton.common.rpc.naming import (
     check_node_id,
     joined,
 )
+from baton.common.node import Registration
 from baton.coordinator.fleet import Fleet
-from baton.coordinator.values import Registration
 
 NOBODYS = ["0.0.0.0:7701", "[::]:7701", "[0:0::0]:7701", "[::ffff:0.0.0.0]:7701",
            "255.255.255.255:1", "224.0.0.1:1", "[ff02::1]:1"]  # fmt: skip

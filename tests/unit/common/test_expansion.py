@@ -1,0 +1,105 @@
+"""What an arm means for one request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from baton.common.arm import Arm
+from baton.common.errors import Incompatible, InvalidRequest
+from baton.common.expansion import Terms, expand, plan_of
+from baton.common.limits import SamplerName
+from baton.common.plan import Grid, Guidance, OpenPlan
+
+TERMS = Terms("tiny", "ddim", 10, Guidance(3.0))
+
+
+def stretches(plan: OpenPlan) -> list[tuple[str, str, int, int]]:
+    return [(s.location, s.member, s.start, s.stop) for s in plan.segments]
+
+
+def of(name: str, terms: Terms = TERMS) -> OpenPlan:
+    return expand(Arm.parse(name), terms)
+
+
+def test_shares_are_of_the_callers_steps_on_one_grid() -> None:
+    plan = of("edge/large@0.3>device/small@0.7>edge/large")
+    assert stretches(plan) == [
+        ("edge", "large", 0, 3), ("device", "small", 3, 7), ("edge", "large", 7, 10),
+    ]  # fmt: skip
+    assert plan.grids == (Grid("ddim", 0, 10),)
+
+
+def test_a_relay_is_rounded_to_the_nearest_step() -> None:
+    for steps, cut in ((1, 0), (2, 1), (5, 2), (50, 20)):
+        plan = of("relay:a>b@0.4", replace(TERMS, steps=steps))
+        assert sum(s.stop - s.start for s in plan.segments if s.location == "edge") == cut
+
+
+def test_a_stretch_that_gets_no_step_is_left_out() -> None:
+    assert stretches(plan_of(Arm.relay("a", "b", 0.1), "tiny", "ddim", 2, 1.0)) == [
+        ("device", "b", 0, 2)
+    ]
+    assert stretches(plan_of(Arm.relay("a", "b", 0.9), "tiny", "ddim", 2, 1.0)) == [
+        ("edge", "a", 0, 2)
+    ]
+
+
+def test_steps_without_cuts_share_one_grid_of_their_sum() -> None:
+    plan = of("device/small*1>edge/large*2>device/small*4")
+    assert stretches(plan) == [
+        ("device", "small", 0, 1), ("edge", "large", 1, 3), ("device", "small", 3, 7),
+    ]  # fmt: skip
+    assert plan.grids == (Grid("ddim", 0, 7),)
+    assert of("edge/large*5").grids == (Grid("ddim", 0, 5),)
+
+
+def test_what_follows_a_level_has_a_grid_of_its_own() -> None:
+    plan = of("edge/large*3@s2.2>device/small*4")
+    assert plan.grids == (Grid("ddim", 0, 3, until=2.2), Grid("ddim", 3, 7))
+    shared = of("edge/a*1>device/b*2@s2.0>edge/a*3>device/b*4")
+    assert shared.grids == (Grid("ddim", 0, 3, until=2.0), Grid("ddim", 3, 10))
+    assert [(s.start, s.grid.start) for s in shared.segments] == [(0, 0), (1, 0), (3, 3), (6, 3)]
+
+
+def test_the_familys_named_grid_is_taken_where_all_steps_share_one() -> None:
+    named = Grid("ddim", 0, 5, name="tuned", digest="d" * 32)
+    terms = replace(TERMS, named={("ddim", 5): named})
+    assert of("edge/large*5", terms).grids == (named,)
+    assert of("edge/large*2>device/small*3", terms).grids == (named,)
+    assert of("edge/large", replace(terms, steps=5)).grids == (named,)
+    assert of("edge/large*6", terms).grids == (Grid("ddim", 0, 6),)
+    assert of("edge/large*2@s2>device/small*3", terms).grids[0].name == ""
+
+
+def ratios(sampler: SamplerName, steps: int) -> list[float]:
+    """Falling from 8."""
+    return [8.0 * (steps - step) / steps for step in range(steps)]
+
+
+@pytest.mark.parametrize(("sigma", "cut"), [(7.9, 1), (4.0, 5), (3.9, 6), (0.1, 10), (9.0, 0)])
+def test_a_level_on_the_shared_grid_cuts_before_the_first_step_at_or_below_it(
+    sigma: float, cut: int
+) -> None:
+    plan = of(f"edge/large@s{sigma}>device/small", replace(TERMS, ratios=ratios))
+    assert sum(s.stop - s.start for s in plan.segments if s.location == "edge") == cut
+    assert plan.grids == (Grid("ddim", 0, 10),)
+
+
+def test_who_does_not_know_the_levels_cannot_place_a_cut_at_one() -> None:
+    with pytest.raises(Incompatible, match="steps of each stretch"):
+        of("edge/large@s1.0>device/small")
+
+
+def test_a_member_may_have_guidance_of_its_own() -> None:
+    own = {"small": Guidance(3.0, "none")}
+    plan = of("edge/large@0.5>device/small", replace(TERMS, own_guidance=own, accel="full"))
+    assert [s.guidance for s in plan.segments] == [Guidance(3.0), own["small"]]
+    assert [s.accel for s in plan.segments] == ["full", "full"]
+
+
+@pytest.mark.parametrize("steps", [0, 201, -1])
+def test_the_callers_steps_are_within_the_limits(steps: int) -> None:
+    with pytest.raises(InvalidRequest, match="steps"):
+        of("device/small", replace(TERMS, steps=steps))
