@@ -27,6 +27,8 @@ hypothesis.settings.load_profile("ci")  # the same examples in every run, no dea
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if torch:
         torch.set_num_threads(1)  # as a node's default; more lose much where the cores are shared
 
