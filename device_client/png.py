@@ -88,7 +88,7 @@ def _read(path: Path) -> SavedPicture:
         provenance = read_chunk(text)
         size = provenance.task.size
         scale = image.width // size.width
-        if image.width > MAX_SIDE or image.size != (size.width * scale, size.height * scale):
+        if max(image.size) > MAX_SIDE or image.size != (size.width * scale, size.height * scale):
             raise InvalidRequest(
                 f"it has {image.width} x {image.height} pixels, its plan draws {size.width} x"
                 f" {size.height}: it was resized or cropped"

@@ -33,7 +33,7 @@ class LatencyModel:
     measured: float = -math.inf
 
     def after(self, rows: int, seconds: float, now: float | None = None) -> LatencyModel:
-        """The pace with one more round; one that took far too long counts as less."""
+        """The model with one more round; one that took far too long counts as less."""
         if self.weight > _SETTLED_WEIGHT:
             seconds = min(seconds, _OUTLIER * self.round_seconds(rows))
         return LatencyModel(

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from baton.common.build import Build, NodeBuild
 from baton.common.errors import BatonError, Incompatible, InvalidRequest
 from baton.common.record import ExecutedStep
+from baton.common.size import Size
 from baton.device_client.png import read_png, save_png
 from baton.device_client.provenance import Provenance
 from tests.support.tasks import plan, task
@@ -435,6 +436,14 @@ def test_bombs_are_not_unpacked(tmp_path: Path) -> None:
     info.add_text("baton", " " * 2**27, zip=True)
     IMAGE.save(tmp_path / "text.png", pnginfo=info)
     refusal(tmp_path / "text.png")
+
+
+@pytest.mark.parametrize("size", [Size(8, 2_048), Size(2_048, 8)])
+def test_neither_side_is_longer_than_a_picture_may_be(tmp_path: Path, size: Size) -> None:
+    """Though both are enlarged alike."""
+    made = replace(MADE, task=replace(TASK, size=size))
+    image = Image.new("RGB", (size.width * 5, size.height * 5))
+    assert "pixels" in refusal(written(tmp_path / "long.png", made.chunk(), image))
 
 
 def test_another_mode_of_the_same_pixels_is_read_alike(tmp_path: Path) -> None:

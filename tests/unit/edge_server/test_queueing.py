@@ -19,7 +19,7 @@ from tests.support.tasks import NAME, plan, plan_in, task, work
 PLACES = 80
 
 
-def test_the_course_of_a_demand_is_what_is_left_after_each_step() -> None:
+def test_the_course_is_the_work_left_after_each_step() -> None:
     of = plan("edge/large@0.5>device/small", 8).closed()
     course = RemainingWork.course(of, 1, 4)
     assert course == tuple(RemainingWork.of(of, done, 4) for done in (1, 2, 3, 4))

@@ -55,7 +55,7 @@ def test_a_pace_grows_old() -> None:
     assert not LatencyModel().fresh(0.0)
 
 
-def test_a_demand_is_what_is_left_of_the_edges_part() -> None:
+def test_remaining_work_is_what_is_left_of_the_edges_part() -> None:
     of = plan("edge/large@0.5>device/small", 8).closed()
     assert RemainingWork.of(of, 0, 4) == RemainingWork("large", 2, 4)
     assert RemainingWork.of(of, 3, 4) == RemainingWork("large", 2, 1)
@@ -96,7 +96,7 @@ def test_who_waits_begins_when_the_first_has_ended() -> None:
     assert forecast(active=2).seconds([*running, *running]) == pytest.approx(4.0)
 
 
-def test_the_last_of_the_demands_is_asked_after_not_the_longest() -> None:
+def test_the_last_of_the_works_is_asked_after_not_the_longest() -> None:
     assert forecast().seconds(
         [RemainingWork("large", 2, 90), RemainingWork("large", 2, 3)]
     ) == pytest.approx(0.3)
