@@ -77,7 +77,7 @@ def arms(address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """List the arms that were pulled, and what they earned."""
     from baton.coordinator import admin
 
-    columns = ["family", "arm", "pulls", "rewards", "mean_reward", "pending"]
+    columns = ["family", "latent_space", "arm", "pulls", "rewards", "mean_reward", "pending"]
     print_rows(admin.arms(address), columns, as_json)
 
 

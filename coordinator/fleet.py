@@ -371,7 +371,8 @@ def _misfit(about: Offer, need: Need) -> str:
         return f"does not hold {', '.join(missing)}"
     if need.latent_space and about.latent_space:
         return "" if need.latent_space == about.latent_space else _OTHER_SPACE
-    fits = need.fingerprint in ("", about.fingerprint)
+    # who names neither holds no model: any edge may finish the picture
+    fits = need.fingerprint == about.fingerprint or not (need.fingerprint or need.latent_space)
     return "" if fits else _OTHER_FINGERPRINT
 
 

@@ -75,8 +75,8 @@ def open_channel(
     Raises InvalidRequest for a bad address, if a token would travel in the clear, or in a forked
     child.
     """
-    check_not_forked()
     check_peer(address, access)
+    check_not_forked()
     options = [
         *(keepalive or Keepalive()).client_options(),
         _receive_limit(most_bytes),

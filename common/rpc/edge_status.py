@@ -29,13 +29,15 @@ async def edge_status(
         stub = edge_pb2_grpc.EdgeStub(channel)
         await stub.GetStatus(request, timeout=timeout)
         begun = time.monotonic()
-        response = parsed(await stub.GetStatus(request, timeout=timeout), str(peer))
+        answer = await stub.GetStatus(request, timeout=timeout)
+        measured = time.monotonic() - begun
+    response = parsed(answer, str(peer))
     check_protocol(response.protocol_version, f"the edge at {address}")
     fields = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     told = {name: _cleaned(value) for name, value in fields.items()}
-    space, measured = one_line(response.latent_space.id), time.monotonic() - begun
+    space = one_line(response.latent_space.id)
     return {**told, "latent_space": space, "rtt_seconds": measured}
 
 

@@ -131,6 +131,7 @@ def test_latents_fit_by_the_space_where_both_sides_know_theirs(fleet: Fleet) -> 
         "unknown": "has another fingerprint: its latents do not fit the device's",
     }
     assert order(fleet, replace(need, fingerprint="other")) == ["same", "unknown"]
+    assert order(fleet, replace(need, fingerprint="")) == ["same"]
 
 
 def test_an_edge_that_names_no_capacity_is_never_full(fleet: Fleet) -> None:
