@@ -97,6 +97,8 @@ class Grid:
             self.digest
         ):
             raise InvalidRequest("a named grid has a short name and a digest")
+        if self.name and (self.start or self.until is not None):
+            raise InvalidRequest("a named grid goes through all levels that its family gives it")
 
     @property
     def steps(self) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,11 @@ class Family:
 
     def course(self, plan: OpenPlan | Plan) -> Course:
         """The noise levels of a whole plan. Raises Incompatible for grids that it does not have."""
-        named = {grid.digest: self._named(grid) for grid in self.spec.grids}
-        return make_course(plan.grids, self.schedule, self.scheduler_config, named)
+        return make_course(plan.grids, self.schedule, self.scheduler_config, self._named_schedules)
+
+    @cached_property
+    def _named_schedules(self) -> Mapping[str, Schedule]:
+        return {grid.digest: self._named(grid) for grid in self.spec.grids}
 
     def _named(self, grid: LevelGrid) -> Schedule:
         """With the sampler's options as in the family's own schedule."""
@@ -141,8 +144,10 @@ class Family:
         return replace(plain, timesteps=grid.timesteps, levels=grid.levels, initial_scale=scale)
 
     def ratios(self, sampler: SamplerName, steps: int) -> list[float]:
-        """The levels of noise ``b / a`` before each step."""
-        levels = self.schedule(sampler, steps).levels[:-1]
+        """The levels of noise ``b / a`` before each step, of the named grid if there is one."""
+        grid = self.spec.named_grids.get((sampler, steps))
+        schedule = self._named_schedules[grid.digest] if grid else self.schedule(sampler, steps)
+        levels = schedule.levels[:-1]
         return [level.b / level.a if level.a else math.inf for level in levels]
 
     def _make_schedule(self, sampler: SamplerName, steps: int) -> Schedule:

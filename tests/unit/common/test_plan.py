@@ -202,6 +202,9 @@ def test_a_named_grid_has_its_digest() -> None:
     for names in ({"name": "tuned"}, {"digest": "d" * 32}, {"name": "x" * 65, "digest": "d"}):
         with pytest.raises(InvalidRequest, match="named grid"):
             Grid("ddim", 0, 4, **names)
+    for part in ({"start": 2}, {"until": 0.8}):
+        with pytest.raises(InvalidRequest, match="all levels"):
+            Grid(**({"sampler": "ddim", "start": 0, "stop": 4, "name": "n", "digest": "d"} | part))
 
 
 def test_a_stretch_ends_where_the_place_changes_not_where_the_member_does() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from baton.common.arm import Arm
 from baton.common.errors import InvalidRequest, UnknownName, WeightsError
+from baton.common.expansion import Terms, expand
+from baton.common.families.grids import LevelGrid
 from baton.common.families.loader import Family, load_family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.families.scenes.text import MAX_TOKENS
+from baton.common.plan import Guidance
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.reference import plain_pipeline
 
@@ -165,6 +170,22 @@ def test_only_the_members_asked_for_are_loaded(copy: Path) -> None:
 
 def test_members_are_listed_from_the_largest(copy: Path) -> None:
     assert load_family(str(copy), ["small", "large"]).members == ("large", "small")
+
+
+def test_a_cut_at_a_level_lies_on_the_named_grid_that_runs(copy: Path, family: Family) -> None:
+    longer = family.schedule("ddim", 7)
+    levels = [*longer.levels[:4], longer.levels[-1]]
+    grid = LevelGrid("slow", "ddim", longer.timesteps[:4], tuple(levels))
+    edit_json(copy / MANIFEST_NAME, lambda manifest: manifest.update(grids=[asdict(grid)]))
+    slow = load_family(str(copy))
+    terms = Terms(
+        slow.name, "ddim", 4, Guidance(3.0), named=slow.spec.named_grids, ratios=slow.ratios
+    )
+    before, after = (level.b / level.a for level in levels[2:4])
+    plan = expand(Arm.parse(f"edge/large@s{(before + after) / 2:.6f}>device/small"), terms)
+    assert plan.grids[0].name == "slow"
+    assert plan.segments[0].stop == 3
+    assert slow.ratios("ddim", 5) == family.ratios("ddim", 5)
 
 
 def test_an_unknown_member_is_refused_at_loading_and_at_use(
