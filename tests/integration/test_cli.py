@@ -324,7 +324,12 @@ def baton_edge(
 ) -> dict[str, Told]:
     edge_folders(family_folder, folder)
     nobody = closed_port()
-    lines = {name: line for name, (line, _, _) in EDGE_WRONG.items()} | {
+    # First, so that a line's own port counts: whoever has an edge on the usual one may run this.
+    anywhere = ["serve", "--port", "0"]
+    lines = {
+        name: [*anywhere, *rest] if command == "serve" else [command, *rest]
+        for name, ((command, *rest), _, _) in EDGE_WRONG.items()
+    } | {
         "taken port": ["serve", "--port", served.port],
         "nobody": ["status", "--address", nobody],
         "status": ["status", "--address", served.address, "--json"],

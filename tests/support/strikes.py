@@ -38,7 +38,9 @@ class Struck:
     async def draw(self, client: AsyncClient, *others: str) -> Result:
         """Let the edge do a step whenever the device has heard of the last one, until struck."""
         edges = ",".join([self.address or self.edge.address, *others])
+        # The first strike may come before the device has heard that the edge began.
         asked = {"edge": edges, "arm": "edge/large", "steps": STEPS, "seed": self.at}
+        asked["fallback"] = True
         striking = [self._let_on(0)]
         async with contextlib.aclosing(client.stream(PROMPTS[3], **asked)) as events:
             async for event in events:
