@@ -18,6 +18,8 @@ Accel = Literal["none", "propagate", "masks", "full"]
 #: Branches of classifier-free guidance that a step evaluates: both, the conditional one alone, or
 #: that one with the difference that the last step with both had (SynerDiff).
 Branches = Literal["both", "positive", "reuse"]
+#: A branch of guidance, a row of a model call: the conditional one, or the one it leads away from.
+Branch = Literal["positive", "negative"]
 #: What guidance a member takes: two branches, none since it was distilled, or the scale as input.
 GuidanceKind = Literal["two_branches", "none", "embedded"]
 
@@ -26,6 +28,8 @@ ACCELS: tuple[Accel, ...] = get_args(Accel)
 LOCATIONS: tuple[Location, ...] = get_args(Location)
 BRANCHES: tuple[Branches, ...] = get_args(Branches)
 GUIDANCE_KINDS: tuple[GuidanceKind, ...] = get_args(GuidanceKind)
+BOTH: tuple[Branch, ...] = get_args(Branch)
+ALONE: tuple[Branch, ...] = ("positive",)
 
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 from baton.common.errors import InvalidRequest
 from baton.common.limits import (
+    ALONE,
+    BOTH,
     BRANCHES,
     GUIDANCE_KINDS,
     LOCATIONS,
@@ -26,6 +28,7 @@ from baton.common.limits import (
     MAX_SEGMENTS,
     MAX_STEPS,
     Accel,
+    Branch,
     Branches,
     GuidanceKind,
     Location,
@@ -43,7 +46,7 @@ class StepDirective:
 
     branches: of classifier-free guidance; one branch is one row instead of two.
     blocks: bit ``i`` runs the member's block ``i``, the others reuse their cached outputs; None
-        runs them all.
+        runs them all. negative_blocks: those of the unconditional branch where they are others.
     ahead: so many of the following steps are evaluated in the same model call, from what this one
         computes (parallel decoding).
     prior_noise: this share of the starting noise is added to the latent before the step.
@@ -53,12 +56,16 @@ class StepDirective:
     blocks: int | None = None
     ahead: int = 0
     prior_noise: float = 0.0
+    negative_blocks: int | None = None
 
     def __post_init__(self) -> None:
         if self.branches not in BRANCHES:
             raise InvalidRequest(f"unknown branches {self.branches!r}")
-        if self.blocks is not None and not 0 <= self.blocks < 1 << MAX_BLOCKS:
-            raise InvalidRequest(f"a member has at most {MAX_BLOCKS} blocks")
+        for blocks in (self.blocks, self.negative_blocks):
+            if blocks is not None and not 0 <= blocks < 1 << MAX_BLOCKS:
+                raise InvalidRequest(f"a member has at most {MAX_BLOCKS} blocks")
+        if self.negative_blocks is not None and (self.branches != "both" or self.blocks is None):
+            raise InvalidRequest("only a step of both branches names blocks of the other one")
         if not 0 <= self.ahead <= MAX_AHEAD:
             raise InvalidRequest(f"at most {MAX_AHEAD} steps run ahead, got {self.ahead}")
         if not 0.0 <= self.prior_noise <= MAX_PRIOR_NOISE:
@@ -66,7 +73,7 @@ class StepDirective:
 
     def for_any_member(self) -> StepDirective:
         """Without what is said in terms of one member's blocks."""
-        return replace(self, blocks=None, ahead=0)
+        return replace(self, blocks=None, ahead=0, negative_blocks=None)
 
 
 FULL_STEP = StepDirective()
@@ -163,6 +170,11 @@ class Segment:
         """Whether any step names its blocks."""
         return any(directive.blocks is not None for directive in self.directives)
 
+    def branches(self, directive: StepDirective) -> tuple[Branch, ...]:
+        """What a step of its guidance evaluates, a row of a model call each."""
+        both = directive.branches == "both" and self.guidance.two_branches
+        return BOTH if both else ALONE
+
 
 @dataclass(frozen=True, slots=True)
 class OpenSegment(Segment):
@@ -236,9 +248,12 @@ class _Steps(Generic[S]):
 
     def guided_at(self, step: int) -> bool:
         """Whether the step evaluates both branches."""
+        return self.branches_at(step) == BOTH
+
+    def branches_at(self, step: int) -> tuple[Branch, ...]:
+        """What the step evaluates, a row of a model call each."""
         segment = self.segment_at(step)
-        both = segment.directives[step - segment.start].branches == "both"
-        return both and segment.guidance.two_branches
+        return segment.branches(segment.directives[step - segment.start])
 
     def stretch_end(self, start: int) -> int:
         """Where the plan leaves the place of step ``start``; ``start`` itself if it is done."""
@@ -319,8 +334,9 @@ def _terms(segment: OpenSegment) -> tuple[object, ...]:
 def followers(segment: Segment, step: int, limit: int = MAX_AHEAD) -> int:
     """How many steps can be decoded ahead with this one, of those that the plan allows.
 
-    They belong to the group of a step that decodes ahead, and are alike; else they would read one
-    another's outputs. A group may be entered in its middle.
+    They belong to the group of a step that decodes ahead, and run the same blocks; else they would
+    read one another's outputs. A group may be entered in its middle, and some of its steps may be
+    of one branch.
     """
     directives, index = segment.directives, step - segment.start
     end = max(
@@ -329,15 +345,12 @@ def followers(segment: Segment, step: int, limit: int = MAX_AHEAD) -> int:
     )
     alike = 0
     for directive in directives[index + 1 : min(end, index + max(limit, 0)) + 1]:
-        if not _alike(directive, directives[index + 1], directives[index]):
+        if directive.blocks is None or directive.ahead:
+            break
+        if directive.blocks != directives[index + 1].blocks:
             break
         alike += 1
     return alike
-
-
-def _alike(one: StepDirective, other: StepDirective, key: StepDirective) -> bool:
-    same = one.blocks == other.blocks and one.branches == key.branches
-    return same and one.blocks is not None and one.ahead == 0
 
 
 def relay_step(share: float, steps: int) -> int:

@@ -46,9 +46,9 @@ class ExecutedStep:
     """One step as it ran; the executed plan is a list of them.
 
     rows: of the batch that the step was part of; row: the first that was the request's own;
-    threads: of the process that ran it; branches, blocks, ahead and prior_noise: as in
-    `StepDirective`, with what really ran; neighbours: (rows, blocks) over the whole batch, in its
-    order, where its rows did not all run the same. Together they make a replay exact.
+    threads: of the process that ran it; branches, blocks, ahead, prior_noise and negative_blocks:
+    as in `StepDirective`, with what really ran; neighbours: (rows, blocks) over the whole batch, in
+    its order, where its rows did not all run the same. Together they make a replay exact.
     """
 
     step: int
@@ -64,11 +64,14 @@ class ExecutedStep:
     prior_noise: float = 0.0
     neighbours: tuple[tuple[int, int | None], ...] = ()
     runtime: Runtime = CPU
+    negative_blocks: int | None = None
 
     @property
     def directive(self) -> StepDirective:
         """What makes the step run so again."""
-        return StepDirective(self.branches, self.blocks, self.ahead, self.prior_noise)
+        return StepDirective(
+            self.branches, self.blocks, self.ahead, self.prior_noise, self.negative_blocks
+        )
 
     @property
     def branch_rows(self) -> int:
@@ -142,9 +145,9 @@ def check_record(executed: Sequence[ExecutedStep], transfers: Collection[int] = 
 
 
 def _check_batch(step: ExecutedStep) -> None:
-    own = step.branch_rows * (1 + step.ahead)
-    rows_before, rows_after = step.row, step.rows - step.row - own
-    if min(rows_before, rows_after) < 0 or step.rows > MAX_ROWS:
+    """Of the rows that follow the step's own, `_is_whole` knows how many are its group's."""
+    rows_after = step.rows - step.row - step.branch_rows
+    if min(step.row, rows_after) < 0 or step.rows > MAX_ROWS:
         raise InvalidRequest(f"step {step.step} cannot have such rows")
     counts = [rows for rows, _ in step.neighbours]
     if counts and (min(counts) < 1 or sum(counts) != step.rows):
@@ -155,9 +158,18 @@ def _is_whole(
     key: ExecutedStep, followers: Sequence[ExecutedStep], transfers: Collection[int]
 ) -> bool:
     """Whether one call can have evaluated them: rows of one batch, with no transfer in between."""
+    row = key.row + key.branch_rows
     for index, step in enumerate(followers, start=1):
-        own = replace(step, blocks=key.blocks, prior_noise=key.prior_noise)
-        row = key.row + index * key.branch_rows
-        if own != replace(key, step=key.step + index, row=row, ahead=0) or step.step in transfers:
+        of_call = replace(
+            step,
+            branches=key.branches,
+            blocks=key.blocks,
+            prior_noise=key.prior_noise,
+            negative_blocks=key.negative_blocks,
+        )
+        if of_call != replace(key, step=key.step + index, row=row, ahead=0):
             return False
-    return len(followers) == key.ahead >= 0
+        if step.step in transfers:
+            return False
+        row += step.branch_rows
+    return len(followers) == key.ahead >= 0 and row <= key.rows

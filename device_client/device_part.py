@@ -30,8 +30,8 @@ from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.settings import DeviceSettings
 
 if TYPE_CHECKING:  # a device that holds no member draws without torch
-    from baton.common.diffusion.executor import Run
-    from baton.common.families.loader import Family
+    from baton.common.diffusion.run import Run
+    from baton.common.families.loaded import LoadedFamily
 
 NO_MEMBER = "this device holds no member to draw with"
 _GRACE_SECONDS = 1.0  # for the end of a step, and decoding, before a hung model is given up
@@ -47,7 +47,7 @@ class Device:
     model_thread: ModelThread
     access: Access
     offline_tickets: OfflineTickets
-    loaded: Family | None = None
+    loaded: LoadedFamily | None = None
     times: StepTimes = field(default_factory=StepTimes)
 
     @property
@@ -55,7 +55,7 @@ class Device:
         return ArmNames(self.spec, self.settings.member_list)
 
     @property
-    def family(self) -> Family:
+    def family(self) -> LoadedFamily:
         """The loaded one. Raises Incompatible on a device that holds no member."""
         if self.loaded is None:
             raise Incompatible(NO_MEMBER)

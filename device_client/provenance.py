@@ -134,7 +134,7 @@ def _terms(segment: OpenSegment) -> dict[str, object]:
 def _told(step: ExecutedStep) -> dict[str, object]:
     """Without what is as usual."""
     usual = ExecutedStep(0, "", "device", "", "both", 0, 0)
-    optional = ("blocks", "ahead", "prior_noise", "neighbours", "runtime")
+    optional = ("blocks", "ahead", "prior_noise", "neighbours", "runtime", "negative_blocks")
     left_out = {name for name in optional if getattr(step, name) == getattr(usual, name)}
     return {name: value for name, value in asdict(step).items() if name not in left_out}
 

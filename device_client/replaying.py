@@ -24,10 +24,11 @@ from PIL import Image
 from baton.common.build import this_build
 from baton.common.config import user_path
 from baton.common.diffusion.calls import RecordedBatch
-from baton.common.diffusion.executor import Run, step_alone
+from baton.common.diffusion.executor import step_alone
+from baton.common.diffusion.run import Run
 from baton.common.errors import Incompatible, executing
-from baton.common.families.loader import Family, load_family
-from baton.common.families.local import begin
+from baton.common.families.loaded import LoadedFamily, load_family
+from baton.common.families.local import begin, encode, needs_encoding
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
 from baton.common.limits import DEVICE_NODE
 from baton.common.record import ExecutedStep, plan_that_ran
@@ -96,7 +97,7 @@ class Replay:
 
 def replay(
     path: str | Path,
-    family: Family | str | None = None,
+    family: LoadedFamily | str | None = None,
     on_step: OnStep | None = None,
 ) -> Replay:
     """Draw the picture of a PNG again, and compare.
@@ -113,12 +114,12 @@ def replay(
 def replay_saved(
     path: Path,
     saved: SavedPicture,
-    family: Family | str | None = None,
+    family: LoadedFamily | str | None = None,
     on_step: OnStep | None = None,
 ) -> Replay:
     """`replay` of a picture that was read from ``path`` before."""
     provenance = saved.provenance
-    if not isinstance(family, Family):
+    if not isinstance(family, LoadedFamily):
         family = load_family(family_to_replay(provenance, family), provenance.members_run)
     picture = replay_provenance(family, provenance, on_step)
     difference = Difference.between(_enlarged(picture, saved.scale), saved.pixels)
@@ -127,7 +128,7 @@ def replay_saved(
 
 
 def replay_provenance(
-    family: Family,
+    family: LoadedFamily,
     provenance: Provenance,
     on_step: OnStep | None = None,
 ) -> Picture:
@@ -147,7 +148,7 @@ def replay_provenance(
         return family.decode(run.x)
 
 
-def check_weights(family: Family, provenance: Provenance) -> None:
+def check_weights(family: LoadedFamily, provenance: Provenance) -> None:
     """Raises Incompatible, naming both sides, unless the family is the one that drew it."""
     plan = provenance.task.plan
     if plan.family != family.name:
@@ -156,7 +157,7 @@ def check_weights(family: Family, provenance: Provenance) -> None:
         )
     _check_fingerprint("the latent space", provenance.fingerprint, family.fingerprint)
     for node_id, member in provenance.places:
-        if member not in family.unets:
+        if member not in family.members:
             raise Incompatible(f"member {member!r} drew a part of it, and is not here")
         there, here = provenance.nodes[node_id].members[member], family.member_fingerprints[member]
         _check_fingerprint(f"member {member!r} {_place(node_id)}", there, here)
@@ -180,7 +181,7 @@ def _threads_restored() -> Iterator[None]:
 
 
 def _stretch(
-    family: Family,
+    family: LoadedFamily,
     task: Task,
     state: LatentState | None,
     records: Sequence[ExecutedStep],
@@ -194,7 +195,9 @@ def _stretch(
     while run.step < stop:
         record = records[run.step - run.first]
         torch.set_num_threads(record.threads)
-        recorded = RecordedBatch(record.rows, record.row, record.neighbours)
+        if needs_encoding(family, run):
+            encode(family, [run])
+        recorded = RecordedBatch(record.rows, record.row, record.ahead, record.neighbours)
         for ran in step_alone(run, family.denoiser(record.member), recorded):
             if on_step is not None:
                 done = Stepped(ran.step + 1, run.plan.steps, record.location, record.member)
@@ -202,7 +205,7 @@ def _stretch(
     return run
 
 
-def _carried(run: Run, family: Family, codec: Codec) -> LatentState:
+def _carried(run: Run, family: LoadedFamily, codec: Codec) -> LatentState:
     """The state as it arrives after a journey in an envelope."""
     envelope = encode_state(run.state(), "replay", family.fingerprint, codec)
     return decode_state(envelope, family.fingerprint).state

@@ -31,7 +31,7 @@ from baton.device_client.session import PictureSession
 from baton.device_client.settings import DeviceSettings
 
 if TYPE_CHECKING:  # a device that holds no member draws without torch
-    from baton.common.families.loader import Family
+    from baton.common.families.loaded import LoadedFamily
 
 
 class AsyncClient:
@@ -167,7 +167,7 @@ class Client:
         self.close()
 
 
-def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, Family | None]:
+def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, LoadedFamily | None]:
     """The thread on which the model runs, and the family, loaded there; None without a member.
 
     OpenMP keeps a team for every thread that has used it, and two that together outnumber the cores
@@ -177,14 +177,14 @@ def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, Fam
     if not settings.member_list:
         return thread, None
     try:
-        from baton.common.families.loader import Family
+        from baton.common.families.loaded import LoadedFamily
         from baton.common.families.local import use_threads
     except ImportError as error:
         raise without_models(error) from error
 
-    def load() -> Family:
+    def load() -> LoadedFamily:
         use_threads(settings.threads)
-        return Family(spec, settings.member_list)
+        return LoadedFamily.of(spec, settings.member_list)
 
     try:
         return thread, thread.submit(load).result()

@@ -281,7 +281,7 @@ class PictureSession:
         family = self.device.loaded
         if family is None:
             return lambda state: None
-        from baton.common.diffusion.executor import resumed
+        from baton.common.diffusion.run import resumed
 
         course = family.course(plan)
         return lambda state: resumed(state, course)

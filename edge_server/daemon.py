@@ -14,7 +14,7 @@ import torch
 from baton.common.build import this_build
 from baton.common.checks import MAX_FAMILY_MEMBERS
 from baton.common.errors import BatonError, Draining
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.local import warm_up
 from baton.common.interrupts import stop_signals
 from baton.common.naming import joined
@@ -24,7 +24,8 @@ from baton.common.rpc.channel import Keepalive, bind, make_server
 from baton.common.rpc.serving import Health
 from baton.common.streams import announce
 from baton.edge_server.checks import Secrets, check_node
-from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.engine.engine import Engine
+from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.membership import Link, Membership
 from baton.edge_server.name import own_name
 from baton.edge_server.registry import Bounds, Occupancy, Registry
@@ -43,7 +44,7 @@ _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_na
 class Node:
     """An edge that listens. ``address`` is where."""
 
-    def __init__(self, settings: EdgeSettings, family: Family, secrets: Secrets) -> None:
+    def __init__(self, settings: EdgeSettings, family: LoadedFamily, secrets: Secrets) -> None:
         self._settings = settings
         self._family = family
         self._secrets = secrets
@@ -149,7 +150,9 @@ def _keepalive(settings: EdgeSettings) -> Keepalive:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: EdgeSettings, family: Family | None = None) -> AsyncIterator[Node]:
+async def running(
+    settings: EdgeSettings, family: LoadedFamily | None = None
+) -> AsyncIterator[Node]:
     """An edge that listens within the block, and is stopped without a drain after it.
 
     ``family``: one that is loaded already. Raises BatonError for a bad setting, damaged weights or

@@ -75,7 +75,7 @@ class Entry:
 
     @cached_property
     def _course(self) -> tuple[RemainingWork, ...]:
-        return RemainingWork.course(self.work.plan, self.work.first_step, self.work.stop)
+        return RemainingWork.course(self.work)
 
     @property
     def size(self) -> int:

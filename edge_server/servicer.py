@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc.aio
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.auth import caller
 from baton.common.rpc.convert import check_protocol
 from baton.edge_server import wire
@@ -27,7 +27,7 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
     """`BatonError`s raised here become statuses in `baton.common.rpc.status`."""
 
     def __init__(
-        self, family: Family, registry: Registry, settings: EdgeSettings, gate: TicketGate
+        self, family: LoadedFamily, registry: Registry, settings: EdgeSettings, gate: TicketGate
     ) -> None:
         self._family = family
         self._registry = registry

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from baton.common.build import package_version, this_build
 from baton.common.errors import Incompatible, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, decode_state, largest_envelope
 from baton.common.limits import MAX_STEPS
 from baton.common.request import Task
@@ -32,7 +32,9 @@ _MAX_FINGERPRINT = 64
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str = "") -> Work:
+def work_from_proto(
+    message: edge_pb2.DenoiseRequest, family: LoadedFamily, owner: str = ""
+) -> Work:
     """Check a request of ``owner`` against the limits and the loaded family.
 
     Its plan comes out with what its ``accel`` means here. Raises InvalidRequest, UnknownName,
@@ -55,10 +57,11 @@ def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str
             raise InvalidRequest("the latent to resume has another size than the request")
         resume = envelope.state
     plan = plan_from_proto(message.plan)
+    runs = family.accelerator.expand(plan)
     work = Work(
         request_id=message.request_id,
         task=Task(message.prompt, message.negative_prompt, plan, message.seed, size),
-        plan=family.accelerator.expand(plan),
+        plan=runs,
         codec=_codec(message.codec),
         checkpoint_every=message.checkpoint_every,
         resume=resume,
@@ -66,10 +69,10 @@ def work_from_proto(message: edge_pb2.DenoiseRequest, family: Family, owner: str
         fingerprint=fingerprint,
     )
     _check_edge_part(work, family)
-    return work
+    return replace(work, loads=family.loads(runs, size))
 
 
-def _check_latents(message: edge_pb2.DenoiseRequest, family: Family) -> str:
+def _check_latents(message: edge_pb2.DenoiseRequest, family: LoadedFamily) -> str:
     """What envelopes of the request call the latent space. Raises Incompatible for another one."""
     if len(message.fingerprint) > _MAX_FINGERPRINT:
         raise InvalidRequest(f"a fingerprint has at most {_MAX_FINGERPRINT} characters")
@@ -79,7 +82,7 @@ def _check_latents(message: edge_pb2.DenoiseRequest, family: Family) -> str:
     return message.fingerprint or family.fingerprint
 
 
-def largest_request(family: Family) -> int:
+def largest_request(family: LoadedFamily) -> int:
     """Bytes of the largest request that can be served: one that resumes the largest picture."""
     shape = family.latent_shape(family.spec.sizes.maximum)
     return CONTROL_BYTES + largest_envelope(shape)
@@ -104,7 +107,7 @@ def _codec(name: str) -> Codec:
         raise InvalidRequest(f"unknown codec {name[:32]!r}; known: {known}") from error
 
 
-def _check_edge_part(work: Work, family: Family) -> None:
+def _check_edge_part(work: Work, family: LoadedFamily) -> None:
     plan = work.plan
     if plan.family != family.name:
         raise InvalidRequest(
@@ -151,7 +154,9 @@ def event_to_proto(event: Event | Queued) -> edge_pb2.DenoiseEvent:
     raise TypeError(f"{type(event).__name__} is not an event of the stream")
 
 
-def accepted(work: Work, family: Family, node_id: str, attached: bool) -> edge_pb2.DenoiseEvent:
+def accepted(
+    work: Work, family: LoadedFamily, node_id: str, attached: bool
+) -> edge_pb2.DenoiseEvent:
     return edge_pb2.DenoiseEvent(
         accepted=edge_pb2.Accepted(
             protocol_version=PROTOCOL_VERSION,
@@ -174,7 +179,7 @@ def _times(times: Times) -> edge_pb2.EdgeTimes:
 
 
 def status(
-    family: Family, registry: Registry, node_id: str, uptime: float
+    family: LoadedFamily, registry: Registry, node_id: str, uptime: float
 ) -> edge_pb2.GetStatusResponse:
     """uptime: seconds."""
     counts, occupancy = registry.counts, registry.occupancy()

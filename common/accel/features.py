@@ -16,7 +16,9 @@ from torch import Tensor
 
 from baton.common.accel.propagation import LONGEST_GROUP, check_key_count
 from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
-from baton.common.diffusion.executor import Run, denoise_step
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.run import Run
 from baton.common.errors import InvalidRequest
 
 Changes = npt.NDArray[np.float64]
@@ -96,7 +98,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
         raise InvalidRequest("features are measured where every step of every run is plain")
 
 
-class _Watch:
+class _Watch(Denoiser):
     """A member as the executor calls it, run block by block; sums up changes over the rows.
 
     It keeps one output per block: that of the step before, until the block has run again.
@@ -112,8 +114,8 @@ class _Watch:
         self.squared: Changes = np.zeros((steps, len(graph)))
         self.relative: Changes = np.zeros((steps, len(graph)))
 
-    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        inputs, outputs = ModelInputs(x, timesteps, context), self._outputs
+    def __call__(self, inputs: ModelInputs) -> Tensor:
+        outputs = self._outputs
         for index, block in enumerate(self._graph.blocks):
             output = block.run([outputs[source] for source in block.inputs], inputs)
             if self._step:
@@ -124,7 +126,7 @@ class _Watch:
             else:
                 outputs.append(output)
                 self.maps |= (output.dim() > 2) << index
-        self.rows = len(x)
+        self.rows = len(inputs.sample)
         self._step += 1
         return outputs[-1]
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from baton.common.accel.estimators import gates
 from baton.common.accel.mask_settings import Settings
 from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
-from baton.common.diffusion.executor import Conditioning, Run
+from baton.common.diffusion.conditioning import Conditioning, Tensors, stacked
+from baton.common.diffusion.run import Run
 from baton.common.diffusion.samplers import rescale, vp_form
 from baton.common.errors import ExecutionFailed
 
@@ -61,7 +62,8 @@ class MaskTrainer:
     ) -> None:
         self._graph = graph
         self._runs = [_differentiable(run) for run in runs]
-        self._contexts = _contexts(self._runs)
+        self._conditioning = _conditioning(self._runs)
+        self._rows = len(self._runs) * len(self._runs[0].branches)
         self._settings = settings
         self._propagated = bool(keys)
         self._full = settings.full_steps(self.steps, keys)
@@ -185,9 +187,9 @@ class MaskTrainer:
         """The rows of a step."""
         level = runs[0].course.levels[runs[0].step]
         latents = torch.stack([rescale(run.x, level, vp_form(level)) for run in runs])
-        latents = latents.repeat(len(self._contexts) // len(runs), 1, 1, 1)
+        latents = latents.repeat(self._rows // len(runs), 1, 1, 1)
         timesteps = torch.full((len(latents),), runs[0].course.timesteps[runs[0].step])
-        return ModelInputs(latents, timesteps, self._contexts)
+        return ModelInputs(latents, timesteps, self._conditioning)
 
     @torch.no_grad()
     def _masked(self, inputs: ModelInputs, cache: list[Tensor], run: Blocks) -> list[Tensor]:
@@ -220,25 +222,24 @@ class MaskTrainer:
     def _guided(self, out: Tensor) -> Tensor:
         """What the sampler takes: a step's error is what guidance makes of it."""
         run = self._runs[0]
-        if not run.guided:
+        if len(run.branches) == 1:
             return out
         positive, negative = out.chunk(2)
-        return negative + run.plan.segment_at(run.step).guidance.scale * (positive - negative)
+        return negative + run.segment.guidance.scale * (positive - negative)
 
 
 def _differentiable(run: Run) -> Run:
     """A copy whose tensors autograd accepts, whatever mode they were made in."""
-    text = run.conditioning
-    conditioning = Conditioning(text.positive.clone(), text.negative.clone())
-    return replace(run, x=run.x.clone(), conditioning=conditioning)
+    branches = {
+        branch: {name: tensor.clone() for name, tensor in row.items()}
+        for branch, row in run.encoded.branches.items()
+    }
+    return replace(run, x=run.x.clone(), conditioning=Conditioning(branches))
 
 
-def _contexts(runs: Sequence[Run]) -> Tensor:
-    """[rows, L, D]: of the conditional branch of every run, then of the unconditional if guided."""
-    contexts = [run.conditioning.positive for run in runs]
-    if runs[0].guided:
-        contexts += [run.conditioning.negative for run in runs]
-    return torch.stack(contexts)
+def _conditioning(runs: Sequence[Run]) -> Tensors:
+    """Of the conditional branch of every run, then of the unconditional if guided."""
+    return stacked([run.encoded.row(branch) for branch in runs[0].branches for run in runs])
 
 
 def _any_of(count: int, generator: torch.Generator) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from baton.common.diffusion.conditioning import Tensors
 from baton.common.errors import Incompatible
 
 #: Bit ``i`` stands for block ``i`` of the member's graph.
@@ -23,17 +24,23 @@ Part = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What every block may read, for the same rows: sample [B, C, H, W], timesteps [B], context.
+    """What every block may read, for the same rows: sample [B, C, H, W], timesteps [B].
 
-    context: text [B, L, D], or class labels [B]; a model that takes neither does not look at it.
+    conditioning: by name, [B, ...] each; none for a model that takes nothing else.
     """
 
     sample: Tensor
     timesteps: Tensor
-    context: Tensor
+    conditioning: Tensors
+
+    @property
+    def context(self) -> Tensor:
+        """Text [B, L, D], or class labels [B]."""
+        return self.conditioning["context"]
 
     def rows(self, index: Tensor) -> ModelInputs:
-        return ModelInputs(self.sample[index], self.timesteps[index], self.context[index])
+        chosen = {name: tensor[index] for name, tensor in self.conditioning.items()}
+        return ModelInputs(self.sample[index], self.timesteps[index], chosen)
 
 
 @dataclass(frozen=True)

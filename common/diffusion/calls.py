@@ -3,106 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs
+from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
+from baton.common.diffusion.conditioning import stacked
+from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.profile import profile
 from baton.common.diffusion.rows import Row, RowBatch
+from baton.common.diffusion.run import BranchCache, Run
+from baton.common.diffusion.work import StepWork
 from baton.common.errors import InvalidRequest
-from baton.common.plan import Segment
+from baton.common.limits import Branch
 
-
-class Denoiser(Protocol):
-    """A member: VP latents [B, C, H, W], timesteps [B], context [B, L, D] -> [B, C, H, W].
-
-    Its blocks can be addressed if it also has a ``graph``, a `BlockGraph`.
-    """
-
-    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class BlockCache:
-    """Outputs that a run keeps between steps, by block, each [branches, ...].
-
-    Holds for the step after ``step`` on the same member, with as many branches.
-    """
-
-    member: str
-    step: int
-    branches: int
-    outputs: dict[int, Tensor] = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(output.nbytes for output in self.outputs.values())
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What one run asks of a model call: a step, and those that are decoded ahead with it.
-
-    latent: VP [C, H, W]; timesteps: one per step; contexts: one [L, D] per branch.
-    """
-
-    segment: Segment
-    step: int
-    latent: Tensor
-    timesteps: tuple[float, ...]
-    contexts: tuple[Tensor, ...]
-    cache: BlockCache | None
-
-    @property
-    def steps(self) -> int:
-        return len(self.timesteps)
-
-    @property
-    def rows(self) -> int:
-        return self.steps * len(self.contexts)
-
-    def usable_cache(self) -> BlockCache | None:
-        """The cache, if it is of the step before on the same member and branches."""
-        cache, wanted = self.cache, (self.segment.member, self.step - 1, len(self.contexts))
-        fits = cache is not None and (cache.member, cache.step, cache.branches) == wanted
-        return cache if fits else None
-
-    def bits(self, graph: BlockGraph | None) -> list[Blocks | None]:
-        """By step, the blocks that run; None where the whole model runs as it is."""
-        if graph is None or not self.segment.masked:
-            return [None] * self.steps
-        first = self.step - self.segment.start
-        bits: list[Blocks | None] = list(
-            block_schedule_of(graph, self.segment).run[first : first + self.steps]
-        )
-        if self.usable_cache() is None:
-            bits[0] = graph.all
-        return bits
-
-
-@dataclass(frozen=True)
-class Answer:
-    """out: [steps, branches, C, H, W]; bits: by step, the blocks that ran (None: all as one)."""
-
-    out: Tensor
-    bits: list[Blocks | None]
-    cache: BlockCache | None
+#: A run with its part of the call.
+Part = tuple[Run, StepWork]
 
 
 @dataclass(frozen=True)
 class RecordedBatch:
     """The batch in which a step is to run again, all other rows standing in for those that were.
 
-    rows: of the batch; row: the first that is the step's own; neighbours: as in `ExecutedStep`.
+    rows: of the batch; row: the first that is the step's own; ahead: steps that ran with it;
+    neighbours: as in `ExecutedStep`.
     """
 
     rows: int
     row: int
+    ahead: int = 0
     neighbours: tuple[tuple[int, int | None], ...] = ()
 
     @property
@@ -111,53 +41,142 @@ class RecordedBatch:
         return [bits for rows, bits in self.neighbours for _ in range(rows)]
 
 
-def call(
-    denoiser: Denoiser, asks: Sequence[Ask], recorded: RecordedBatch | None = None
-) -> list[Answer]:
-    """Run what all ask in one call; with a recorded batch, what one asks among its stand-ins.
+class ModelCall:
+    """What came of one call. ``out``: [rows, C, H, W], the parts' rows one after the other.
 
-    Raises InvalidRequest for blocks that the member lacks.
+    latents: VP, one per part [parts, C, H, W]. Raises InvalidRequest for blocks that the member
+    lacks.
     """
-    latents = torch.stack([ask.latent for ask in asks for _ in range(ask.rows)])
-    timesteps = torch.tensor([t for ask in asks for t in ask.timesteps for _ in ask.contexts])
-    contexts = torch.stack([c for ask in asks for _ in ask.timesteps for c in ask.contexts])
-    inputs, first = ModelInputs(latents, timesteps, contexts), 0
-    if recorded is not None and recorded.rows == len(latents):
-        recorded = None
-    if recorded is not None:
-        inputs = inputs.rows((torch.arange(recorded.rows) - recorded.row) % len(latents))
-        first = recorded.row
-    if any(ask.segment.masked for ask in asks) or (recorded is not None and recorded.neighbours):
-        graph = getattr(denoiser, "graph", None)
-        if not isinstance(graph, BlockGraph):
-            raise InvalidRequest(f"the blocks of {asks[0].segment.member} cannot be addressed")
-        return _by_blocks(graph, asks, inputs, recorded)
-    out = denoiser(inputs.sample, inputs.timesteps, inputs.context)
-    answers = []
-    for ask in asks:
-        part = out[first : first + ask.rows].unflatten(0, (ask.steps, -1))
-        answers.append(Answer(part, [None] * ask.steps, None))
-        first += ask.rows
-    return answers
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        parts: Sequence[Part],
+        latents: Tensor,
+        recorded: RecordedBatch | None = None,
+    ) -> None:
+        self._parts = parts
+        self._batch: RowBatch | None = None
+        inputs, total = _inputs(parts, latents), sum(work.rows for _, work in parts)
+        if recorded is not None and recorded.rows == total:
+            recorded = None
+        first = 0
+        if recorded is not None:
+            inputs = inputs.rows((torch.arange(recorded.rows) - recorded.row) % total)
+            first = recorded.row
+        self._firsts = _firsts(parts, first)
+        plain = all(work.in_full for _, work in parts) and not (recorded and recorded.neighbours)
+        if plain:
+            out = denoiser(inputs)
+        else:
+            if denoiser.graph is None:
+                raise InvalidRequest(f"the blocks of {parts[0][1].member} cannot be addressed")
+            out = self._by_blocks(denoiser.graph, inputs, recorded)
+        self.out = out[first : first + total]
+
+    def _by_blocks(
+        self, graph: BlockGraph, inputs: ModelInputs, recorded: RecordedBatch | None
+    ) -> Tensor:
+        others = [] if recorded is None else _stand_ins(graph, recorded, inputs)
+        rows = others[: recorded.row] if recorded else []
+        self._held = [_held(graph, run, work) for run, work in self._parts]
+        keep = 0
+        for (run, work), held in zip(self._parts, self._held, strict=True):
+            rows += _rows(graph, run, work, len(rows))
+            for bits in held.values():
+                keep |= bits
+        rows += others[len(rows) :]
+        self._batch = RowBatch(graph, inputs, rows, keep)
+        return self._batch.out
+
+    def caches(self, index: int) -> dict[Branch, BranchCache]:
+        """What the part keeps of the call and of earlier ones, by branch, for its later steps.
+
+        Copies where the call's tensors hold other rows too: nobody's cache keeps those alive.
+        """
+        run, work = self._parts[index]
+        ran = {branch for of in work.branches for branch in of}
+        kept = {
+            branch: _own(cache) if ran else cache
+            for branch, cache in run.caches.items()
+            if branch not in ran
+        }
+        if self._batch is None:
+            return kept
+        last = _last_rows(work, self._firsts[index])
+        held = self._held[index]
+        for branch in last:
+            kept[branch] = {}
+        for block in range(max(held.values(), default=0).bit_length()):
+            rows = {branch: row for branch, row in last.items() if held[branch] >> block & 1}
+            if rows:
+                tensor = self._batch.take(block, tuple(rows.values()))
+                for place, branch in enumerate(rows):
+                    kept[branch][block] = tensor, place
+        return {branch: cache for branch, cache in kept.items() if cache}
 
 
-def _by_blocks(
-    graph: BlockGraph, asks: Sequence[Ask], inputs: ModelInputs, recorded: RecordedBatch | None
-) -> list[Answer]:
-    others = [] if recorded is None else _stand_ins(graph, recorded, inputs)
-    rows = others[: recorded.row] if recorded else []
+def _inputs(parts: Sequence[Part], latents: Tensor) -> ModelInputs:
+    places, timesteps, conditioning = [], [], []
+    for place, (run, work) in enumerate(parts):
+        for t, of in zip(work.timesteps, work.branches, strict=True):
+            for branch in of:
+                places.append(place)
+                timesteps.append(t)
+                conditioning.append(run.encoded.row(branch))
+    device = latents.device
+    index = torch.tensor(places, device=device)
+    return ModelInputs(
+        latents[index], torch.tensor(timesteps, device=device), stacked(conditioning)
+    )
+
+
+def _firsts(parts: Sequence[Part], first: int) -> list[int]:
+    """By part, its first row in the call."""
     firsts = []
-    for ask in asks:
-        firsts.append(len(rows))
-        rows += _rows(graph, ask, len(rows))
-    rows += others[len(rows) :]
-    held = [_held(graph, ask) for ask in asks]
-    batch = RowBatch(graph, inputs, rows, reduce(or_, held))
-    answers = []
-    for ask, first, blocks in zip(asks, firsts, held, strict=True):
-        out = batch.out[first : first + ask.rows].unflatten(0, (ask.steps, -1))
-        answers.append(Answer(out, ask.bits(graph), _kept(batch, ask, first, blocks)))
-    return answers
+    for _, work in parts:
+        firsts.append(first)
+        first += work.rows
+    return firsts
+
+
+def _rows(graph: BlockGraph, run: Run, work: StepWork, first: int) -> list[Row]:
+    """A branch reads what it does not run of its last row in the call, else of its own cache."""
+    rows: list[Row] = []
+    newest: dict[Branch, int] = {}
+    for of, taken in zip(work.branches, work.blocks, strict=True):
+        for branch, bits in zip(of, taken, strict=True):
+            cache = run.caches.get(branch, {})
+            rows.append(Row(graph.all if bits is None else bits, cache, newest.get(branch)))
+            newest[branch] = first + len(rows) - 1
+    return rows
+
+
+def _last_rows(work: StepWork, first: int) -> dict[Branch, int]:
+    """By branch, the row of its last step, in the order of the rows."""
+    last: dict[Branch, int] = {}
+    for of in work.branches:
+        for branch in of:
+            last[branch] = first
+            first += 1
+    return dict(sorted(last.items(), key=lambda item: item[1]))
+
+
+def _held(graph: BlockGraph, run: Run, work: StepWork) -> dict[Branch, Blocks]:
+    """By branch that runs, the blocks whose outputs later steps of the segment reuse."""
+    steps = {branch: step for step, of in enumerate(work.branches, work.step) for branch in of}
+    if work.in_full:
+        return dict.fromkeys(steps, 0)
+    flows = run.flows(graph)
+    return {branch: flows[branch].held(step) for branch, step in steps.items()}
+
+
+def _own(cache: BranchCache) -> BranchCache:
+    """The same, in tensors that hold no other branch's row."""
+    return {
+        block: slot if len(slot[0]) == 1 else (slot[0][slot[1] : slot[1] + 1].clone(), 0)
+        for block, slot in cache.items()
+    }
 
 
 def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, inputs: ModelInputs) -> list[Row]:
@@ -166,43 +185,3 @@ def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, inputs: ModelInputs) 
     anything = {block: (torch.zeros(1, *shape), 0) for block, shape in enumerate(shapes)}
     blocks = recorded.blocks or [None] * recorded.rows
     return [Row(graph.all if bits is None else bits & graph.all, anything) for bits in blocks]
-
-
-def _rows(graph: BlockGraph, ask: Ask, first: int) -> list[Row]:
-    branches, cache = len(ask.contexts), ask.usable_cache()
-    outputs = {} if cache is None else cache.outputs
-    rows: list[Row] = []
-    for index, bits in enumerate(ask.bits(graph)):
-        for branch in range(branches):
-            slots = {block: (tensor, branch) for block, tensor in outputs.items()}
-            run = graph.all if bits is None else bits
-            rows.append(Row(run, slots, first + branch if index else None))
-    return rows
-
-
-def block_schedule_of(graph: BlockGraph, segment: Segment) -> BlockSchedule:
-    """What the blocks of a segment's steps mean. Raises InvalidRequest for blocks that it lacks."""
-    mask = [graph.all if item.blocks is None else item.blocks for item in segment.directives]
-    if max(mask) > graph.all:
-        raise InvalidRequest(f"member {segment.member} has only {len(graph)} blocks")
-    return graph.schedule(mask)
-
-
-def _held(graph: BlockGraph, ask: Ask) -> Blocks:
-    """The blocks whose outputs later steps of the segment reuse."""
-    if not ask.segment.masked:
-        return 0
-    return block_schedule_of(graph, ask.segment).held[ask.step + ask.steps - 1 - ask.segment.start]
-
-
-def _kept(batch: RowBatch, ask: Ask, first: int, held: Blocks) -> BlockCache | None:
-    """Copies where the call's tensors hold other rows too: nobody's cache keeps those alive."""
-    if not held:
-        return None
-    branches = len(ask.contexts)
-    last = first + ask.rows - branches
-    rows = tuple(range(last, last + branches))
-    outputs = {
-        block: batch.take(block, rows) for block in range(held.bit_length()) if held >> block & 1
-    }
-    return BlockCache(ask.segment.member, ask.step + ask.steps - 1, branches, outputs)

@@ -13,7 +13,14 @@ import numpy.typing as npt
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from baton.common.diffusion.samplers import SamplerHistory, advance, rescale, vp_form
+from baton.common.diffusion.samplers import (
+    Move,
+    Position,
+    SamplerHistory,
+    advance_rows,
+    rescaling,
+    vp_form,
+)
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import Incompatible
 from baton.common.latents.state import NoiseLevel
@@ -69,11 +76,19 @@ class Course:
         self, x: Tensor, out: Tensor, step: int, history: SamplerHistory | None
     ) -> tuple[Tensor, SamplerHistory | None]:
         """One step as `samplers.advance`; the latent comes out native to the next step."""
+        moved, kept = advance_rows(x[None], out[None], [self.move(step, history)])
+        return moved[0] * self.into_next(step), kept[0]
+
+    def move(self, step: int, history: SamplerHistory | None) -> Move:
+        """What `advance_rows` takes for a step. Raises as `Move.of`."""
+        return Move.of(Position(*self.at(step), history))
+
+    def into_next(self, step: int) -> float:
+        """The factor that makes the latent after a step native to the next one."""
         schedule, index = self.at(step)
-        x, history = advance(x, out, schedule, index, history)
-        if index + 1 == schedule.steps and step + 1 < self.steps:
-            x = rescale(x, schedule.levels[-1], self.levels[step + 1])
-        return x, history
+        if index + 1 < schedule.steps or step + 1 == self.steps:
+            return 1.0
+        return rescaling(schedule.levels[-1], self.levels[step + 1])
 
 
 def make_course(

@@ -8,179 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.calls import (
-    Answer,
-    Ask,
-    BlockCache,
-    Denoiser,
-    RecordedBatch,
-    call,
+from baton.common.diffusion.calls import ModelCall, Part, RecordedBatch
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.run import BranchCache, Run
+from baton.common.diffusion.samplers import (
+    Move,
+    SamplerHistory,
+    advance_rows,
+    columns,
+    rescaling,
+    vp_form,
 )
-from baton.common.diffusion.course import Course
-from baton.common.diffusion.samplers import SamplerHistory, rescale, vp_form
-from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
-from baton.common.latents.state import HistoryEntry, LatentState
-from baton.common.limits import DEVICE_NODE, MAX_ROWS, Location
-from baton.common.plan import Plan, Segment, followers
+from baton.common.diffusion.work import StepWork
+from baton.common.errors import ExecutionFailed
+from baton.common.limits import BOTH, Branch
 from baton.common.record import ExecutedStep
-
-#: Location and node id.
-Place = tuple[Location, str]
-HERE: Place = ("device", DEVICE_NODE)
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Encoded prompt and negative prompt, each [L, D]."""
-
-    positive: Tensor
-    negative: Tensor
-
-
-@dataclass
-class Run:
-    """One request's denoising in progress, advanced by `denoise_step` alone.
-
-    x: native latent [C, H, W]; prior: the unit noise it started from; step: steps done; place:
-    where it runs, for the record;
-    pause_every: no group of steps goes past a multiple of it, counted from the first step;
-    most_rows: that a group may take; cache: block outputs of the step before, of no use to anybody
-    else.
-    """
-
-    plan: Plan
-    course: Course
-    conditioning: Conditioning
-    x: Tensor
-    prior: Tensor = field(repr=False)
-    step: int = 0
-    place: Place = HERE
-    history: SamplerHistory | None = None
-    pause_every: int = 0
-    most_rows: int = MAX_ROWS
-    cache: BlockCache | None = field(default=None, repr=False)
-    error: ExecutionFailed | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        self.first = self.step
-        grids = [(grid.sampler, grid.steps) for grid in self.plan.grids]
-        if [(part.sampler, part.steps) for part in self.course.schedules] != grids:
-            raise InvalidRequest("the levels are not those of the plan")
-        for segment in self.plan.segments:
-            _check_guidance(segment)
-
-    @property
-    def rows(self) -> int:
-        """Rows that the next step takes in a batch: two if guided, more if it decodes ahead."""
-        return (2 if self.guided else 1) * (1 + self.ahead)
-
-    @property
-    def ahead(self) -> int:
-        """How many steps are evaluated together with the next one."""
-        limit = self.most_rows // (2 if self.guided else 1) - 1
-        if self.pause_every:
-            left = self.pause_every - 1 - (self.step - self.first) % self.pause_every
-            limit = min(limit, left)
-        return followers(self.plan.segment_at(self.step), self.step, limit)
-
-    @property
-    def guided(self) -> bool:
-        """Whether the next step evaluates both branches."""
-        return self.plan.guided_at(self.step)
-
-    def state(self) -> LatentState:
-        """The paused request: everything that another node needs to go on."""
-        history: tuple[HistoryEntry, ...] = ()
-        if self.history is not None:
-            history = (HistoryEntry(self.history.level, self.history.x0.cpu().numpy().copy()),)
-        return LatentState(
-            x=self.x.cpu().numpy().copy(),
-            level=self.course.levels[self.step],
-            step=self.step,
-            steps=self.course.steps,
-            sampler=self.course.sampler_at(self.step),
-            history=history,
-        )
-
-
-def _check_guidance(segment: Segment) -> None:
-    """Raises Incompatible for guidance that would be passed over."""
-    if segment.guidance.kind == "embedded":
-        raise Incompatible(f"guidance as an input, as {segment.member} is to take it, is not known")
-    if any(directive.branches == "reuse" for directive in segment.directives):
-        raise Incompatible("guidance reused from an earlier step is not known")
-
-
-def start_run(
-    plan: Plan,
-    course: Course,
-    conditioning: Conditioning,
-    seed: int,
-    shape: tuple[int, int, int],
-    place: Place = HERE,
-) -> Run:
-    """A run from the seed's noise, the same as a diffusers pipeline with a CPU generator."""
-    noise = prior_noise(seed, shape)
-    return Run(plan, course, conditioning, noise * course.initial_scale, noise, 0, place)
-
-
-def prior_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """The unit noise that a picture starts from."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((1, *shape), generator=generator)[0]
-
-
-def resume_run(
-    plan: Plan,
-    course: Course,
-    conditioning: Conditioning,
-    state: LatentState,
-    seed: int,
-    place: Place = HERE,
-) -> Run:
-    """A run that goes on from a state, history included; its first step runs in full.
-
-    Raises Incompatible as `resumed`.
-    """
-    x, history = resumed(state, course)
-    noise = prior_noise(seed, tuple(x.shape))
-    return Run(plan, course, conditioning, x, noise, state.step, place, history)
-
-
-def resumed(state: LatentState, course: Course) -> tuple[Tensor, SamplerHistory | None]:
-    """The latent of a state at the level of its step, and the sampler's history.
-
-    Raises Incompatible if the state belongs to another sampler, number of steps or noise level, or
-    is not finite at that level.
-    """
-    sampler = course.sampler_at(state.step)
-    if state.sampler != sampler or state.steps != course.steps:
-        raise Incompatible(
-            f"the latent was made by {state.sampler} in {state.steps} steps, the plan asks for"
-            f" {sampler} in {course.steps}"
-        )
-    if not state.level.same_noise(course.levels[state.step]):
-        raise Incompatible(f"the latent's noise level is not that of step {state.step}")
-    level = course.levels[state.step]
-    x = rescale(torch.from_numpy(state.x.copy()), state.level, level)
-    if not torch.isfinite(x).all():
-        raise Incompatible(f"the latent is not finite at the noise level of step {state.step}")
-    return x, _history_of(state, course)
-
-
-def _history_of(state: LatentState, course: Course) -> SamplerHistory | None:
-    if not state.history:
-        return None
-    newest, level = state.history[-1], course.levels[state.step]
-    before = [above for above in course.levels[: state.step] if above.noisier_than(level)]
-    if not before or not newest.level.same_noise(before[-1]):
-        raise Incompatible(f"the latent's history is not that of step {state.step}")
-    return SamplerHistory(newest.level, torch.from_numpy(newest.x0.copy()))
 
 
 @torch.inference_mode()
@@ -189,121 +35,226 @@ def denoise_step(
 ) -> list[list[ExecutedStep]]:
     """Advance every run by one step, or by one group of them, in one model call.
 
-    Returns by run the steps that it took. The runs must share member and latent shape. A run whose
-    latent stops being finite gets its ``error`` set and keeps its last good latent; its neighbours
-    go on. recorded: for a single run, the batch that it was part of when it ran before.
+    As `denoise`, with as many steps ahead as each may take. recorded: for a single run, the batch
+    that it was part of when it ran before.
     """
-    asks = [_ask(run) for run in runs]
-    answers = call(denoiser, asks, recorded)
-    records = _records(runs, asks, answers)
-    for run, answer, taken in zip(runs, answers, records, strict=True):
-        _advance_group(run, answer, taken)
-    return records
+    steps = None if recorded is None else recorded.ahead + 1
+    parts = [(run, run.work(denoiser.graph, steps)) for run in runs]
+    return denoise(parts, denoiser, recorded)
 
 
-def _ask(run: Run) -> Ask:
-    segment, level = run.plan.segment_at(run.step), run.course.levels[run.step]
-    contexts = (run.conditioning.positive, run.conditioning.negative)
-    stop = run.step + 1 + run.ahead
-    return Ask(
-        segment=segment,
-        step=run.step,
-        latent=rescale(_noised(run), level, vp_form(level)),
-        timesteps=tuple(run.course.timesteps[run.step : stop]),
-        contexts=contexts if run.guided else contexts[:1],
-        cache=run.cache,
-    )
-
-
-def _noised(run: Run) -> Tensor:
-    """The latent with the step's share of prior noise (Faster Diffusion, Sec. 3.3), native form.
-
-    The paper adds ``share * z_T`` to a latent in VP form.
-    """
-    share = run.plan.directive_at(run.step).prior_noise
-    if not share:
-        return run.x
-    level = run.course.levels[run.step]
-    return run.x + rescale(share * run.prior, vp_form(level), level)
-
-
-def _records(
-    runs: Sequence[Run], asks: Sequence[Ask], answers: Sequence[Answer]
+@torch.inference_mode()
+def denoise(
+    parts: Sequence[Part], denoiser: Denoiser, recorded: RecordedBatch | None = None
 ) -> list[list[ExecutedStep]]:
-    total, row = sum(ask.rows for ask in asks), 0
-    patterns = _patterns(asks, answers)
-    threads, records = torch.get_num_threads(), []
-    for run, ask, answer in zip(runs, asks, answers, strict=True):
+    """Advance every run by its work in one model call; on an exception none has moved.
+
+    Returns by run the steps that it took. The works must be of one group. A run whose latent stops
+    being finite gets its ``error`` set and keeps its last good latent; its neighbours go on.
+    """
+    return evaluate(parts, denoiser, recorded).commit()
+
+
+@dataclass
+class _Track:
+    """A run's way through the steps of its work: what each comes to, until it fails at one.
+
+    flags: by step, where in the round's flags it says whether the latent is finite.
+    """
+
+    run: Run
+    work: StepWork
+    first: int  # of its steps among those of the round
+    latents: list[Tensor] = field(default_factory=list)
+    histories: list[SamplerHistory | None] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    error: ExecutionFailed | None = None
+
+    @property
+    def x(self) -> Tensor:
+        return self.latents[-1] if self.latents else self.run.x
+
+    @property
+    def history(self) -> SamplerHistory | None:
+        return self.histories[-1] if self.histories else self.run.history
+
+    @property
+    def step(self) -> int:
+        return self.work.step + len(self.latents)
+
+    def goes_on(self, index: int) -> bool:
+        return index < self.work.steps and self.error is None
+
+    def move(self) -> Move | None:
+        """The sampler's next step; None, and an error, if it cannot make it."""
+        try:
+            return self.run.course.move(self.step, self.history)
+        except (ValueError, ArithmeticError) as error:  # its neighbours have levels of their own
+            self.error = ExecutionFailed(f"the sampler failed at step {self.step}: {error}")
+            return None
+
+    def commit(self, finite: Sequence[bool], caches: dict[Branch, BranchCache]) -> int:
+        """Move the run to its last good latent; how many steps that took."""
+        run, good = self.run, [finite[flag] for flag in self.flags]
+        count = good.index(False) if False in good else len(good)
+        if count < len(good):
+            step = self.work.step + count
+            self.error = ExecutionFailed(f"the latent stopped being finite at step {step}")
+        if count:
+            run.x, run.history = self.latents[count - 1], self.histories[count - 1]
+        run.step, run.caches, run.error = run.step + count, caches, self.error
+        return count
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A round's outcome before any of it counts."""
+
+    call: ModelCall
+    tracks: Sequence[_Track]
+    flags: Sequence[Tensor]
+
+    def commit(self) -> list[list[ExecutedStep]]:
+        """Move the runs on, all of them; by run, the steps that it took.
+
+        What may fail comes first, and one flag is read from the device, whether all is finite.
+        """
+        records = _records([(track.run, track.work) for track in self.tracks])
+        caches = [self.call.caches(index) for index in range(len(self.tracks))]
+        finite = torch.cat(list(self.flags)).tolist() if self.flags else []
+        for track, taken, kept in zip(self.tracks, records, caches, strict=True):
+            del taken[track.commit(finite, kept) :]
+        return records
+
+
+@torch.inference_mode()
+def evaluate(
+    parts: Sequence[Part], denoiser: Denoiser, recorded: RecordedBatch | None = None
+) -> Evaluated:
+    """Model, guidance and sampler over all rows, as tensors on the model's device."""
+    tracks, steps = [], 0
+    for run, work in parts:
+        tracks.append(_Track(run, work, steps))
+        steps += work.steps
+    x = _noised(torch.stack([run.x for run, _ in parts]), tracks)
+    levels = [run.course.levels[run.step] for run, _ in parts]
+    to_vp = columns([(rescaling(level, vp_form(level)),) for level in levels], x)[0]
+    call = ModelCall(denoiser, parts, x * to_vp, recorded)
+    predicted = _guided(call.out, parts, denoiser)
+    flags: list[Tensor] = []
+    for index in range(max(work.steps for _, work in parts)):
+        if going := [track for track in tracks if track.goes_on(index)]:
+            if len(going) < len(tracks) or index:
+                x = _noised(torch.stack([track.x for track in going]), going)
+            _advance(going, x, predicted, flags)
+    return Evaluated(call, tracks, flags)
+
+
+def _noised(x: Tensor, tracks: Sequence[_Track]) -> Tensor:
+    """Latents [n, ...] with their steps' shares of prior noise (Faster Diffusion, Sec. 3.3).
+
+    Native form; the paper adds ``share * z_T`` to a latent in VP form.
+    """
+    rows, told = [], []
+    for row, track in enumerate(tracks):
+        if noise := track.run.plan.directive_at(track.step).prior_noise:
+            level = track.run.course.levels[track.step]
+            rows.append(row)
+            told.append((noise, rescaling(vp_form(level), level)))
+    if not rows:
+        return x
+    share, factor = columns(told, x)
+    added = torch.stack([tracks[row].run.prior for row in rows]) * share * factor
+    index = torch.tensor(rows, device=x.device)
+    return x.index_copy(0, index, x[index] + added)
+
+
+def _guided(out: Tensor, parts: Sequence[Part], denoiser: Denoiser) -> Tensor:
+    """Predictions by step [steps of all parts, C, H, W], of rows by branch."""
+    first, positive, negative, guided, scales = 0, [], [], [], []
+    for run, work in parts:
+        scale = run.segment.guidance.scale
+        for of in work.branches:
+            positive.append(first)
+            if of == BOTH:
+                guided.append(len(positive) - 1)
+                negative.append(first + 1)
+                scales.append((scale,))
+            first += len(of)
+    device = out.device
+    found = out[torch.tensor(positive, device=device)]
+    if not guided:
+        return found
+    index = torch.tensor(guided, device=device)
+    leading = found if len(guided) == len(positive) else found[index]
+    away = out[torch.tensor(negative, device=device)]
+    led = denoiser.guide(leading, away, columns(scales, out)[0])
+    return led if leading is found else found.index_copy(0, index, led)
+
+
+def _advance(going: list[_Track], x: Tensor, predicted: Tensor, flags: list[Tensor]) -> None:
+    """One sampler step of each from its latent; ``flags`` gets whether what comes is finite."""
+    moves = [track.move() for track in going]
+    able = [place for place, move in enumerate(moves) if move is not None]
+    if not able:
+        return
+    if len(able) < len(going):
+        x, going = x[torch.tensor(able, device=x.device)], [going[place] for place in able]
+    steps = [track.first + len(track.latents) for track in going]
+    if steps != list(range(len(predicted))):
+        predicted = predicted[torch.tensor(steps, device=x.device)]
+    x, histories = advance_rows(x, predicted, [move for move in moves if move is not None])
+    factors = [track.run.course.into_next(track.step) for track in going]
+    if any(each != 1.0 for each in factors):
+        x = x * columns([(each,) for each in factors], x)[0]
+    first = sum(map(len, flags))
+    flags.append(torch.isfinite(x).flatten(1).all(dim=1))
+    for place, (track, history) in enumerate(zip(going, histories, strict=True)):
+        track.latents.append(x[place])
+        track.histories.append(history)
+        track.flags.append(first + place)
+
+
+def _records(parts: Sequence[Part]) -> list[list[ExecutedStep]]:
+    works = [work for _, work in parts]
+    patterns, total = _patterns(works), sum(work.rows for work in works)
+    threads, row, records = torch.get_num_threads(), 0, []
+    for run, work in parts:
         taken = []
-        for index, bits in enumerate(answer.bits):
-            step = ask.step + index
+        for index, (of, bits) in enumerate(zip(work.branches, work.blocks, strict=True)):
+            step = work.step + index
             taken.append(
                 ExecutedStep(
                     step=step,
-                    member=ask.segment.member,
+                    member=work.member,
                     location=run.place[0],
                     node_id=run.place[1],
-                    branches="both" if len(ask.contexts) == 2 else "positive",
+                    branches="both" if of == BOTH else "positive",
                     rows=total,
                     threads=threads,
-                    row=row + index * len(ask.contexts),
-                    blocks=bits,
-                    ahead=0 if index else ask.steps - 1,
+                    row=row,
+                    blocks=bits[0],
+                    ahead=0 if index else work.steps - 1,
                     prior_noise=run.plan.directive_at(step).prior_noise,
                     neighbours=patterns,
+                    negative_blocks=None if bits[-1] == bits[0] else bits[-1],
                 )
             )
+            row += len(of)
         records.append(taken)
-        row += ask.rows
     return records
 
 
-def _patterns(asks: Sequence[Ask], answers: Sequence[Answer]) -> tuple[tuple[int, int | None], ...]:
+def _patterns(works: Sequence[StepWork]) -> tuple[tuple[int, int | None], ...]:
     """(rows, blocks) in the order of the batch, where several runs do not all run the same.
 
     Rows that run the same one after the other are told as one: each run's record holds all this,
     at each of its steps.
     """
-    if len(asks) == 1 or all(answer.bits == [None] for answer in answers):
+    if len(works) == 1 or all(work.in_full for work in works):
         return ()
-    rows = (
-        (bits, len(ask.contexts))
-        for ask, answer in zip(asks, answers, strict=True)
-        for bits in answer.bits
-    )
-    return tuple(
-        (sum(count for _, count in alike), bits) for bits, alike in groupby(rows, itemgetter(0))
-    )
-
-
-def _guide(branches: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): negative + scale * (positive - negative)."""
-    if len(branches) == 1:
-        return branches[0]
-    positive, negative = branches[0], branches[1]
-    return negative + scale * (positive - negative)
-
-
-def _advance_group(run: Run, answer: Answer, taken: list[ExecutedStep]) -> None:
-    """Take the sampler through what the call evaluated; ``taken`` keeps only steps that succeed."""
-    for index, branches in enumerate(answer.out):
-        _advance_run(run, _guide(branches, run.plan.segment_at(run.step).guidance.scale))
-        if run.error is not None:
-            del taken[index:]
-            return
-    run.cache = answer.cache
-
-
-def _advance_run(run: Run, out: Tensor) -> None:
-    try:
-        x, history = run.course.advance(_noised(run), out, run.step, run.history)
-    except (ValueError, ArithmeticError) as error:  # its neighbours have levels of their own
-        run.error = ExecutionFailed(f"the sampler failed at step {run.step}: {error}")
-        return
-    if not torch.isfinite(x).all():
-        run.error = ExecutionFailed(f"the latent stopped being finite at step {run.step}")
-        return
-    run.x, run.history, run.step = x, history, run.step + 1
+    rows = (bits for work in works for taken in work.blocks for bits in taken)
+    return tuple((len(list(alike)), bits) for bits, alike in groupby(rows))
 
 
 def step_alone(

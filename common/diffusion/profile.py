@@ -16,11 +16,15 @@ from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, Mod
 
 @dataclass(frozen=True)
 class Profile:
-    """By block and for one row: MACs of a run, the output's shape, and its bytes."""
+    """By block and for one row: MACs of a run, the output's shape, and its bytes.
+
+    activation_bytes: the most that the blocks' outputs take at a time while all of them run.
+    """
 
     macs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     nbytes: tuple[int, ...]
+    activation_bytes: int
 
     def macs_of(self, blocks: Blocks) -> int:
         """MACs of a step that runs these blocks."""
@@ -41,7 +45,10 @@ class Profile:
 
 @torch.inference_mode()
 def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
-    """Count on the first of the given rows; what it holds does not matter."""
+    """Count on the first of the given rows; what it holds does not matter.
+
+    On the meta device nothing is computed.
+    """
     one = inputs.rows(torch.tensor([0]))
     outputs: list[Tensor] = []
     macs = []
@@ -50,11 +57,23 @@ def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
         with counter:
             outputs.append(block.run([outputs[source] for source in block.inputs], one))
         macs.append(counter.get_total_flops() // 2)
+    nbytes = tuple(output.nbytes for output in outputs)
     return Profile(
         macs=tuple(macs),
         shapes=tuple(tuple(output.shape[1:]) for output in outputs),
-        nbytes=tuple(output.nbytes for output in outputs),
+        nbytes=nbytes,
+        activation_bytes=_most_at_a_time(graph, nbytes),
     )
+
+
+def _most_at_a_time(graph: BlockGraph, nbytes: Sequence[int]) -> int:
+    """Bytes of the outputs that are still to be read, at the block where they are most."""
+    now = most = 0
+    for index, size in enumerate(nbytes):
+        now += size
+        most = max(most, now)
+        now -= sum(nbytes[source] for source in graph.released[index])
+    return most
 
 
 @torch.inference_mode()

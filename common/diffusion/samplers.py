@@ -1,15 +1,19 @@
-"""Samplers, one published algorithm each, on single latents that carry their own noise level.
+"""Samplers, one published algorithm each, on rows that each have a noise level of their own.
 
 Every model is normalised to one call: it sees the variance-preserving form of the latent and its
-output is turned into predictions of x0 and eps, whatever it was trained to predict.
+output is turned into predictions of x0 and eps, whatever it was trained to predict. Rows advance
+as tensors [n, C, H, W], their coefficients as columns [n, 1, 1, 1]: computed in double precision,
+rounded once, so that a row comes out bit for bit as it does alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from baton.common.diffusion.scheduler_config import Prediction
@@ -37,17 +41,67 @@ def rescale(x: Tensor, source: NoiseLevel, target: NoiseLevel) -> Tensor:
 
     Raises ValueError if the levels differ in noise.
     """
+    return x * rescaling(source, target)
+
+
+def rescaling(source: NoiseLevel, target: NoiseLevel) -> float:
+    """The factor of `rescale`."""
     if not source.same_noise(target):
         raise ValueError(f"{source} and {target} are different noise levels")
     if source.a > source.b:
-        return x * (target.a / source.a)
-    return x * (target.b / source.b)
+        return target.a / source.a
+    return target.b / source.b
+
+
+def columns(values: Sequence[Sequence[float]], like: Tensor) -> list[Tensor]:
+    """Coefficients by row and kind as a column [n, 1, ...] of each kind, beside rows like these."""
+    shape = (len(values),) + (1,) * (like.dim() - 1)
+    return [
+        torch.tensor(column, dtype=like.dtype, device=like.device).view(shape)
+        for column in zip(*values, strict=True)
+    ]
+
+
+class Position(NamedTuple):
+    """Where a row is: a step of a schedule, with what the sampler keeps of the one before."""
+
+    schedule: Schedule
+    step: int
+    history: SamplerHistory | None = None
+
+    @property
+    def level(self) -> NoiseLevel:
+        return self.schedule.levels[self.step]
+
+    @property
+    def target(self) -> NoiseLevel:
+        return self.schedule.levels[self.step + 1]
+
+    @property
+    def still(self) -> bool:
+        """Whether the step does not change the level, and thus nothing."""
+        return not self.level.noisier_than(self.target)
+
+
+class Predicted(NamedTuple):
+    """Of x0 and eps at the rows, and the x0 of the step before where a sampler reads it."""
+
+    x0: Tensor
+    eps: Tensor
+    before: Tensor | None
+
+
+class Columns(NamedTuple):
+    """Noise levels of rows, [n, 1, ...] each."""
+
+    a: Tensor
+    b: Tensor
 
 
 def predictions(
-    x: Tensor, out: Tensor, level: NoiseLevel, kind: Prediction
+    x: Tensor, out: Tensor, level: NoiseLevel | Columns, kind: Prediction
 ) -> tuple[Tensor, Tensor]:
-    """Predictions of (x0, eps) from the model's output at VP latent ``x``.
+    """Predictions of (x0, eps) from the model's output at VP latents ``x`` of a level.
 
     v-prediction: v = a*eps - b*x0 (Salimans and Ho 2022).
     """
@@ -59,79 +113,150 @@ def predictions(
     return out, (x - a * out) / b
 
 
-def advance(
-    x: Tensor, out: Tensor, schedule: Schedule, step: int, history: SamplerHistory | None
-) -> tuple[Tensor, SamplerHistory | None]:
-    """One sampler step: the next native latent and the history to keep.
+def ddim(x: Tensor, predicted: Predicted, a: Tensor, b: Tensor) -> Tensor:
+    """DDIM with eta = 0 (Song et al. 2021, Eq. 12): x' = a'*x0 + b'*eps. a, b: the target's."""
+    return a * predicted.x0 + b * predicted.eps
 
-    A step without a change of level leaves both as they are.
+
+def euler(x: Tensor, predicted: Predicted, sigma: Tensor, h: Tensor) -> Tensor:
+    """Euler's method on the probability-flow ODE (Karras et al. 2022, Alg. 1), VE form.
+
+    h: the next sigma minus this one.
     """
-    level = schedule.levels[step]
-    if not level.noisier_than(schedule.levels[step + 1]):
-        return x, history
-    model_level = vp_form(level)
-    x0, eps = predictions(rescale(x, level, model_level), out, model_level, schedule.prediction)
-    kept = SamplerHistory(level, x0) if schedule.sampler in _MULTISTEP else None
-    return _SAMPLERS[schedule.sampler](x, (x0, eps), schedule, step, history), kept
-
-
-def ddim(
-    x: Tensor,
-    predicted: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    step: int,
-    history: SamplerHistory | None,
-) -> Tensor:
-    """DDIM with eta = 0 (Song et al. 2021, Eq. 12): x' = a'*x0 + b'*eps, x0 clipped if wanted."""
-    x0, eps = predicted
-    if schedule.clip is not None:
-        x0 = x0.clamp(-schedule.clip, schedule.clip)
-    target = schedule.levels[step + 1]
-    return target.a * x0 + target.b * eps
-
-
-def euler(
-    x: Tensor,
-    predicted: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    step: int,
-    history: SamplerHistory | None,
-) -> Tensor:
-    """Euler's method on the probability-flow ODE (Karras et al. 2022, Alg. 1), VE form."""
-    sigma, target = schedule.levels[step].b, schedule.levels[step + 1].b
-    derivative = (x - predicted[0]) / sigma
-    return x + derivative * (target - sigma)
+    derivative = (x - predicted.x0) / sigma
+    return x + derivative * h
 
 
 def dpmpp_2m(
-    x: Tensor,
-    predicted: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    step: int,
-    history: SamplerHistory | None,
+    x: Tensor, predicted: Predicted, scale: Tensor, weight: Tensor, *correction: Tensor
 ) -> Tensor:
     """DPM-Solver++ 2M, midpoint form (Lu et al. 2022, Alg. 2), with lambda = log(a / b).
 
-    First order without history, and at the last step if the schedule ends so.
+    scale: b' / b; weight: a' * (exp(-h) - 1), h the step in lambda; correction: 1 / (2 r), r the
+    step before in units of this one, where the step is of second order.
     """
-    level, target = schedule.levels[step], schedule.levels[step + 1]
-    x0 = predicted[0]
-    last = step == schedule.steps - 1
+    direction = predicted.x0
+    if correction and predicted.before is not None:
+        direction = predicted.x0 + (predicted.x0 - predicted.before) * correction[0]
+    return scale * x - weight * direction
+
+
+def _ddim_coefficients(at: Position) -> tuple[float, ...]:
+    return at.target.a, at.target.b
+
+
+def _euler_coefficients(at: Position) -> tuple[float, ...]:
+    return at.level.b, at.target.b - at.level.b
+
+
+def _dpmpp_2m_coefficients(at: Position) -> tuple[float, ...]:
+    """First order without history, and at the last step if the schedule ends so."""
+    level, target = at.level, at.target
     log_snr = _log_snr(level)
     h = math.inf if target.b == 0 else _log_snr(target) - log_snr
-    decay = math.expm1(-h)
-    direction = x0
-    if history is not None and not (last and schedule.first_order_end):
-        ratio = (log_snr - _log_snr(history.level)) / h
-        direction = x0 + (x0 - history.x0) * (0.5 / ratio)
-    return (target.b / level.b) * x - (target.a * decay) * direction
+    first = target.b / level.b, target.a * math.expm1(-h)
+    last = at.step == at.schedule.steps - 1
+    if at.history is None or (last and at.schedule.first_order_end):
+        return first
+    ratio = (log_snr - _log_snr(at.history.level)) / h
+    return *first, 0.5 / ratio
 
 
 def _log_snr(level: NoiseLevel) -> float:
     return math.log(level.a / level.b)
 
 
-_Sampler = Callable[[Tensor, tuple[Tensor, Tensor], Schedule, int, SamplerHistory | None], Tensor]
-_SAMPLERS: dict[SamplerName, _Sampler] = {"ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m}
+_SAMPLERS: dict[
+    SamplerName, tuple[Callable[..., Tensor], Callable[[Position], tuple[float, ...]]]
+] = {
+    "ddim": (ddim, _ddim_coefficients),
+    "euler": (euler, _euler_coefficients),
+    "dpmpp_2m": (dpmpp_2m, _dpmpp_2m_coefficients),
+}
 #: Those whose next step needs what this one predicted.
 _MULTISTEP: frozenset[SamplerName] = frozenset({"dpmpp_2m"})
+
+
+class Move(NamedTuple):
+    """One row's step, its numbers worked out. Raises what they raise: the rows' own errors.
+
+    kind: equal for rows that one evaluation advances; level: to and in variance-preserving form;
+    coefficients: of the sampler.
+    """
+
+    at: Position
+    kind: Hashable
+    to_vp: float
+    vp: NoiseLevel
+    coefficients: tuple[float, ...]
+
+    @classmethod
+    def of(cls, at: Position) -> Move:
+        """Raises ValueError or ArithmeticError for levels between which no step can be made."""
+        schedule, vp = at.schedule, vp_form(at.level)
+        if at.still:
+            return cls(at, "still", 1.0, vp, ())
+        coefficients = _SAMPLERS[schedule.sampler][1](at)
+        kind = schedule.sampler, schedule.prediction, schedule.clip, len(coefficients)
+        return cls(at, kind, rescaling(at.level, vp), vp, coefficients)
+
+
+def advance_rows(
+    x: Tensor, out: Tensor, moves: Sequence[Move]
+) -> tuple[Tensor, list[SamplerHistory | None]]:
+    """One sampler step of each row: the next native latents [n, ...], and the history to keep.
+
+    A step without a change of level leaves both as they are.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for row, move in enumerate(moves):
+        kinds.setdefault(move.kind, []).append(row)
+    history = [move.at.history for move in moves]
+    result = x
+    for kind, rows in kinds.items():
+        if kind == "still":
+            continue
+        chosen = [moves[row] for row in rows]
+        if len(rows) == len(moves):
+            result, kept = _advance_alike(x, out, chosen)
+        else:
+            index = torch.tensor(rows, device=x.device)
+            advanced, kept = _advance_alike(x[index], out[index], chosen)
+            result = result.index_copy(0, index, advanced)
+        for row, one in zip(rows, kept, strict=True):
+            history[row] = one
+    return result, history
+
+
+def _advance_alike(
+    x: Tensor, out: Tensor, moves: Sequence[Move]
+) -> tuple[Tensor, list[SamplerHistory | None]]:
+    schedule = moves[0].at.schedule
+    sampler = _SAMPLERS[schedule.sampler][0]
+    told = [(move.to_vp, move.vp.a, move.vp.b, *move.coefficients) for move in moves]
+    to_vp, a, b, *coefficients = columns(told, x)
+    x0, eps = predictions(x * to_vp, out, Columns(a, b), schedule.prediction)
+    before = None
+    if len(coefficients) > 2:
+        before = torch.stack([_x0(move.at.history) for move in moves])
+    predicted = Predicted(x0, eps, before)
+    if schedule.sampler == "ddim" and schedule.clip is not None:
+        predicted = predicted._replace(x0=x0.clamp(-schedule.clip, schedule.clip))
+    kept: list[SamplerHistory | None] = [None] * len(moves)
+    if schedule.sampler in _MULTISTEP:
+        kept = [SamplerHistory(move.at.level, x0[row]) for row, move in enumerate(moves)]
+    return sampler(x, predicted, *coefficients), kept
+
+
+def _x0(history: SamplerHistory | None) -> Tensor:
+    if history is None:
+        raise ValueError("a step of second order needs the step before")
+    return history.x0
+
+
+def advance(
+    x: Tensor, out: Tensor, schedule: Schedule, step: int, history: SamplerHistory | None
+) -> tuple[Tensor, SamplerHistory | None]:
+    """`advance_rows` of a single latent [C, H, W]."""
+    moved, kept = advance_rows(x[None], out[None], [Move.of(Position(schedule, step, history))])
+    return moved[0], kept[0]

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import PreTrainedTokenizerBase
 
 from baton.common.errors import WeightsError
 from baton.common.families.manifest import Manifest, Part, file_digest
@@ -32,6 +32,8 @@ from baton.common.families.part_files import (
     tokenizer_files,
 )
 
+T = TypeVar("T", bound=PreTrainedTokenizerBase)
+
 
 @dataclass(frozen=True)
 class _Library:
@@ -43,11 +45,6 @@ class _Library:
 
 _DIFFUSERS = _Library(DIFFUSERS, {"torch_dtype": torch.float32, "low_cpu_mem_usage": False})
 _TRANSFORMERS = _Library(TRANSFORMERS, {"dtype": torch.float32})
-_LIBRARIES: dict[type[Any], _Library] = {
-    AutoencoderKL: _DIFFUSERS,
-    UNet2DConditionModel: _DIFFUSERS,
-    CLIPTextModel: _TRANSFORMERS,
-}
 
 
 class Parts:
@@ -60,7 +57,8 @@ class Parts:
 
     def model(self, cls: type[Any], part: Part) -> Any:
         """A model of this class, in float32. Raises WeightsError."""
-        folder, library = part_folder(self._folder, part), _LIBRARIES[cls]
+        folder = part_folder(self._folder, part)
+        library = _DIFFUSERS if issubclass(cls, ModelMixin) else _TRANSFORMERS
         view = self._view(folder, model_files(folder, library.layout))
         with _told_of(folder, view):
             module, info = cls.from_pretrained(
@@ -70,12 +68,13 @@ class Parts:
             raise WeightsError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them")
         return module.eval().requires_grad_(False)
 
-    def tokenizer(self, part: Part) -> CLIPTokenizer:
-        """Raises WeightsError."""
+    def tokenizer(self, cls: type[T], part: Part) -> T:
+        """A tokenizer of this class. Raises WeightsError."""
         folder = part_folder(self._folder, part)
         view = self._view(folder, tokenizer_files(folder))
         with _told_of(folder, view):
-            return CLIPTokenizer.from_pretrained(view)
+            found: T = cls.from_pretrained(view)
+            return found
 
     def _view(self, folder: Path, files: Iterable[Path]) -> Path:
         """A folder of links to these files, each of which is there and can be read."""

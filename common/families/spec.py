@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from baton.common.accel.propagation import Propagation
 from baton.common.diffusion.scheduler_config import Prediction, check_scheduler, own_sampler
 from baton.common.errors import Incompatible, UnknownName, WeightsError
+from baton.common.families.architectures import ARCHITECTURES
 from baton.common.families.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -47,9 +48,8 @@ _Positive = Annotated[int, Field(gt=0)]
 
 
 class MemberSpec(MemberPart):
-    """architecture: class of the denoiser; bytes: of its weights as stored, 0 if they are not."""
+    """bytes: of its weights as stored, 0 if they are not."""
 
-    architecture: str
     bytes: int
 
 
@@ -63,10 +63,12 @@ class LatentShape(NamedTuple):
 class FamilySpec(Manifest):
     """A manifest with what its parts' configurations add.
 
-    members: from the largest to the smallest. scheduler_config: as `check_scheduler` returns it.
+    members: from the largest to the smallest, of one architecture (`ARCHITECTURES`).
+    scheduler_config: as `check_scheduler` returns it.
     """
 
     folder: Path
+    architecture: str
     members: Mapping[str, MemberSpec]
     scheduler_config: dict[str, Any]
     latent: LatentShape
@@ -172,14 +174,22 @@ def read_spec(name: str | Path = "scenes") -> FamilySpec:
     except UnknownName as error:
         raise WeightsError(f"{folder / MANIFEST_NAME}: {error}") from error
     members = {member: _member(folder, part) for member, part in manifest.members.items()}
+    architecture = _architecture(folder, manifest)
     vae = _configured(_Autoencoder, part_folder(folder, manifest.vae))
     known = {
         "folder": folder,
+        "architecture": architecture,
         "members": members,
         "scheduler_config": _scheduler(folder, manifest.scheduler),
         "latent": LatentShape(vae.latent_channels, 2 ** (len(vae.block_out_channels) - 1)),
     }
     return FamilySpec.model_validate({**dict(manifest), **known})
+
+
+def _known_denoiser(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"Input should be {' or '.join(map(repr, ARCHITECTURES))}")
+    return name
 
 
 class _Configuration(BaseModel):
@@ -193,14 +203,25 @@ class _Autoencoder(_Configuration):
 
 
 class _Denoiser(_Configuration):
-    class_name: Literal["UNet2DConditionModel"] = Field(alias="_class_name")
+    class_name: Annotated[str, AfterValidator(_known_denoiser)] = Field(alias="_class_name")
 
 
 def _member(folder: Path, part: MemberPart) -> MemberSpec:
-    place = part_folder(folder, part)
-    architecture = _configured(_Denoiser, place).class_name
-    size = weight_bytes(place, DIFFUSERS)
-    return MemberSpec(**dict(part), architecture=architecture, bytes=size)
+    size = weight_bytes(part_folder(folder, part), DIFFUSERS)
+    return MemberSpec(**dict(part), bytes=size)
+
+
+def _architecture(folder: Path, manifest: Manifest) -> str:
+    """The one that all members have. Raises WeightsError."""
+    found = {
+        member: _configured(_Denoiser, part_folder(folder, part)).class_name
+        for member, part in manifest.members.items()
+    }
+    first = next(iter(found.values()))
+    for member, name in found.items():
+        if name != first:
+            raise WeightsError(f"member {member} is a {name}, the others are of kind {first}")
+    return first
 
 
 def _scheduler(folder: Path, part: Part) -> dict[str, Any]:

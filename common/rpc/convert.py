@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from baton.common.errors import Incompatible, InvalidRequest
 from baton.common.limits import (
+    BOTH,
     MAX_BLOCKS,
     MAX_ROWS,
     MAX_SEGMENTS,
@@ -126,7 +127,7 @@ def _stretch_to_proto(step: ExecutedStep) -> plan_pb2.ExecutedStretch:
         location=_LOCATIONS[step.location],
         node_id=step.node_id,
         branches=_BRANCHES[step.branches],
-        blocks=_blocks_to_proto(step.blocks),
+        blocks=_blocks_to_proto(step.blocks, step.negative_blocks),
         ahead=step.ahead,
         prior_noise=step.prior_noise,
         rows=step.rows,
@@ -146,22 +147,21 @@ def _rows_to_proto(rows: int, blocks: int | None) -> plan_pb2.BatchRows:
     return plan_pb2.BatchRows(rows=rows, blocks=None if blocks is None else _packed(blocks))
 
 
-def _blocks_to_proto(blocks: int | None) -> list[bytes]:
-    return [] if blocks is None else [_packed(blocks)]
+def _blocks_to_proto(*branches: int | None) -> list[bytes]:
+    """Of the first branch, and of the other one where it runs others."""
+    return [_packed(blocks) for blocks in branches if blocks is not None]
 
 
 def _packed(blocks: int) -> bytes:
     return blocks.to_bytes((blocks.bit_length() + 7) // 8, "little")
 
 
-def _blocks_from_proto(branches: Sequence[bytes]) -> int | None:
-    """Raises Incompatible if the branches are to run different blocks, which no node does."""
-    if not branches:
-        return None
-    found = {_unpacked(blocks) for blocks in branches[:2]}
-    if len(branches) > 2 or len(found) > 1:
-        raise Incompatible("this node runs the same blocks on both branches")
-    return found.pop()
+def _blocks_from_proto(branches: Sequence[bytes]) -> tuple[int | None, int | None]:
+    """By branch; None for the second where it runs what the first one does."""
+    if len(branches) > len(BOTH):
+        raise InvalidRequest(f"a step has at most {len(BOTH)} branches")
+    positive, negative = ([_unpacked(blocks) for blocks in branches] + [None, None])[:2]
+    return positive, None if negative == positive else negative
 
 
 def _unpacked(blocks: bytes) -> int:
@@ -185,6 +185,7 @@ def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
     if not message.start < message.stop <= MAX_STEPS:
         raise InvalidRequest(f"{message.start}..{message.stop} is not a stretch of steps")
     runtime = message.runtime
+    blocks, negative_blocks = _blocks_from_proto(message.blocks)
     first = ExecutedStep(
         step=message.start,
         member=message.member,
@@ -194,11 +195,12 @@ def _steps_of(message: plan_pb2.ExecutedStretch) -> list[ExecutedStep]:
         rows=message.rows,
         threads=message.threads,
         row=message.row,
-        blocks=_blocks_from_proto(message.blocks),
+        blocks=blocks,
         ahead=message.ahead,
         prior_noise=message.prior_noise,
         neighbours=_neighbours_from_proto(message),
         runtime=Runtime(runtime.device, runtime.dtype, runtime.attention, runtime.compiled),
+        negative_blocks=negative_blocks,
     )
     return [replace(first, step=index) for index in range(message.start, message.stop)]
 
@@ -273,16 +275,18 @@ def _guidance_from_proto(message: plan_pb2.Guidance) -> Guidance:
 def _directive_to_proto(directive: StepDirective) -> plan_pb2.StepDirective:
     return plan_pb2.StepDirective(
         branches=_BRANCHES[directive.branches],
-        blocks=_blocks_to_proto(directive.blocks),
+        blocks=_blocks_to_proto(directive.blocks, directive.negative_blocks),
         ahead=directive.ahead,
         prior_noise=directive.prior_noise,
     )
 
 
 def _directive_from_proto(message: plan_pb2.StepDirective) -> StepDirective:
+    blocks, negative_blocks = _blocks_from_proto(message.blocks)
     return StepDirective(
         branches=_branches_from_proto(message.branches),
-        blocks=_blocks_from_proto(message.blocks),
+        blocks=blocks,
         ahead=message.ahead,
         prior_noise=message.prior_noise,
+        negative_blocks=negative_blocks,
     )

@@ -16,12 +16,14 @@ from baton.common.accel.mask_settings import Settings
 from baton.common.accel.masks import BlockMask, MaskKey, save_mask
 from baton.common.accel.training import MaskTrainer, PartialMask
 from baton.common.diffusion.blocks import BlockGraph, ModelInputs
-from baton.common.diffusion.executor import Run
+from baton.common.diffusion.conditioning import stacked
 from baton.common.diffusion.profile import Profile, seconds_of
+from baton.common.diffusion.run import Run
 from baton.common.errors import ExecutionFailed, executing
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
 from baton.common.files import saving
+from baton.common.limits import BOTH
 from baton.common.tooling.mask_request import MaskRequest, MaskTerms
 
 
@@ -48,7 +50,7 @@ class TrainedMask:
 
 
 def train_mask(
-    family: Family,
+    family: LoadedFamily,
     request: MaskRequest,
     asked: MaskTerms,
     settings: Settings,
@@ -59,7 +61,7 @@ def train_mask(
     on_step: hears after each step how many are settled, and the speed so far. Raises
     ExecutionFailed, or InvalidRequest if the file cannot be written.
     """
-    graph, counted = family.member(request.member).blocks, family.profile(request.member)
+    graph, counted = family.blocks(request.member), family.profile(request.member)
     key, runs = _key(family, request, asked), [begin(family, task) for task in asked.tasks]
     kind = {"key": str(key), "settings": repr(settings), "request": repr(request)}
     restored = _restore(asked.path, kind)
@@ -83,7 +85,7 @@ def train_mask(
     return TrainedMask(asked.path, mask, speed, macs_speed, removed, plot, note)
 
 
-def _key(family: Family, request: MaskRequest, asked: MaskTerms) -> MaskKey:
+def _key(family: LoadedFamily, request: MaskRequest, asked: MaskTerms) -> MaskKey:
     fingerprint = family.member_fingerprints[request.member]
     levels = family.schedule(asked.sampler, request.steps).digest
     of = family.name, request.member, fingerprint, asked.sampler, request.steps, levels
@@ -119,9 +121,9 @@ def _plotted(path: Path, mask: BlockMask, graph: BlockGraph) -> tuple[str | None
 
 def _inputs(runs: list[Run]) -> ModelInputs:
     first = runs[0]
-    contexts = torch.stack([first.conditioning.positive, first.conditioning.negative]).clone()
+    conditioning = stacked([first.encoded.row(branch) for branch in BOTH])
     latents = torch.stack([first.x, first.x])
-    return ModelInputs(latents, torch.full((2,), first.course.timesteps[0]), contexts)
+    return ModelInputs(latents, torch.full((2,), first.course.timesteps[0]), conditioning)
 
 
 def _costs(kind: str, counted: Profile, graph: BlockGraph, runs: list[Run]) -> list[float]:

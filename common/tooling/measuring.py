@@ -13,9 +13,9 @@ import numpy as np
 
 from baton.common.accel.features import Changes, Features, measure, propose_keys, read_by_decoder
 from baton.common.accel.heatmap import heat_map
-from baton.common.diffusion.executor import Run
+from baton.common.diffusion.run import Run
 from baton.common.errors import ExecutionFailed, executing
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
 from baton.common.files import saving
 from baton.common.outputs import claiming, make_folder
@@ -120,19 +120,19 @@ class Analysis:
         return str(path), []
 
 
-def measured(family: Family, terms: Terms, on_step: Callable[[], None]) -> Analysis:
+def measured(family: LoadedFamily, terms: Terms, on_step: Callable[[], None]) -> Analysis:
     """Draw the terms' pictures with their member and measure on the way.
 
     on_step: called after each of ``terms.calls`` steps. Raises ExecutionFailed.
     """
-    graph = family.member(terms.member).blocks
+    graph = family.blocks(terms.member)
     with executing("measuring"):
         features = measure(graph, _batches(family, terms.tasks), on_step)
     keys = propose_keys(features, terms.keys)
     return Analysis(terms, features, keys, family.member_fingerprints[terms.member])
 
 
-def _batches(family: Family, tasks: Sequence[Task]) -> Iterator[list[Run]]:
+def _batches(family: LoadedFamily, tasks: Sequence[Task]) -> Iterator[list[Run]]:
     for start in range(0, len(tasks), BATCH):
         yield [begin(family, task) for task in tasks[start : start + BATCH]]
 

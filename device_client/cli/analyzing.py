@@ -34,7 +34,7 @@ def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) ->
 
 
 def _measured(settings: DeviceSettings, terms: Terms, quiet: bool) -> Analysis:
-    from baton.common.families.loader import load_family
+    from baton.common.families.loaded import load_family
     from baton.common.families.local import use_threads
     from baton.common.tooling.measuring import measured
 

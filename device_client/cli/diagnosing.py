@@ -103,7 +103,7 @@ def _own_spec(settings: DeviceSettings) -> FamilySpec:
     from baton.common.quiet import quiet_libraries
 
     quiet_libraries()
-    from baton.common.families.loader import load_family
+    from baton.common.families.loaded import load_family
 
     return load_family(settings.family, settings.member_list).spec
 

@@ -40,7 +40,7 @@ def train_masks(request: MaskRequest, settings: Settings, as_json: bool, threads
 def _trained(
     request: MaskRequest, terms: MaskTerms, settings: Settings, quiet: bool
 ) -> TrainedMask:
-    from baton.common.families.loader import load_family
+    from baton.common.families.loaded import load_family
     from baton.common.tooling.mask_training import train_mask
 
     family = load_family(request.family, [request.member])

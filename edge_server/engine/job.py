@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from baton.common.diffusion.executor import Run
+from baton.common.diffusion.run import Run
+from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError
 from baton.common.latents import Codec, LatentState
 from baton.common.plan import Plan
@@ -21,7 +24,8 @@ from baton.common.request import Task
 class Work:
     """One checked request: the edge's part of a plan, from noise or from a state.
 
-    plan: what the task's plan means here.
+    plan: what the task's plan means here; loads: what each of its steps costs, in rows that run
+    all blocks; left out, each row costs as much.
     """
 
     request_id: str
@@ -34,6 +38,7 @@ class Work:
     owner: str = ""
     #: What whoever asks calls the latent space in envelopes; empty: as this edge does.
     fingerprint: str = ""
+    loads: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def first_step(self) -> int:
@@ -86,11 +91,15 @@ class HandedOff:
     times: Times
 
 
+#: uint8 [H, W, 3].
+Picture = npt.NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class Drawn:
-    """A finished picture, uint8 [H, W, 3]."""
+    """A finished picture."""
 
-    picture: npt.NDArray[np.uint8]
+    picture: Picture
     executed: tuple[ExecutedStep, ...]
     times: Times
 
@@ -104,12 +113,22 @@ Outcome = HandedOff | Drawn | BatonError
 Event = Started | Progressed | Checkpointed | Outcome | Dropped
 
 
+@dataclass
+class Decoding:
+    """x: what the parts of the decoder that are done have put out, the latent before the first."""
+
+    x: Tensor = field(repr=False)
+    done: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class Job:
     """Work on its way through the engine. Owned by the model thread once submitted.
 
-    cache_bytes: the most that it keeps of its blocks' outputs. emit: called with every event,
-    mostly from the model thread; the last event, and it alone, is an outcome or `Dropped`.
+    cache_bytes: the most that it keeps of its blocks' outputs; row_bytes: activations of a row of
+    its next call; encoder: that its prompts need next. emit: called with every event, mostly from
+    the model thread; the last event, and it alone, is an outcome or `Dropped`.
     """
 
     work: Work
@@ -118,22 +137,47 @@ class Job:
     queued_seconds: float = 0.0
     model_seconds: float = 0.0
     cache_bytes: int = 0
-    run: Run | None = field(default=None, repr=False)
+    row_bytes: int = 0
+    encoder: Hashable = None
     executed: list[ExecutedStep] = field(default_factory=list, repr=False)
+    _run: Run | None = field(default=None, repr=False)
+    _due: StepWork | None = field(default=None, repr=False)
+    _decoding: Decoding | None = field(default=None, repr=False)
 
     @property
-    def started(self) -> Run:
-        """The run; only for a job that was admitted."""
-        if self.run is None:
-            raise RuntimeError(f"job {self.work.request_id} has not been admitted")
-        return self.run
+    def run(self) -> Run:
+        """Of a job that has begun. Raises RuntimeError for another."""
+        return _there(self._run, self)
+
+    @run.setter
+    def run(self, run: Run) -> None:
+        self._run = run
 
     @property
-    def group(self) -> tuple[str, tuple[int, ...], int]:
-        """Jobs of one group can share a model call: member, latent shape, context length."""
-        run = self.started
-        member = run.plan.segment_at(run.step).member
-        return member, tuple(run.x.shape), run.conditioning.positive.shape[0]
+    def due(self) -> StepWork:
+        """The step that a ready job waits for. Raises RuntimeError for another."""
+        return _there(self._due, self)
 
-    def times(self, decode: float = 0.0) -> Times:
+    @due.setter
+    def due(self, work: StepWork) -> None:
+        self._due = work
+
+    @property
+    def decoding(self) -> Decoding:
+        """Made when it is first asked for: from then on the job is denoised to the end."""
+        if self._decoding is None:
+            self._decoding = Decoding(self.run.x)
+        return self._decoding
+
+    def times(self) -> Times:
+        decode = 0.0 if self._decoding is None else self._decoding.seconds
         return Times(self.queued_seconds, self.model_seconds, decode)
+
+
+T = TypeVar("T")
+
+
+def _there(part: T | None, job: Job) -> T:
+    if part is None:
+        raise RuntimeError(f"job {job.work.request_id} has not come so far")
+    return part

@@ -5,24 +5,35 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from baton.common.plan import Plan, followers
+from baton.common.size import Size
+from baton.edge_server.engine.job import Work
 
 _DECAY = 0.9  # of a round's weight with every later one
 _SETTLED_WEIGHT = 3.0
 _OUTLIER = 4.0  # times what was expected: a stall of the machine says little of the next round
 _FRESH_SECONDS = 5.0
+_NONE = 1e-9  # rows, for what sums of floats leave behind
+
+
+class Pace(NamedTuple):
+    """Of what rounds are alike but for their load: the member, and the size of the pictures."""
+
+    member: str
+    size: Size
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Seconds of a round as a straight line over its rows: exponentially weighted least squares.
+    """Seconds of a round as a straight line over its load: exponentially weighted least squares.
 
-    A round is one model call with all that comes before and after it on the model thread. The sums
-    are weighted; ``measured`` is when the last round ended.
+    A round is one model call with all that comes before and after it on the model thread; its load
+    is what its rows run, in rows that run all blocks. The sums are weighted; ``measured`` is when
+    the last round ended.
     """
 
     weight: float = 0.0
@@ -32,7 +43,7 @@ class LatencyModel:
     rows_seconds: float = 0.0
     measured: float = -math.inf
 
-    def after(self, rows: int, seconds: float, now: float | None = None) -> LatencyModel:
+    def after(self, rows: float, seconds: float, now: float | None = None) -> LatencyModel:
         """The model with one more round; one that took far too long counts as less."""
         if self.weight > _SETTLED_WEIGHT:
             seconds = min(seconds, _OUTLIER * self.round_seconds(rows))
@@ -62,37 +73,42 @@ class LatencyModel:
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What a request still asks of the model: so many calls, each of so many rows, on a member.
+    """What a request still asks of the model: so many calls, each of such a load, at a pace.
 
-    Steps that are evaluated together are one call.
+    Steps that may be evaluated together are one call.
     """
 
-    member: str
-    rows: int
+    pace: Pace
+    rows: float
     steps: int
 
     @classmethod
-    def of(cls, plan: Plan, done: int, stop: int) -> RemainingWork:
-        """The steps from ``done`` to ``stop``, as if all were on the first one's member."""
-        return cls.course(plan, done, stop)[0]
+    def course(cls, work: Work) -> tuple[RemainingWork, ...]:
+        """By steps done since its first, what is left of the edge's part: one more than steps."""
+        loads = work.loads or rows_of(work.plan)
+        return cls.between(work.plan, (work.first_step, work.stop), work.task.size, loads)
 
     @classmethod
-    def course(cls, plan: Plan, first: int, stop: int) -> tuple[RemainingWork, ...]:
-        """By steps done since ``first``, what is left until ``stop``: one more than steps.
-
-        As if all steps were on the member of the next one.
-        """
-        left = [(0, 0)] * (stop - first + 1)  # calls and rows
+    def between(
+        cls, plan: Plan, steps: tuple[int, int], size: Size, loads: Sequence[float]
+    ) -> tuple[RemainingWork, ...]:
+        """As if all steps were on the member of the next one. loads: by step of the plan."""
+        first, stop = steps
+        left = [(0, 0.0)] * (stop - first + 1)  # calls and rows
         for step in reversed(range(first, stop)):
-            guided = plan.guided_at(step)
-            group = 1 + followers(plan.segment_at(step), step)
-            calls, rows = left[min(step + group, stop) - first]
-            left[step - first] = calls + 1, rows + (2 if guided else 1) * group
+            end = min(step + 1 + followers(plan.segment_at(step), step), stop)
+            calls, rows = left[end - first]
+            left[step - first] = calls + 1, rows + sum(loads[step:end])
         members = [plan.segment_at(min(step, stop - 1)).member for step in range(first, stop + 1)]
         return tuple(
-            cls(member, max(1, round(rows / max(calls, 1))), calls)
+            cls(Pace(member, size), rows / calls if calls else 1.0, calls)
             for member, (calls, rows) in zip(members, left, strict=True)
         )
+
+
+def rows_of(plan: Plan) -> tuple[float, ...]:
+    """The loads of its steps if every row costs as much."""
+    return tuple(float(len(plan.branches_at(step))) for step in range(plan.steps))
 
 
 @dataclass(frozen=True)
@@ -102,14 +118,14 @@ class Forecast:
     active: requests that run together; rows: of one model call; the others wait in their order.
     """
 
-    latency: Mapping[str, LatencyModel]
+    latency: Mapping[Pace, LatencyModel]
     active: int
     rows: int
 
     def knows(self, works: Iterable[RemainingWork], now: float) -> bool:
-        """Whether every member asked for has been measured lately."""
-        members = {remaining.member for remaining in works}
-        return all(name in self.latency and self.latency[name].fresh(now) for name in members)
+        """Whether every pace asked for has been measured lately."""
+        paces = {remaining.pace for remaining in works}
+        return all(pace in self.latency and self.latency[pace].fresh(now) for pace in paces)
 
     def seconds(self, works: Sequence[RemainingWork], limit: float = math.inf) -> float:
         """Seconds until the last of the works is done, or the first value above ``limit``.
@@ -118,26 +134,27 @@ class Forecast:
         and the next in line takes its place.
         """
         running: list[tuple[int, int]] = []
-        rows: Counter[str] = Counter()
+        rows: dict[Pace, float] = {}
         waiting, last, cycles, elapsed = 0, len(works) - 1, 0, 0.0
         while elapsed <= limit:
             while waiting < len(works) and len(running) < self.active:
                 remaining = works[waiting]
                 heapq.heappush(running, (cycles + remaining.steps, waiting))
-                rows[remaining.member] += remaining.rows
+                rows[remaining.pace] = rows.get(remaining.pace, 0.0) + remaining.rows
                 waiting += 1
             end, index = heapq.heappop(running)
             elapsed += (end - cycles) * self._cycle_seconds(rows)
             cycles = end
-            rows[works[index].member] -= works[index].rows
+            rows[works[index].pace] -= works[index].rows
             if index == last:
                 break
         return elapsed
 
-    def _cycle_seconds(self, rows: Mapping[str, int]) -> float:
-        """Seconds in which all that run take one step; rows: of all of them, by member."""
+    def _cycle_seconds(self, rows: Mapping[Pace, float]) -> float:
+        """Seconds in which all that run take one step; rows: of all of them, by pace."""
         seconds = 0.0
-        for member, total in rows.items():
-            if calls := math.ceil(total / self.rows):
-                seconds += calls * self.latency[member].round_seconds(total / calls)
+        for pace, total in rows.items():
+            if total > _NONE:
+                calls = math.ceil(total / self.rows)
+                seconds += calls * self.latency[pace].round_seconds(total / calls)
         return seconds

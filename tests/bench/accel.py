@@ -45,7 +45,7 @@ from baton.common.diffusion.blocks import BlockGraph, BlockSchedule, ModelInputs
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.expansion import plan_of
-from baton.common.families.loader import Family, Member, load_family
+from baton.common.families.loaded import LoadedFamily, Member, load_family
 from baton.common.families.local import begin
 from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
 from baton.common.files import saving
@@ -100,7 +100,7 @@ class Unrectified(BlockGraph):
 class Benchmark:
     """One member's comparison."""
 
-    def __init__(self, family: Family, member: str, size: Size, seed: int) -> None:
+    def __init__(self, family: LoadedFamily, member: str, size: Size, seed: int) -> None:
         self.family = family
         self.member = member
         self.size = size
@@ -212,7 +212,7 @@ class Benchmark:
         )
 
     def _drawer(self, config: Accelerated) -> Callable[[Sequence[Case]], None]:
-        denoiser = Member(self.family.unets[self.member])
+        denoiser = Member(self.family.models.unets[self.member])
         denoiser.graph = self._graph(config)
 
         def draw(cases: Sequence[Case]) -> None:
@@ -245,7 +245,7 @@ class Benchmark:
 
 
 async def relay_seconds(
-    family: Family, plans: dict[str, OpenPlan], cases: Sequence[Case], pipeline: Benchmark
+    family: LoadedFamily, plans: dict[str, OpenPlan], cases: Sequence[Case], pipeline: Benchmark
 ) -> dict[str, list[float]]:
     """The pipeline, and relays over a gRPC loopback, interleaved."""
     seconds: dict[str, list[float]] = {name: [] for name in (PIPELINE, *plans)}
@@ -292,7 +292,7 @@ def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> Result:
     return told
 
 
-def _inputs(family: Family) -> ModelInputs:
+def _inputs(family: LoadedFamily) -> ModelInputs:
     shape = family.latent_shape(family.spec.sizes.default)
     prompt = family.encode_text("a red cat")
     contexts = torch.stack([prompt.positive, prompt.negative])

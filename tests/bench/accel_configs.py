@@ -9,7 +9,7 @@ from pathlib import Path
 from baton.common.accel.masks import load_mask
 from baton.common.accel.propagation import PRIOR_NOISE, Propagation, propagated, uniform_keys
 from baton.common.diffusion.blocks import Blocks
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.limits import ACCELS, SamplerName
 from baton.common.plan import OpenPlan, StepDirective
 from tests.support.tasks import accelerated, plan_in
@@ -60,7 +60,7 @@ class Accelerated:
         return replace(self.plan, segments=(replace(segment, directives=one_by_one),))
 
 
-def written_out(family: Family, plan: OpenPlan) -> OpenPlan:
+def written_out(family: LoadedFamily, plan: OpenPlan) -> OpenPlan:
     """The plan with what its ``accel`` means written into its directives."""
     pairs = zip(plan.segments, family.accelerator.expand(plan).segments, strict=True)
     segments = [replace(one, directives=ran.directives, accel="none") for one, ran in pairs]
@@ -70,10 +70,10 @@ def written_out(family: Family, plan: OpenPlan) -> OpenPlan:
 class AccelConfigs:
     """Builds the plans of one member, guided, on the device's side; masks come from its folder."""
 
-    def __init__(self, family: Family, member: str, ablations: Path) -> None:
+    def __init__(self, family: LoadedFamily, member: str, ablations: Path) -> None:
         self.family = family
         self.member = member
-        self.graph = family.member(member).blocks
+        self.graph = family.blocks(member)
         self._ablations = ablations
 
     def plain(self, sampler: SamplerName = "ddim", steps: int = STEPS) -> OpenPlan:

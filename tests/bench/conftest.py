@@ -6,18 +6,18 @@ from functools import cache
 
 import pytest
 
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from tests.support.fixtures import family, family_folder
 
 __all__ = ["family", "family_folder"]
 
 
 @pytest.fixture(scope="session")
-def scenes() -> Family:
+def scenes() -> LoadedFamily:
     """With all of its members; read only."""
     return _loaded()
 
 
 @cache
-def _loaded() -> Family:
+def _loaded() -> LoadedFamily:
     return load_family()

@@ -20,9 +20,11 @@ from rich.progress import track
 from torch import Tensor
 
 from baton import common
-from baton.common.diffusion.calls import Denoiser
-from baton.common.diffusion.executor import Conditioning, Run, denoise_step, start_run
-from baton.common.families.loader import Family
+from baton.common.diffusion.conditioning import Conditioning
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.run import Run, start_run
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.scenes.evaluate import Case
 from baton.common.families.scenes.verify import verify
 from baton.common.files import saving
@@ -80,7 +82,10 @@ class Studio:
     """
 
     def __init__(
-        self, family: Family, others: Mapping[str, tuple[Family, str]], cache: Path | None
+        self,
+        family: LoadedFamily,
+        others: Mapping[str, tuple[LoadedFamily, str]],
+        cache: Path | None,
     ) -> None:
         self._family = family
         own = {member: (family, member) for member in family.members}

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import typer
 
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
 from baton.common.rpc.convert import plan_to_proto
@@ -110,7 +110,7 @@ async def cancel_at(stub: Any, request_id: str, step: int, politely: bool) -> No
     call.cancel()
 
 
-async def memory(family: Family, count: int) -> dict[str, Any]:
+async def memory(family: LoadedFamily, count: int) -> dict[str, Any]:
     """This process's memory after cancels that fill what an edge keeps, and after ``count`` more.
 
     The first few thousand also fill the allocator's arenas, one for each thread. Edge and devices

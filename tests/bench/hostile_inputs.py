@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from baton.common.families.loader import load_family
+from baton.common.families.loaded import load_family
 from tests.bench.report import write
 from tests.support.families import write_family
 from tests.support.hostile import Read, cases, is_refused

@@ -20,7 +20,7 @@ from rich.progress import track
 
 from baton.common.arm import Arm
 from baton.common.expansion import plan_of
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here, warm_up
 from baton.common.families.scenes.evaluate import Case
 from baton.common.plan import OpenPlan
@@ -60,7 +60,9 @@ def overhead_of(relayed: Sequence[float], local: Sequence[float]) -> Overhead:
     )
 
 
-async def measure_overhead(family: Family, arm: Arm, steps: int, cases: Sequence[Case]) -> Overhead:
+async def measure_overhead(
+    family: LoadedFamily, arm: Arm, steps: int, cases: Sequence[Case]
+) -> Overhead:
     """One interleaved pair for each case, after one that does not count."""
     manifest = family.spec
     plan = plan_of(arm, family.name, "ddim", steps, manifest.default_guidance)
@@ -79,7 +81,10 @@ _Way = Callable[[Case], Coroutine[Any, Any, float]]
 
 
 def _ways(
-    family: Family, plan: OpenPlan, arm: Arm, nodes: tuple[AsyncClient, str, ThreadPoolExecutor]
+    family: LoadedFamily,
+    plan: OpenPlan,
+    arm: Arm,
+    nodes: tuple[AsyncClient, str, ThreadPoolExecutor],
 ) -> tuple[_Way, _Way]:
     """The two ways to draw a case, each to the seconds that it took."""
     client, address, thread = nodes

@@ -48,7 +48,7 @@ from statistics import fmean
 from typing import Any
 
 from baton.common.arm import Arm
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.manifest import find_family
 from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
 from baton.common.limits import SAMPLERS, SamplerName
@@ -95,7 +95,7 @@ QUICK = Size(2, 3, 4, 1, 2, 2, Grid(steps=5, tenths=(4, 8), fewer=(2, 4), trial=
 class Relay:
     """One run of the benchmark. seed: of the selection's prompts; the headline's are others."""
 
-    def __init__(self, family: Family, studio: Studio, size: Size, seed: int) -> None:
+    def __init__(self, family: LoadedFamily, studio: Studio, size: Size, seed: int) -> None:
         self.family = family
         self.size = size
         self.seed = seed

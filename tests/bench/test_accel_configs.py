@@ -9,7 +9,7 @@ import pytest
 
 from baton.common.accel.masks import save_mask
 from baton.common.diffusion.blocks import Blocks
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.plan import OpenPlan
 from tests.bench.accel import Unrectified
 from tests.bench.accel_configs import FEW_STEPS, STEPS, AccelConfigs
@@ -21,7 +21,7 @@ from tests.support.tasks import accelerated
 
 
 @pytest.fixture(scope="module")
-def configs(family: Family, tmp_path_factory: pytest.TempPathFactory) -> AccelConfigs:
+def configs(family: LoadedFamily, tmp_path_factory: pytest.TempPathFactory) -> AccelConfigs:
     folder = tmp_path_factory.mktemp("bench")
     masked = masked_copy(family, folder / "family", ("ddim", STEPS))
     other = make_mask(masked, "large", "ddim", STEPS)

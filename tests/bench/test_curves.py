@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.families.scenes.evaluate import draw, seeded_cases
 from baton.common.families.scenes.grammar import parse_prompt
@@ -23,12 +23,12 @@ GRID = Grid(steps=5, tenths=(4, 8), trial=(2,))
 
 
 @pytest.fixture
-def configs(scenes: Family) -> list[Config]:
+def configs(scenes: LoadedFamily) -> list[Config]:
     made = Configs(scenes.spec, GRID)
     return [*made.alone(), *made.relays(), *made.trials()]
 
 
-def test_shared_prefixes_change_no_score(scenes: Family, configs: list[Config]) -> None:
+def test_shared_prefixes_change_no_score(scenes: LoadedFamily, configs: list[Config]) -> None:
     drawings = Studio(scenes, {}, None).draw([c.plan for c in configs], CASES, "test")
     for config in configs:
         alone, shared = draw(scenes, config.plan, CASES), drawings[config.plan]
@@ -36,7 +36,7 @@ def test_shared_prefixes_change_no_score(scenes: Family, configs: list[Config]) 
         assert shared.strict.tolist() == [one.verdict.strict for one in alone], config.name
 
 
-def test_every_step_of_a_prefix_is_taken_once(scenes: Family) -> None:
+def test_every_step_of_a_prefix_is_taken_once(scenes: LoadedFamily) -> None:
     counter = Counter()
     made = Configs(scenes.spec, GRID)
     relays = [c.plan for c in made.relays() if c.kind == "large>small"]
@@ -46,7 +46,7 @@ def test_every_step_of_a_prefix_is_taken_once(scenes: Family) -> None:
     assert set(counter.rows) == {4}
 
 
-def test_the_trace_is_that_of_the_latents(scenes: Family, configs: list[Config]) -> None:
+def test_the_trace_is_that_of_the_latents(scenes: LoadedFamily, configs: list[Config]) -> None:
     relay = next(config for config in configs if config.kind == "large>medium>small")
     drawing = Studio(scenes, {}, None).draw([relay.plan], CASES, "test")[relay.plan]
     run = begin(scenes, task_of(scenes, relay.plan, CASES[1]))
@@ -57,7 +57,7 @@ def test_the_trace_is_that_of_the_latents(scenes: Family, configs: list[Config])
         np.testing.assert_allclose(drawing.variance[1, step], x.var(axis=(1, 2)), rtol=1e-2)
 
 
-def test_what_was_drawn_is_not_drawn_again(scenes: Family, tmp_path: Path) -> None:
+def test_what_was_drawn_is_not_drawn_again(scenes: LoadedFamily, tmp_path: Path) -> None:
     plan = Configs(scenes.spec, GRID).alone()[2].plan
     first = Studio(scenes, {}, tmp_path).draw([plan], CASES, "test")[plan]
     counter = Counter()
@@ -70,7 +70,7 @@ def test_what_was_drawn_is_not_drawn_again(scenes: Family, tmp_path: Path) -> No
     assert counter.calls == GRID.steps
 
 
-def test_other_weights_are_drawn_anew(scenes: Family, tmp_path: Path) -> None:
+def test_other_weights_are_drawn_anew(scenes: LoadedFamily, tmp_path: Path) -> None:
     plan = Configs(scenes.spec, GRID).alone()[2].plan
     Studio(scenes, {}, tmp_path).draw([plan], CASES, "test")
     counter = Counter()
@@ -80,7 +80,7 @@ def test_other_weights_are_drawn_anew(scenes: Family, tmp_path: Path) -> None:
     assert counter.calls == GRID.steps
 
 
-def test_a_latent_that_stops_being_finite_ends_the_run(scenes: Family) -> None:
+def test_a_latent_that_stops_being_finite_ends_the_run(scenes: LoadedFamily) -> None:
     def spoil(member: str, x: Tensor) -> None:
         x[0] = float("nan")
 

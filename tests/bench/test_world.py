@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from baton.common.diffusion.executor import Run
-from baton.common.families.loader import Family
+from baton.common.diffusion.run import Run
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.scenes.cases import seeded_cases
 from baton.common.families.scenes.evaluate import draw, member_plan, world_drawn_by
 from tests.bench import world
@@ -17,7 +17,7 @@ from tests.bench.world import Mix, Studio, late_gains
 
 
 @pytest.fixture
-def studio(scenes: Family) -> Studio:
+def studio(scenes: LoadedFamily) -> Studio:
     return Studio(scenes, seeded_cases(world_drawn_by(scenes), 2, 3))
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from rich.progress import track
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here, warm_up
 from baton.common.families.scenes.evaluate import Case
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
@@ -76,7 +76,7 @@ class Loopback:
     It speaks the wire's protocol directly, so that it is the plan alone that is timed.
     """
 
-    family: Family
+    family: LoadedFamily
     edge: edge_pb2_grpc.EdgeStub
     model_thread: ThreadPoolExecutor
 
@@ -131,7 +131,7 @@ class Loopback:
 
 
 @contextlib.asynccontextmanager
-async def loopback(family: Family) -> AsyncIterator[Loopback]:
+async def loopback(family: LoadedFamily) -> AsyncIterator[Loopback]:
     """An edge on a free port of this process, and a device beside it; both warm."""
     warm_up(family)
     settings = EdgeSettings(port=0, node_id="edge-bench")
@@ -145,7 +145,7 @@ async def loopback(family: Family) -> AsyncIterator[Loopback]:
 
 
 async def time_configs(
-    family: Family, configs: Sequence[Config], cases: Sequence[Case], title: str
+    family: LoadedFamily, configs: Sequence[Config], cases: Sequence[Case], title: str
 ) -> dict[str, list[Timing]]:
     """One timing per configuration and case, interleaved: a round for each case."""
     rng = np.random.default_rng(0)
@@ -165,7 +165,7 @@ async def time_configs(
     return timings
 
 
-def task_of(family: Family, plan: OpenPlan, case: Case) -> Task:
+def task_of(family: LoadedFamily, plan: OpenPlan, case: Case) -> Task:
     return Task(case.prompt, "", plan, case.seed, Size.of(family.spec.sizes.default))
 
 

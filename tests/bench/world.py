@@ -28,9 +28,10 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from baton.common.diffusion.calls import Denoiser
-from baton.common.diffusion.executor import Run, denoise_step, start_run
-from baton.common.families.loader import Family, Member, load_family
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.run import Run, start_run
+from baton.common.families.loaded import LoadedFamily, Member, load_family
 from baton.common.families.scenes.cases import Case, seeded_cases
 from baton.common.families.scenes.evaluate import world_drawn_by
 from baton.common.families.scenes.members import FINISHER
@@ -59,7 +60,7 @@ class Mix:
     steps: int
     stretches: tuple[tuple[str, bool, int], ...]
 
-    def plan(self, family: Family) -> OpenPlan:
+    def plan(self, family: LoadedFamily) -> OpenPlan:
         stretches, start = [], 0
         for member, guided, stop in self.stretches:
             if stop > start:
@@ -83,7 +84,7 @@ Watch = Callable[[int, list[Run]], None]
 class Studio:
     """Draws mixes of a family's members and its finisher, over the same cases."""
 
-    def __init__(self, family: Family, cases: Sequence[Case]) -> None:
+    def __init__(self, family: LoadedFamily, cases: Sequence[Case]) -> None:
         self.family, self.cases = family, cases
         self.denoisers: dict[str, Denoiser] = {m: family.denoiser(m) for m in family.members}
         folder = family.spec.folder / FINISHER / "unet"
@@ -195,7 +196,7 @@ def mixes(studio: Studio, steps: int) -> dict[str, list[Mix]]:
     }
 
 
-def measure(family: Family, count: int, seed: int, steps: int) -> dict[str, Any]:
+def measure(family: LoadedFamily, count: int, seed: int, steps: int) -> dict[str, Any]:
     """Every table, as rows."""
     studio = Studio(family, seeded_cases(world_drawn_by(family), count, seed))
     levels = studio.levels(max(FEWER))

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from baton.common.arm import Arm
-from baton.common.diffusion.executor import prior_noise
+from baton.common.diffusion.blocks import ModelInputs
+from baton.common.diffusion.conditioning import stacked
+from baton.common.diffusion.run import prior_noise
 from baton.common.diffusion.samplers import SamplerHistory, rescale, vp_form
 from baton.common.errors import InvalidRequest, Unreachable
 from baton.common.expansion import Terms, expand
-from baton.common.families.loader import Family
-from baton.common.limits import SAMPLERS, Location, SamplerName
+from baton.common.families.loaded import LoadedFamily
+from baton.common.limits import BOTH, SAMPLERS, Location, SamplerName
 from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment
 from baton.common.record import plan_that_ran
 from baton.common.request import Task
@@ -102,11 +104,11 @@ ARMS: dict[str, Meant] = {
 }
 
 
-def by_hand(family: Family, of: Task) -> npt.NDArray[np.uint8]:
+def by_hand(family: LoadedFamily, of: Task) -> npt.NDArray[np.uint8]:
     """The task's picture, all its steps on this device: nothing but levels, models and sampler."""
     plan, course = of.plan.closed(), family.course(of.plan)
     texts = family.encode_text(of.prompt, of.negative)
-    contexts = torch.stack([texts.positive, texts.negative])
+    conditioning = stacked([texts.row(branch) for branch in BOTH])
     x = prior_noise(of.seed, family.latent_shape(of.size)) * course.initial_scale
     history: SamplerHistory | None = None
     with torch.inference_mode():
@@ -114,13 +116,14 @@ def by_hand(family: Family, of: Task) -> npt.NDArray[np.uint8]:
             level, segment = course.levels[step], plan.segment_at(step)
             latents = torch.stack([rescale(x, level, vp_form(level))] * 2)
             timesteps = torch.tensor([course.timesteps[step]] * 2)
-            positive, negative = family.member(segment.member)(latents, timesteps, contexts)
+            inputs = ModelInputs(latents, timesteps, conditioning)
+            positive, negative = family.denoiser(segment.member)(inputs)
             out = negative + segment.guidance.scale * (positive - negative)
             x, history = course.advance(x, out, step, history)
     return family.decode(x)
 
 
-def means(family: Family, arm: str, plan: OpenPlan) -> bool:
+def means(family: LoadedFamily, arm: str, plan: OpenPlan) -> bool:
     """Whether the arm draws over the same grids, each step at the same place on the same member."""
     guidance = plan.segments[0].guidance
     terms = Terms(NAME, plan.samplers[0], plan.steps, guidance, ratios=family.ratios)
@@ -132,7 +135,7 @@ def steps_of(plan: OpenPlan) -> list[tuple[str, str]]:
     return [(s.location, s.member) for s in plan.segments for _ in range(s.start, s.stop)]
 
 
-def check_kept(family: Family, result: Result, folder: Path) -> None:
+def check_kept(family: LoadedFamily, result: Result, folder: Path) -> None:
     """Saved and read back it is the same, and so it is drawn again."""
     path = result.save(folder / "a.png")
     found = read_png(path).provenance
@@ -147,14 +150,14 @@ def check_kept(family: Family, result: Result, folder: Path) -> None:
 
 
 @pytest.fixture
-async def node(family: Family) -> AsyncIterator[Edge]:
+async def node(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family) as node:
         yield node
 
 
 @pytest.mark.parametrize("codec", CODECS)
 async def test_arms_run_as_they_say_and_their_pictures_replay(
-    node: Edge, family: Family, family_folder: Path, tmp_path: Path, codec: str
+    node: Edge, family: LoadedFamily, family_folder: Path, tmp_path: Path, codec: str
 ) -> None:
     with device(family_folder, codec=codec, checkpoint_every=1, edges=node.address) as client:
         for arm, meant in ARMS.items():
@@ -172,7 +175,7 @@ async def test_arms_run_as_they_say_and_their_pictures_replay(
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 async def test_an_arm_draws_what_its_steps_by_hand_draw_bit_for_bit(
-    node: Edge, family: Family, family_folder: Path, sampler: SamplerName
+    node: Edge, family: LoadedFamily, family_folder: Path, sampler: SamplerName
 ) -> None:
     with device(family_folder, edges=node.address) as client:
         for arm, meant in ARMS.items():
@@ -185,7 +188,7 @@ async def test_an_arm_draws_what_its_steps_by_hand_draw_bit_for_bit(
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_grid_of_its_own_begins_at_the_level_of_the_cut(
-    family: Family, sampler: SamplerName
+    family: LoadedFamily, sampler: SamplerName
 ) -> None:
     whole = family.ratios(sampler, 7)
     course = family.course(ARMS["edge/large*3@s2.2>device/small*4"].plan(sampler))
@@ -282,7 +285,13 @@ class Doomed:
     ],
 )
 async def test_an_arm_goes_on_where_an_edge_is_lost(
-    family: Family, family_folder: Path, tmp_path: Path, arm: str, at: str, helped: bool, codec: str
+    family: LoadedFamily,
+    family_folder: Path,
+    tmp_path: Path,
+    arm: str,
+    at: str,
+    helped: bool,
+    codec: str,
 ) -> None:
     gate, (seen_last, kept) = Gate(), MOMENTS[at]
     async with edge(family, gate, node_id="doomed") as one, edge(family, node_id="second") as two:
@@ -313,7 +322,7 @@ async def test_an_arm_goes_on_where_an_edge_is_lost(
 
 @pytest.mark.parametrize("codec", CODECS)
 async def test_a_device_that_went_first_goes_on_alone_where_no_edge_is_reached(
-    family: Family, family_folder: Path, tmp_path: Path, codec: str
+    family: LoadedFamily, family_folder: Path, tmp_path: Path, codec: str
 ) -> None:
     arm = "device/small*1>edge/large*2>device/small*4"
     with device(family_folder, codec=codec, edges=closed_port()) as client:
@@ -328,7 +337,7 @@ async def test_a_device_that_went_first_goes_on_alone_where_no_edge_is_reached(
 
 
 async def test_an_edge_that_cannot_take_the_last_stretch_leaves_it_to_the_next(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     """It draws its first stretch, and is gone when the device hands over to it."""
     counter, arm = Counter(), "edge/large*2>device/small*2>edge/large*2"
@@ -357,7 +366,7 @@ async def test_an_arm_and_its_caller_do_not_both_say_the_steps(
 
 
 async def test_arms_are_decided_reported_and_explained(
-    family: Family, family_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: LoadedFamily, family_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = tmp_path / "device"
     async with (

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
 from baton.common.rpc.convert import plan_to_proto
@@ -193,7 +193,7 @@ def test_no_member_stands_in_for_an_edge_where_that_is_not_wanted(baton: dict[st
 
 
 def test_pictures_for_programs_are_json_and_files(
-    baton: dict[str, Told], folder: Path, family: Family
+    baton: dict[str, Told], folder: Path, family: LoadedFamily
 ) -> None:
     for number, told in enumerate(baton["device"].json()):
         assert told["path"] == f"dev/baton-{7 + number}.png"
@@ -216,7 +216,7 @@ def test_a_picture_for_people_is_one_line(baton: dict[str, Told], folder: Path) 
 
 
 def test_a_relay_and_an_edge_picture_come_from_another_process(
-    baton: dict[str, Told], folder: Path, family: Family
+    baton: dict[str, Told], folder: Path, family: LoadedFamily
 ) -> None:
     (relayed,) = baton["relay"].json()
     assert relayed["steps"] == {"edge": 2, "device": 2}
@@ -353,7 +353,7 @@ def test_the_status_of_nobody_is_not_reachable(baton_edge: dict[str, Told]) -> N
     assert "no answer" in baton_edge["nobody"].refused(3)
 
 
-def test_the_status_of_an_edge_is_told(baton_edge: dict[str, Told], family: Family) -> None:
+def test_the_status_of_an_edge_is_told(baton_edge: dict[str, Told], family: LoadedFamily) -> None:
     told = baton_edge["status"].json()
     assert (told["node_id"], told["family"]) == ("served", "tiny")
     assert told["fingerprint"] == family.fingerprint
@@ -361,7 +361,7 @@ def test_the_status_of_an_edge_is_told(baton_edge: dict[str, Told], family: Fami
 
 
 async def test_an_edge_that_is_killed_costs_one_interval_and_no_picture(
-    killed: Process, family: Family, family_folder: Path
+    killed: Process, family: LoadedFamily, family_folder: Path
 ) -> None:
     events: list[Event] = []
     steps, every = 150, 10

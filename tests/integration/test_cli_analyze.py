@@ -14,7 +14,7 @@ from PIL import Image
 from baton.common.accel.features import Features, measure, propose_keys
 from baton.common.accel.propagation import Propagation
 from baton.common.errors import InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
 from baton.common.families.manifest import Manifest, read_manifest
 from baton.common.tooling.analysis import AnalyzeRequest
@@ -87,11 +87,11 @@ def baton(folder: Path, family_folder: Path) -> dict[str, Told]:
 
 
 @pytest.fixture(scope="module")
-def measured(family: Family) -> Features:
+def measured(family: LoadedFamily) -> Features:
     """As the command measures, in batches of four."""
     of = plan("device/large", STEPS)
     runs = [begin(family, task(of, prompt, seed=SEED + i)) for i, prompt in enumerate(PROMPTS)]
-    graph = family.member("large").graph
+    graph = family.denoiser("large").graph
     assert graph is not None
     return measure(graph, [runs[:4], runs[4:]])
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(what: str, baton: dict[s
 
 
 def test_the_json_holds_what_was_measured(
-    baton: dict[str, Told], measured: Features, family: Family
+    baton: dict[str, Told], measured: Features, family: LoadedFamily
 ) -> None:
     told = baton["asked"].json()
     assert (told["family"], told["member"], told["sampler"]) == (NAME, "large", "ddim")
@@ -138,7 +138,9 @@ def test_the_stages_are_means_over_their_blocks_most_changed_first(
     assert middle["most"] == relative.mean(axis=0).argmax() + 1
 
 
-def test_the_proposal_is_one_that_a_manifest_takes(baton: dict[str, Told], family: Family) -> None:
+def test_the_proposal_is_one_that_a_manifest_takes(
+    baton: dict[str, Told], family: LoadedFamily
+) -> None:
     told = baton["asked"].json()
     values = read_manifest(family.spec.folder).model_dump() | {"propagation": told["propagation"]}
     taken = Manifest.model_validate(values).propagation["large"]

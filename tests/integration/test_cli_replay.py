@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client.provenance import CHUNK_VERSION
 from baton.device_client.result import Result
 from tests.support.commands import Told, clean_environment, run_many
@@ -68,7 +68,7 @@ def write_pictures(folder: Path, result: Result) -> None:
     rewritten(path, folder / "build.png", _another_build)
 
 
-async def relayed(family: Family, folder: Path) -> Result:
+async def relayed(family: LoadedFamily, folder: Path) -> Result:
     async with edge(family, node_id="e1") as node:
         with device(folder, codec="fp16", members="small") as client:
             options = {"arm": "relay@0.5", "edge": node.address, "steps": 4, "seed": 7}
@@ -77,7 +77,7 @@ async def relayed(family: Family, folder: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def baton(
-    family: Family, family_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    family: LoadedFamily, family_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Told]:
     folder = tmp_path_factory.mktemp("replay")
     write_pictures(folder, asyncio.run(relayed(family, family_folder)))

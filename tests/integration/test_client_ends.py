@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from baton.common.errors import DeadlineExceeded, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client import AsyncClient, Client
 from tests.support.forked_clients import (
     alone,
@@ -73,7 +73,7 @@ async def test_one_that_is_closed_while_it_decides_says_so(fields: dict[str, Any
 class _Hanging:
     """A member whose call waits for ever, as in a thread of OpenMP that is gone."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self._family = family
         self.hung, self.release = threading.Event(), threading.Event()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from tests.support.crashes import endure, serving
 from tests.support.nodes import device, edge
 from tests.support.tasks import PROMPTS
@@ -22,7 +22,7 @@ def test_kills_lose_and_double_nothing_that_was_acknowledged(tmp_path: Path) -> 
 
 
 async def test_a_stopped_coordinator_does_not_stop_a_device(
-    tmp_path: Path, family: Family, family_folder: Path
+    tmp_path: Path, family: LoadedFamily, family_folder: Path
 ) -> None:
     """Its kernel takes connections as before; only answers never come."""
     with serving(tmp_path / "c.db") as brain:

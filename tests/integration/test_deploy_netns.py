@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from tests.support.commands import clean_environment
 from tests.support.netns import SPACES, Network, Process, missing, network, remove_abandoned
 from tests.support.nodes import drawn_here
@@ -138,7 +138,7 @@ def _reached(site: Site, name: str) -> list[str]:
 
 
 def test_both_devices_draw_by_a_relay_what_one_machine_draws(
-    site: Site, device: Device, family: Family
+    site: Site, device: Device, family: LoadedFamily
 ) -> None:
     out = site.folder / "b.png"
     flags = ["--arm", RELAY["arm"], "--steps", STEPS, "--seed", 1, "--out", out, "--json"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from baton.common.errors import InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.edge_server.daemon import running
 from baton.edge_server.settings import EdgeSettings
 from tests.support.nodes import coordinator, until
@@ -25,21 +25,23 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("how", REFUSED)
-async def test_an_edge_that_devices_could_not_call_does_not_start(how: str, family: Family) -> None:
+async def test_an_edge_that_devices_could_not_call_does_not_start(
+    how: str, family: LoadedFamily
+) -> None:
     settings = EdgeSettings.model_validate({"port": 0, "insecure": True} | REFUSED[how])
     with pytest.raises(InvalidRequest, match="--advertise"):
         async with running(settings, family):
             pass
 
 
-async def test_an_edge_alone_may_listen_everywhere(family: Family) -> None:
+async def test_an_edge_alone_may_listen_everywhere(family: LoadedFamily) -> None:
     settings = EdgeSettings(port=0, host="0.0.0.0", insecure=True)
     async with running(settings, family) as node:
         assert node.address.startswith("0.0.0.0:")
 
 
 async def test_a_coordinator_for_other_machines_takes_no_loopback_address(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The edge cannot know: it reaches the coordinator by loopback."""
     async with coordinator(host="0.0.0.0", insecure=True) as brain:

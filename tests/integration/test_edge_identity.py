@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.node import Registration
 from baton.common.rpc.access import OPEN
 from baton.common.rpc.channel import bind, channel_to, make_server
@@ -40,7 +40,7 @@ def settings(brain: Node, **fields: object) -> EdgeSettings:
     return EdgeSettings.model_validate({"port": 0, "coordinator": brain.address} | fields)
 
 
-async def test_two_edges_of_one_host_are_two_nodes(family: Family) -> None:
+async def test_two_edges_of_one_host_are_two_nodes(family: LoadedFamily) -> None:
     async with (
         coordinator() as brain,
         running(settings(brain), family) as one,
@@ -52,7 +52,7 @@ async def test_two_edges_of_one_host_are_two_nodes(family: Family) -> None:
 
 
 async def test_an_edge_that_starts_again_elsewhere_takes_its_id_along_at_once(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     """It did not say farewell, and its lease lives for a long time."""
     async with coordinator(lease_seconds=3600) as brain:
@@ -65,7 +65,7 @@ async def test_an_edge_that_starts_again_elsewhere_takes_its_id_along_at_once(
 
 
 async def test_a_second_edge_of_one_id_waits_and_says_what_to_do(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with coordinator(lease_seconds=3600) as brain:
         fields = {"node_id": "e", "coordinator": brain.address}

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.common.config import checked
 from baton.common.errors import Cancelled, Draining, InvalidRequest, Overloaded
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import decode_state
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
@@ -106,21 +106,21 @@ class Held:
 
 
 @contextlib.asynccontextmanager
-async def holding(family: Family, **settings: object) -> AsyncIterator[Held]:
+async def holding(family: LoadedFamily, **settings: object) -> AsyncIterator[Held]:
     gate = Gate()
     async with edge(family, gate, **settings) as node, channel_to(node.address) as channel:
         yield Held(node, gate, EdgeStub(channel), channel)
 
 
 @pytest.fixture
-async def held(family: Family) -> AsyncIterator[Held]:
+async def held(family: LoadedFamily) -> AsyncIterator[Held]:
     """An edge with one place to work and one to wait."""
     async with holding(family, max_active=1, max_queue=1) as made:
         yield made
 
 
 async def test_an_edge_part_ends_with_the_latent_and_an_edge_arm_with_the_picture(
-    held: Held, family: Family
+    held: Held, family: LoadedFamily
 ) -> None:
     held.gate.lift()
     part = await follow(held.stub, ask("r1", "edge/large@0.5>device/small", fingerprint=""))
@@ -136,7 +136,7 @@ async def test_an_edge_part_ends_with_the_latent_and_an_edge_arm_with_the_pictur
     assert whole.last.image.times.model_seconds > 0
 
 
-async def test_what_an_edge_holds_and_does_is_told(held: Held, family: Family) -> None:
+async def test_what_an_edge_holds_and_does_is_told(held: Held, family: LoadedFamily) -> None:
     now = await held.status()
     assert (now.node_id, now.family, tuple(now.members)) == ("edge-test", "tiny", family.members)
     assert (now.fingerprint, now.capacity, now.draining) == (family.fingerprint, 2, False)
@@ -175,7 +175,7 @@ def retry_delay(error: grpc.aio.AioRpcError) -> float:
     return float(retry.retry_delay.ToMilliseconds()) / 1000
 
 
-async def test_the_same_request_from_two_streams_runs_once(family: Family) -> None:
+async def test_the_same_request_from_two_streams_runs_once(family: LoadedFamily) -> None:
     counter = Counter()
     async with edge(family, counter) as node, channel_to(node.address) as channel:
         stub = EdgeStub(channel)
@@ -233,7 +233,7 @@ async def step_by_step(held: Held, done: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_request_that_nobody_follows_ends_after_its_lingering(family: Family) -> None:
+async def test_a_request_that_nobody_follows_ends_after_its_lingering(family: LoadedFamily) -> None:
     async with holding(family, linger=0.05) as held:
         call = held.stub.Denoise(ask("r1", steps=200), timeout=60)
         await call.read()
@@ -243,7 +243,7 @@ async def test_a_request_that_nobody_follows_ends_after_its_lingering(family: Fa
         assert await held.counts() == (0, 0, 0, 0, 1)
 
 
-async def test_a_resumed_request_outlives_its_abandoned_first_run(family: Family) -> None:
+async def test_a_resumed_request_outlives_its_abandoned_first_run(family: LoadedFamily) -> None:
     """The device lost its connection, came back with a checkpoint, and is listening."""
     async with holding(family, linger=0.5) as held:
         held.gate.allow(1)
@@ -306,7 +306,7 @@ async def test_a_drain_refuses_the_new_and_ends_the_old(held: Held) -> None:
     await draining
 
 
-async def test_a_stop_ends_what_runs_with_a_reason(family: Family) -> None:
+async def test_a_stop_ends_what_runs_with_a_reason(family: LoadedFamily) -> None:
     gate = Gate()
     async with edge(family, gate) as node, channel_to(node.address) as channel:
         running = asyncio.ensure_future(follow(EdgeStub(channel), ask("r1", steps=200)))

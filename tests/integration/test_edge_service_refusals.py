@@ -19,7 +19,7 @@ from baton.common.errors import (
     InvalidRequest,
     UnknownName,
 )
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.latents import Codec, HistoryEntry, LatentState, NoiseLevel, encode_state
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
@@ -37,7 +37,7 @@ MEGABYTES = 1 << 20
 
 
 @pytest.fixture
-async def node(family: Family) -> AsyncIterator[Edge]:
+async def node(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family) as running:
         yield running
 
@@ -113,7 +113,7 @@ async def refusal(stub: Any, request: edge_pb2.DenoiseRequest) -> BatonError:
     return from_rpc_error(caught.value, "the edge")
 
 
-async def check_serves(stub: Any, family: Family) -> None:
+async def check_serves(stub: Any, family: LoadedFamily) -> None:
     picture = drawn_here(family, task(plan("edge/large", STEPS)))
     assert (await drawn(stub, ask("afterwards"))).rgb == picture.tobytes()
 
@@ -244,7 +244,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 async def test_a_bad_request_is_refused_and_the_next_one_is_served(
-    what: str, node: Edge, stub: Any, family: Family
+    what: str, node: Edge, stub: Any, family: LoadedFamily
 ) -> None:
     fields, expected = REFUSED[what]
     error = await refusal(stub, ask(**({"request_id": "bad"} | fields)))
@@ -267,7 +267,7 @@ def test_a_plan_is_refused_before_it_takes_much_more_room_than_its_message() -> 
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
-async def test_the_seeds_at_the_ends_are_drawn(stub: Any, family: Family, seed: int) -> None:
+async def test_the_seeds_at_the_ends_are_drawn(stub: Any, family: LoadedFamily, seed: int) -> None:
     image = await drawn(stub, ask(seed=seed))
     assert image.rgb == drawn_here(family, task(plan("edge/large", STEPS), seed=seed)).tobytes()
 
@@ -285,7 +285,7 @@ async def test_a_member_that_is_not_loaded_is_told(family_folder: Any) -> None:
 class Paused:
     """A request paused after two of its steps, and what might come instead of it."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self.family = family
         self.state = run_alone(family, task(plan("edge/large", STEPS)), 2).state()
         self.dpmpp = run_alone(family, task(plan("edge/large", STEPS, "dpmpp_2m")), 2).state()
@@ -306,7 +306,7 @@ class Paused:
 
 
 @pytest.fixture
-def paused(family: Family) -> Paused:
+def paused(family: LoadedFamily) -> Paused:
     return Paused(family)
 
 
@@ -341,7 +341,7 @@ RESUMED: dict[str, tuple[Callable[[Paused], bytes], type[BatonError]]] = {
 
 @pytest.mark.parametrize("what", RESUMED)
 async def test_a_latent_that_does_not_belong_is_refused(
-    what: str, stub: Any, family: Family, paused: Paused
+    what: str, stub: Any, family: LoadedFamily, paused: Paused
 ) -> None:
     make, expected = RESUMED[what]
     error = await refusal(stub, ask(resume=make(paused)))
@@ -356,7 +356,7 @@ async def test_a_latent_is_not_resumed_where_the_device_goes_on(stub: Any, pause
     )
 
 
-async def test_the_right_latent_is_resumed(stub: Any, family: Family, paused: Paused) -> None:
+async def test_the_right_latent_is_resumed(stub: Any, family: LoadedFamily, paused: Paused) -> None:
     image = await drawn(stub, ask(resume=paused.envelope()))
     assert image.rgb == drawn_here(family, task(plan("edge/large", STEPS))).tobytes()
     assert [step.step for step in executed_from_proto(image.executed)] == [2, 3]
@@ -366,7 +366,7 @@ async def test_the_right_latent_is_resumed(stub: Any, family: Family, paused: Pa
     "past", [NoiseLevel(0.0, 1.0), NoiseLevel(1.0, 0.0), None], ids=["noise", "clean", "same"]
 )
 async def test_a_poisoned_history_hurts_no_neighbour(
-    family: Family, paused: Paused, past: NoiseLevel | None
+    family: LoadedFamily, paused: Paused, past: NoiseLevel | None
 ) -> None:
     """A history that the sampler cannot use fails in the middle of a batch."""
     state = paused.dpmpp

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor
 
 from baton.common.errors import DeadlineExceeded, ExecutionFailed, Overloaded, Unreachable
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import Keepalive, channel_to
 from baton.common.rpc.convert import plan_to_proto
@@ -61,7 +61,9 @@ async def error_of(call: Any) -> Exception:
     return from_rpc_error(caught.value, "the edge")
 
 
-async def test_ten_copies_at_once_are_one_execution_and_ten_equal_answers(family: Family) -> None:
+async def test_ten_copies_at_once_are_one_execution_and_ten_equal_answers(
+    family: LoadedFamily,
+) -> None:
     counter = Counter()
     async with edge(family, counter) as node:
         request = ask("r", checkpoint_every=3)
@@ -74,7 +76,7 @@ async def test_ten_copies_at_once_are_one_execution_and_ten_equal_answers(family
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, 8])
 async def test_after_a_thousand_cancels_at_random_steps_nothing_is_left(
-    family: Family, seed: int
+    family: LoadedFamily, seed: int
 ) -> None:
     """Five hundred by each seed."""
     chance = random.Random(seed)
@@ -117,7 +119,7 @@ class Crash(BaseException):
 
 
 async def test_a_crash_of_the_model_thread_ends_all_and_is_told_to_health(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
 
@@ -144,7 +146,7 @@ async def test_a_crash_of_the_model_thread_ends_all_and_is_told_to_health(
         assert "model thread has crashed" in caplog.text
 
 
-async def test_a_call_that_runs_out_of_time_ends_the_request_too(family: Family) -> None:
+async def test_a_call_that_runs_out_of_time_ends_the_request_too(family: LoadedFamily) -> None:
     gate = Gate()
     async with edge(family, gate) as node, channel_to(node.address) as channel:
         error = await error_of(EdgeStub(channel).Denoise(ask("r"), timeout=0.5))
@@ -156,7 +158,7 @@ async def test_a_call_that_runs_out_of_time_ends_the_request_too(family: Family)
         assert gate.arrived <= 1
 
 
-async def test_a_hopeless_request_is_refused_before_any_model_work(family: Family) -> None:
+async def test_a_hopeless_request_is_refused_before_any_model_work(family: LoadedFamily) -> None:
     counter = Counter()
     async with edge(family, counter, max_active=1) as node, channel_to(node.address) as channel:
         stub = EdgeStub(channel)
@@ -168,7 +170,9 @@ async def test_a_hopeless_request_is_refused_before_any_model_work(family: Famil
         assert node.registry.counts == Counts(completed=1)
 
 
-async def test_a_listener_that_takes_nothing_is_left_and_its_request_ends(family: Family) -> None:
+async def test_a_listener_that_takes_nothing_is_left_and_its_request_ends(
+    family: LoadedFamily,
+) -> None:
     """Its connection has room for some checkpoints and no more."""
     gate = Gate()
     settings = {"reader_patience": 0.2, "linger": 0.0}
@@ -189,7 +193,7 @@ async def test_a_listener_that_takes_nothing_is_left_and_its_request_ends(family
         assert gate.arrived < 200
 
 
-async def test_a_full_edge_says_soon_when_to_come_back(family: Family) -> None:
+async def test_a_full_edge_says_soon_when_to_come_back(family: LoadedFamily) -> None:
     gate = Gate()
     full = edge(family, gate, max_active=1, max_queue=0)
     async with full as node, channel_to(node.address) as channel:
@@ -203,7 +207,7 @@ async def test_a_full_edge_says_soon_when_to_come_back(family: Family) -> None:
 
 
 async def test_the_devices_time_reaches_the_edge_and_ends_the_request_there(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     gate = Gate()
     async with edge(family, gate) as node:
@@ -217,7 +221,7 @@ async def test_the_devices_time_reaches_the_edge_and_ends_the_request_there(
 
 
 async def test_a_device_that_cannot_make_it_says_so_before_it_begins(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     told: list[Event] = []
 
@@ -233,7 +237,9 @@ async def test_a_device_that_cannot_make_it_says_so_before_it_begins(
     assert [type(event) for event in told] == [Decided]
 
 
-async def test_ctrl_c_tells_the_edge(family: Family, family_folder: Path, tmp_path: Path) -> None:
+async def test_ctrl_c_tells_the_edge(
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
+) -> None:
     gate = Gate()
     environment = os.environ | {
         "BATON_CONFIG": os.devnull,

@@ -14,7 +14,7 @@ import pytest
 
 from baton.common import errors
 from baton.common.errors import BatonError
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.serving import Health
 from baton.device_client.sdk import AsyncClient
@@ -82,7 +82,7 @@ async def serving(
         await server.stop(0)
 
 
-async def drawn_alone(client: AsyncClient, family: Family, **options: object) -> str:
+async def drawn_alone(client: AsyncClient, family: LoadedFamily, **options: object) -> str:
     """Draw on the device; returns why the coordinator was not heeded."""
     result = await client.generate(PROMPT, steps=STEPS, **options)
     assert result.decision_id.startswith("static-")
@@ -95,7 +95,7 @@ async def drawn_alone(client: AsyncClient, family: Family, **options: object) ->
 
 
 async def test_an_error_of_the_coordinators_own_is_noted_and_the_device_decides(
-    erring: tuple[Erring, str], family: Family, family_folder: Path
+    erring: tuple[Erring, str], family: LoadedFamily, family_folder: Path
 ) -> None:
     servicer, address = erring
     with device(family_folder, coordinator=address) as client:
@@ -135,7 +135,7 @@ NONSENSE: dict[str, Answer] = {
 
 
 async def test_nonsense_is_noted_and_the_device_decides(
-    erring: tuple[Erring, str], family: Family, family_folder: Path
+    erring: tuple[Erring, str], family: LoadedFamily, family_folder: Path
 ) -> None:
     servicer, address = erring
     with device(family_folder, members="small", coordinator=address) as client:
@@ -147,7 +147,7 @@ async def test_nonsense_is_noted_and_the_device_decides(
 
 
 async def test_another_arm_than_the_callers_is_not_drawn(
-    erring: tuple[Erring, str], family: Family, family_folder: Path
+    erring: tuple[Erring, str], family: LoadedFamily, family_folder: Path
 ) -> None:
     servicer, address = erring
     servicer.answer = deciding()
@@ -171,7 +171,7 @@ async def test_an_arm_that_needs_an_edge_is_still_refused_without_one(
 
 
 async def test_edges_that_nobody_can_reach_cost_no_picture(
-    erring: tuple[Erring, str], family: Family, family_folder: Path
+    erring: tuple[Erring, str], family: LoadedFamily, family_folder: Path
 ) -> None:
     servicer, address = erring
     odd = [
@@ -188,7 +188,7 @@ async def test_edges_that_nobody_can_reach_cost_no_picture(
 
 @pytest.mark.parametrize("packing", [grpc.Compression.Gzip, grpc.Compression.NoCompression])
 async def test_a_packed_answer_and_a_server_without_health_are_passed_over(
-    packing: grpc.Compression, family: Family, family_folder: Path
+    packing: grpc.Compression, family: LoadedFamily, family_folder: Path
 ) -> None:
     async with serving(packing, healthy=packing is grpc.Compression.Gzip) as (servicer, address):
         servicer.answer = deciding(reason="x" * (8 << 20))

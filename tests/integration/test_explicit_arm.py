@@ -18,7 +18,7 @@ from baton.common.errors import (
     Overloaded,
     Unreachable,
 )
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client.cli.generating import describe, summary
 from baton.device_client.events import Stepped
 from baton.device_client.result import Result
@@ -41,7 +41,7 @@ REFUSALS: dict[str, tuple[BatonError, int]] = {
 
 
 @pytest.fixture
-async def node(family: Family) -> AsyncIterator[Edge]:
+async def node(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family) as running:
         yield running
 
@@ -100,7 +100,7 @@ async def lost_midway(client: AsyncClient, node: Edge, gate: Gate, **options: ob
     ],
 )
 async def test_an_arm_lost_midway_is_finished_and_says_what_ran(
-    family: Family, client: AsyncClient, arm: str, executed: str
+    family: LoadedFamily, client: AsyncClient, arm: str, executed: str
 ) -> None:
     gate = Gate()
     async with edge(family, gate) as node:
@@ -116,7 +116,7 @@ async def test_an_arm_lost_midway_is_finished_and_says_what_ran(
 
 
 async def test_without_fallback_nothing_is_drawn_in_place_of_an_edge(
-    family: Family, client: AsyncClient
+    family: LoadedFamily, client: AsyncClient
 ) -> None:
     for arm in ("edge/large", None):
         gate = Gate()
@@ -141,7 +141,7 @@ async def test_what_ran_as_asked_is_told_as_asked(node: Edge, client: AsyncClien
 
 
 async def test_the_coordinators_edges_are_held_to_it_too(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     async with coordinator() as brain, edge(family, coordinator=brain.address) as node:
         await until(brain.fleet.nodes)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client.events import EdgeLost, Reattached, Stepped
 from baton.device_client.result import Result
 from baton.device_client.sdk import AsyncClient
@@ -63,7 +63,7 @@ class Held:
         self.node.cable.drop()
 
 
-def check(struck: Struck, result: Result, family: Family) -> None:
+def check(struck: Struck, result: Result, family: LoadedFamily) -> None:
     """The picture of its executed plan, of which no more than one interval ran twice."""
     check_executed(result.executed, result.task.plan)
     np.testing.assert_array_equal(result.picture, drawn_here(family, result.task))
@@ -88,7 +88,7 @@ async def strike_at_every_step(
 
 
 @pytest.fixture
-async def second(family: Family) -> AsyncIterator[tuple[Edge, Counter]]:
+async def second(family: LoadedFamily) -> AsyncIterator[tuple[Edge, Counter]]:
     """An edge that draws one request at a time, so that its batches are those of a rerun."""
     counter = Counter()
     async with edge(family, counter, node_id="second", max_active=1) as node:
@@ -108,7 +108,7 @@ DEATHS = {"killed": lambda process: process.kill, "hung": lambda process: proces
 async def test_after_a_death_at_any_step_another_edge_goes_on_from_the_checkpoint(
     processes: Forker,
     second: tuple[Edge, Counter],
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     death: str,
 ) -> None:
@@ -127,7 +127,7 @@ async def test_after_a_death_at_any_step_another_edge_goes_on_from_the_checkpoin
 @pytest.mark.slow
 @pytest.mark.parametrize("death", DEATHS)
 async def test_after_a_death_at_any_step_the_device_goes_on_alone(
-    processes: Forker, family: Family, family_folder: Path, death: str
+    processes: Forker, family: LoadedFamily, family_folder: Path, death: str
 ) -> None:
     edges = doomed(processes, DEATHS[death])
     with device(family_folder, **WATCHFUL) as client:
@@ -139,7 +139,7 @@ async def test_after_a_death_at_any_step_the_device_goes_on_alone(
 
 
 @pytest.fixture
-async def held(family: Family) -> AsyncIterator[list[Held]]:
+async def held(family: LoadedFamily) -> AsyncIterator[list[Held]]:
     """As many edges as a request has steps."""
     async with contextlib.AsyncExitStack() as stack:
         gates = [Gate() for _ in range(STEPS)]
@@ -151,7 +151,7 @@ async def held(family: Family) -> AsyncIterator[list[Held]]:
 async def test_after_a_cut_at_any_step_the_request_goes_on_elsewhere(
     held: list[Held],
     second: tuple[Edge, Counter],
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     alone: bool,
 ) -> None:
@@ -168,7 +168,7 @@ async def test_after_a_cut_at_any_step_the_request_goes_on_elsewhere(
 
 @pytest.mark.slow
 async def test_after_a_broken_connection_at_any_step_the_same_run_is_followed_on(
-    held: list[Held], family: Family, family_folder: Path
+    held: list[Held], family: LoadedFamily, family_folder: Path
 ) -> None:
     """Nothing is recomputed, and what the edge did meanwhile is not lost."""
     edges = [Struck(one, one.drop, at, then=one.gate.lift) for at, one in enumerate(held)]
@@ -187,7 +187,7 @@ async def test_after_a_broken_connection_at_any_step_the_same_run_is_followed_on
 
 
 async def test_a_connection_that_breaks_before_the_edge_answers_is_taken_up_again(
-    family: Family, family_folder: Path, monkeypatch: pytest.MonkeyPatch
+    family: LoadedFamily, family_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The edge has admitted the request and works on it, whether or not the device knows."""
     accepted, answers = wire.accepted, 0
@@ -212,7 +212,7 @@ async def test_a_connection_that_breaks_before_the_edge_answers_is_taken_up_agai
 
 
 async def test_an_edge_that_has_forgotten_the_request_goes_on_from_the_checkpoint(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     """It let the request go before the device came back, and is as good as any other edge."""
     gate = Gate()

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from baton.common.errors import BatonError, ExecutionFailed
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.access import OPEN
 from baton.common.rpc.channel import make_server
@@ -167,7 +167,7 @@ async def test_no_explanation_is_taken_of_an_arm_that_is_none(arm: str) -> None:
 
 
 async def test_an_edges_notes_are_quiet_lines(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     liar = Liar(family)
     noting = Scripted(lambda ask: [accepted(notes=[LOUD, LOUD]), handoff(liar.envelope(ask))])
@@ -195,7 +195,7 @@ async def test_an_edges_error_is_a_quiet_line_everywhere(
 
 
 async def test_a_latent_that_quotes_the_prompt_is_refused_without_it(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     liar = Liar(family)
 
@@ -223,7 +223,9 @@ class Returning(Scripted):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, LOUD)
 
 
-async def test_why_a_connection_broke_is_a_quiet_line(family: Family, family_folder: Path) -> None:
+async def test_why_a_connection_broke_is_a_quiet_line(
+    family: LoadedFamily, family_folder: Path
+) -> None:
     liar = Liar(family)
     returning = Returning(lambda ask: [accepted(attached=True), handoff(liar.envelope(ask))])
     async with serving(returning) as address:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError, ExecutionFailed, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.limits import MAX_BLOCKS, MAX_ROWS, MAX_STEPS
 from baton.common.record import ExecutedStep
 from baton.common.rpc.channel import open_channel
@@ -97,9 +97,9 @@ async def test_a_picture_of_a_large_mixed_batch_arrives_and_is_read_again(
     assert read_png(result.save(tmp_path / "a.png")).provenance.executed == result.executed
 
 
-def test_rows_that_run_alike_are_recorded_as_one(family: Family) -> None:
+def test_rows_that_run_alike_are_recorded_as_one(family: LoadedFamily) -> None:
     """Rows of one batch differ by what they run, and not by whose they are."""
-    mask = random_mask(family.member("large").blocks, 4, 3)
+    mask = random_mask(family.blocks("large"), 4, 3)
     of = [with_mask(plan("edge/large", 4), mask), *[plan("edge/large", 4)] * 5]
     works = [work(f"r{i}", task(made, seed=i)) for i, made in enumerate(of)]
     told = set()

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client.png import read_png
 from baton.device_client.sdk import AsyncClient
 from baton.v1 import edge_pb2, edge_pb2_grpc
@@ -80,7 +80,7 @@ ENDS = {
 
 
 async def test_no_status_of_an_edge_and_none_of_its_details_end_a_picture(
-    client: AsyncClient, family: Family
+    client: AsyncClient, family: LoadedFamily
 ) -> None:
     for code, details in ENDS.items():
         async with serving(Aborting(handed_nothing, code, details)) as address:
@@ -109,7 +109,7 @@ class Late(edge_pb2_grpc.EdgeServicer):
 
 
 async def test_nothing_that_an_edge_says_after_the_end_of_its_part_counts(
-    client: AsyncClient, family: Family, tmp_path: Path
+    client: AsyncClient, family: LoadedFamily, tmp_path: Path
 ) -> None:
     liar, internal = Liar(family), grpc.StatusCode.INTERNAL
 
@@ -135,7 +135,7 @@ async def test_nothing_that_an_edge_says_after_the_end_of_its_part_counts(
 
 
 async def test_an_edge_that_draws_the_devices_part_too_is_given_up(
-    client: AsyncClient, family: Family
+    client: AsyncClient, family: LoadedFamily
 ) -> None:
     steps = [stretch(), stretch(CUT, STEPS, member="small")]
     whole = edge_pb2.Image(rgb=bytes(3 * SIZE**2), width=SIZE, height=SIZE, executed=steps)

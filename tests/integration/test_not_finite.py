@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from baton.common.accel.mask_settings import Settings
-from baton.common.diffusion.executor import resume_run
+from baton.common.diffusion.run import resume_run
 from baton.common.errors import ExecutionFailed, Incompatible
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import LatentState, NoiseLevel
 from baton.common.request import GenerationRequest
 from baton.common.tooling.analysis import AnalyzeRequest
@@ -45,7 +45,7 @@ INFINITE = float("inf")
 
 
 @pytest.mark.parametrize("value", [float("nan"), INFINITE, -INFINITE])
-def test_what_the_decoder_makes_must_be_finite(family: Family, value: float) -> None:
+def test_what_the_decoder_makes_must_be_finite(family: LoadedFamily, value: float) -> None:
     x = torch.zeros(family.latent_shape(16))
     assert family.decode(x).shape == (16, 16, 3)
     with pytest.raises(ExecutionFailed, match="decoder") as caught:
@@ -53,7 +53,7 @@ def test_what_the_decoder_makes_must_be_finite(family: Family, value: float) -> 
     assert caught.value.exit_code == 5
 
 
-def test_a_prompt_that_is_encoded_as_no_numbers_draws_nothing(family: Family) -> None:
+def test_a_prompt_that_is_encoded_as_no_numbers_draws_nothing(family: LoadedFamily) -> None:
     with pytest.raises(ExecutionFailed, match="finite"):
         run_alone(Spoilt(family, "text_encoder"), task(), 1)
 
@@ -73,7 +73,9 @@ def test_what_a_member_makes_of_no_numbers_is_neither_analyzed_nor_trained_on(
     assert not out.exists()
 
 
-async def test_the_next_edge_decodes_what_one_cannot(family: Family, family_folder: Path) -> None:
+async def test_the_next_edge_decodes_what_one_cannot(
+    family: LoadedFamily, family_folder: Path
+) -> None:
     async with edge(Spoilt(family), node_id="blind") as blind, edge(family) as good:
         edges = f"{blind.address},{good.address}"
         asked = {"arm": "edge/large", "steps": 5, "fallback": False}
@@ -121,14 +123,14 @@ def test_an_edge_that_cannot_decode_does_not_serve(blind_folder: Path) -> None:
         asyncio.run(start())
 
 
-def test_a_replay_that_cannot_decode_says_so(family: Family, tmp_path: Path) -> None:
+def test_a_replay_that_cannot_decode_says_so(family: LoadedFamily, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", *drawn(family))
     with pytest.raises(ExecutionFailed, match="decoder"):
         replay(path, Spoilt(family))
 
 
 async def test_a_latent_with_which_nothing_can_be_drawn_is_left_for_a_picture_of_its_own(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     """Finite and of the right level, and still no number comes of it."""
     liar = Liar(family)
@@ -150,7 +152,7 @@ async def test_a_latent_with_which_nothing_can_be_drawn_is_left_for_a_picture_of
     assert "of no use" in result.notes[0]
 
 
-def test_a_latent_that_is_infinite_at_its_own_level_is_not_resumed(family: Family) -> None:
+def test_a_latent_that_is_infinite_at_its_own_level_is_not_resumed(family: LoadedFamily) -> None:
     of = task(plan("device/small", STEPS))
     state = run_alone(family, of, 1).state()
     tiny = NoiseLevel(state.level.a * 1e-44, state.level.b * 1e-44)

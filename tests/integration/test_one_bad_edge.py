@@ -20,7 +20,7 @@ from baton.common.errors import (
     UnknownName,
     Unreachable,
 )
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import NoiseLevel
 from baton.common.latents.state import HistoryEntry
 from baton.device_client.events import Queued
@@ -49,7 +49,7 @@ TOO_MUCH = 12 * 1024 * 1024
 
 
 @pytest.fixture
-async def good(family: Family) -> AsyncIterator[Edge]:
+async def good(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family, node_id="good") as node:
         yield node
 
@@ -67,7 +67,7 @@ async def draw(client: AsyncClient, *addresses: str) -> Result:
     return await client.generate(PROMPT, arm="edge/large", edge=edges, steps=STEPS, fallback=False)
 
 
-def check(result: Result, family: Family, held: int, word: str = "") -> None:
+def check(result: Result, family: LoadedFamily, held: int, word: str = "") -> None:
     nodes = [step.node_id for step in result.executed]
     assert nodes == ["liar"] * held + ["good"] * (STEPS - held)
     check_executed(result.executed, result.task.plan)
@@ -79,7 +79,7 @@ def check(result: Result, family: Family, held: int, word: str = "") -> None:
 
 @pytest.mark.parametrize("kind", [InvalidRequest, UnknownName, CorruptEnvelope, Unreachable])
 async def test_a_refusal_of_one_edge_is_not_the_last_word(
-    client: AsyncClient, good: Edge, family: Family, kind: type[BatonError]
+    client: AsyncClient, good: Edge, family: LoadedFamily, kind: type[BatonError]
 ) -> None:
     async with serving(ActingEdge(raising(kind("not like this")), told=0)) as address:
         result = await draw(client, address, good.address)
@@ -96,7 +96,7 @@ class Bomb(edge_pb2_grpc.EdgeServicer):
 
 @pytest.mark.parametrize("packing", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 async def test_an_answer_that_is_too_large_is_that_edges_fault(
-    client: AsyncClient, good: Edge, family: Family, packing: grpc.Compression
+    client: AsyncClient, good: Edge, family: LoadedFamily, packing: grpc.Compression
 ) -> None:
     server = grpc.aio.server(compression=packing)
     edge_pb2_grpc.add_EdgeServicer_to_server(Bomb(), server)
@@ -183,7 +183,7 @@ def kept(liar: Liar, ask: edge_pb2.DenoiseRequest) -> list[edge_pb2.DenoiseEvent
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_the_next_edge_goes_on_from_the_last_checkpoint_that_held(
-    client: AsyncClient, good: Edge, family: Family, end: str
+    client: AsyncClient, good: Edge, family: LoadedFamily, end: str
 ) -> None:
     liar = Liar(family)
     scripted = Scripted(lambda ask: [*kept(liar, ask), *ENDS[end](liar, ask)])
@@ -193,7 +193,7 @@ async def test_the_next_edge_goes_on_from_the_last_checkpoint_that_held(
 
 @pytest.mark.parametrize("error", [InvalidRequest("no more"), UnknownName("forgotten")])
 async def test_a_refusal_after_a_checkpoint_costs_only_what_came_after_it(
-    client: AsyncClient, good: Edge, family: Family, error: BatonError
+    client: AsyncClient, good: Edge, family: LoadedFamily, error: BatonError
 ) -> None:
     liar = Liar(family)
 
@@ -209,7 +209,7 @@ def older(liar: Liar, ask: edge_pb2.DenoiseRequest) -> list[edge_pb2.DenoiseEven
 
 
 async def test_no_edge_takes_a_request_back_to_an_older_latent(
-    client: AsyncClient, good: Edge, family: Family
+    client: AsyncClient, good: Edge, family: LoadedFamily
 ) -> None:
     liar = Liar(family)
     first, second = Scripted(lambda ask: kept(liar, ask)), Scripted(lambda ask: older(liar, ask))
@@ -221,7 +221,7 @@ async def test_no_edge_takes_a_request_back_to_an_older_latent(
 
 @pytest.mark.parametrize("held", [0, HELD])
 async def test_an_edge_that_has_started_and_reports_no_step_is_given_up(
-    client: AsyncClient, good: Edge, family: Family, held: int
+    client: AsyncClient, good: Edge, family: LoadedFamily, held: int
 ) -> None:
     liar, never = Liar(family), asyncio.Event()
     script = Scripted(lambda ask: kept(liar, ask) if held else [accepted()], never.wait)
@@ -232,7 +232,7 @@ async def test_an_edge_that_has_started_and_reports_no_step_is_given_up(
 
 
 async def test_telling_one_step_over_and_over_is_no_sign_of_life(
-    client: AsyncClient, good: Edge, family: Family
+    client: AsyncClient, good: Edge, family: LoadedFamily
 ) -> None:
     async with serving(Chatterer()) as address:
         check(await draw(client, address, good.address), family, 0, "no step for 0.5 s")
@@ -253,7 +253,7 @@ class Chatterer(edge_pb2_grpc.EdgeServicer):
 
 
 @contextlib.asynccontextmanager
-async def busy(family: Family, client: AsyncClient) -> AsyncIterator[tuple[Edge, Gate]]:
+async def busy(family: LoadedFamily, client: AsyncClient) -> AsyncIterator[tuple[Edge, Gate]]:
     """An edge with one place, which a request holds that does not end before the gate is lifted."""
     gate = Gate()
     async with edge(family, gate, node_id="good", max_active=1) as node:
@@ -268,7 +268,7 @@ async def busy(family: Family, client: AsyncClient) -> AsyncIterator[tuple[Edge,
 
 
 async def test_who_waits_hears_its_position_and_is_not_given_up_for_it(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     """Both wait for longer than an edge at work may take for a step."""
     with device(family_folder, stall_timeout=1.5) as client:
@@ -295,7 +295,7 @@ async def test_who_waits_hears_its_position_and_is_not_given_up_for_it(
 
 
 async def test_a_request_that_only_ever_waited_has_not_begun(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     with device(family_folder, edge_timeout=1.4) as late, device(family_folder) as client:
         async with busy(family, client) as (node, _):

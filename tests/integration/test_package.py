@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.families.loader import load_family
+from baton.common.families.loaded import load_family
 from tests.support.commands import ROOT, clean_environment
 from tests.support.nodes import edge
 

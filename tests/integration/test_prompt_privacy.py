@@ -13,7 +13,7 @@ import pytest
 from torch import Tensor
 
 from baton.common.errors import BatonError
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.coordinator.daemon import Node, running
 from baton.coordinator.settings import Settings
 from baton.device_client.sdk import AsyncClient
@@ -100,7 +100,7 @@ class Breaking:
 
 
 async def test_a_relay_leaves_no_trace_of_the_prompt(
-    logs: Logs, settings: Settings, family: Family, family_folder: Path, tmp_path: Path,
+    logs: Logs, settings: Settings, family: LoadedFamily, family_folder: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     async with running(settings) as brain:
@@ -117,7 +117,7 @@ async def test_a_relay_leaves_no_trace_of_the_prompt(
 
 
 async def test_a_model_that_fails_leaves_no_trace_of_the_prompt(
-    logs: Logs, settings: Settings, family: Family, family_folder: Path, tmp_path: Path,
+    logs: Logs, settings: Settings, family: LoadedFamily, family_folder: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     async with running(settings) as brain:
@@ -131,7 +131,7 @@ async def test_a_model_that_fails_leaves_no_trace_of_the_prompt(
 
 
 async def test_refusals_and_dead_ends_leave_no_trace_of_the_prompt(
-    logs: Logs, settings: Settings, family: Family, family_folder: Path, tmp_path: Path,
+    logs: Logs, settings: Settings, family: LoadedFamily, family_folder: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     async with running(settings) as brain:
@@ -151,7 +151,7 @@ async def test_refusals_and_dead_ends_leave_no_trace_of_the_prompt(
 
 
 async def test_an_edge_that_gossips_reaches_neither_coordinator_nor_logs(
-    logs: Logs, settings: Settings, family: Family, family_folder: Path, tmp_path: Path,
+    logs: Logs, settings: Settings, family: LoadedFamily, family_folder: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """An edge knows the prompt, and may put it into its error; the device must not pass it on."""

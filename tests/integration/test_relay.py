@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.latents import Codec, decode_state, encode_state
 from baton.common.limits import SAMPLERS, SamplerName
@@ -25,7 +25,7 @@ STEPS = 6
 
 
 @pytest.fixture
-async def node(family: Family) -> AsyncIterator[Edge]:
+async def node(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family) as running:
         yield running
 
@@ -38,7 +38,7 @@ def client(family_folder: Path) -> Iterator[AsyncClient]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 async def test_a_relay_between_equal_members_is_the_unbroken_run_bit_for_bit(
-    node: Edge, client: AsyncClient, family: Family, sampler: SamplerName
+    node: Edge, client: AsyncClient, family: LoadedFamily, sampler: SamplerName
 ) -> None:
     whole = drawn_here(family, task(plan("device/small", STEPS, sampler), PROMPT, seed=1))
     for fraction in (0.2, 0.5, 0.8):
@@ -55,7 +55,7 @@ async def test_a_relay_between_equal_members_is_the_unbroken_run_bit_for_bit(
         assert result.steps_at("edge") == round(fraction * STEPS)
 
 
-async def test_an_exact_envelope_changes_nothing_about_a_split(family: Family) -> None:
+async def test_an_exact_envelope_changes_nothing_about_a_split(family: LoadedFamily) -> None:
     split = task(plan("edge/large@0.5>device/small", STEPS, "dpmpp_2m"), PROMPT)
     state = run_alone(family, split, 3).state()
     carried = decode_state(encode_state(state, "r", family.fingerprint, Codec.FP32)).state
@@ -69,7 +69,7 @@ async def test_an_exact_envelope_changes_nothing_about_a_split(family: Family) -
     "arm", ["edge/large@0.4>device/small", "edge/small@0.7>device/large", "edge/large"]
 )
 async def test_a_plan_draws_the_same_picture_here_and_there_bit_for_bit(
-    node: Edge, client: AsyncClient, family: Family, sampler: SamplerName, arm: str
+    node: Edge, client: AsyncClient, family: LoadedFamily, sampler: SamplerName, arm: str
 ) -> None:
     result = await client.generate(
         PROMPT,
@@ -93,7 +93,7 @@ async def test_a_plan_draws_the_same_picture_here_and_there_bit_for_bit(
 
 
 async def test_a_cut_that_leaves_one_side_without_steps_still_draws(
-    node: Edge, client: AsyncClient, family: Family
+    node: Edge, client: AsyncClient, family: LoadedFamily
 ) -> None:
     options = {"edge": node.address, "steps": 4, "seed": 3}
     nearly_all = await client.generate(PROMPT, arm="edge/large@0.99>device/small", **options)
@@ -141,7 +141,7 @@ async def test_the_bytes_of_both_ways_are_counted(node: Edge, client: AsyncClien
 
 
 async def test_events_show_the_steps_and_the_handover_in_order(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     gate = Gate()
     async with edge(family, gate) as node:
@@ -169,7 +169,7 @@ async def test_the_last_step_of_an_edge_is_told_too(node: Edge, client: AsyncCli
 
 
 async def test_many_pictures_at_once_are_the_single_ones(
-    node: Edge, family_folder: Path, family: Family
+    node: Edge, family_folder: Path, family: LoadedFamily
 ) -> None:
     with Client(family=str(family_folder), codec="fp32", edges=[node.address]) as client:
         options = {"arm": "relay@0.5", "steps": STEPS}
@@ -182,7 +182,7 @@ async def test_many_pictures_at_once_are_the_single_ones(
 
 
 async def test_requests_of_many_kinds_share_an_edge_without_mixing(
-    node: Edge, client: AsyncClient, family: Family
+    node: Edge, client: AsyncClient, family: LoadedFamily
 ) -> None:
     requests = [
         {"prompt": prompt, "arm": arm, "sampler": sampler, "seed": seed, "steps": 4 + seed}
@@ -206,7 +206,7 @@ async def test_requests_of_many_kinds_share_an_edge_without_mixing(
 
 
 async def test_a_stream_closed_early_frees_its_place_at_the_edge(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     gate = Gate()
     async with edge(family, gate, max_active=1, max_queue=0) as node:
@@ -225,7 +225,9 @@ async def test_a_stream_closed_early_frees_its_place_at_the_edge(
     assert again.steps_at("edge") == 2
 
 
-async def test_a_device_that_needs_no_edge_asks_none(family: Family, family_folder: Path) -> None:
+async def test_a_device_that_needs_no_edge_asks_none(
+    family: LoadedFamily, family_folder: Path
+) -> None:
     counter = Counter()
     async with edge(family, counter) as node:
         with device(family_folder, edges=node.address) as client:
@@ -235,7 +237,7 @@ async def test_a_device_that_needs_no_edge_asks_none(family: Family, family_fold
 
 
 async def test_a_device_without_a_member_lets_the_edge_decode(
-    node: Edge, family_folder: Path, family: Family
+    node: Edge, family_folder: Path, family: LoadedFamily
 ) -> None:
     with device(family_folder, members="", edges=node.address) as client:
         wished = await client.generate(PROMPT, arm="edge", steps=3)

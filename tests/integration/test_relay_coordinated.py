@@ -11,7 +11,7 @@ import pytest
 
 from baton.common.errors import BatonError, Incompatible
 from baton.common.explanation import DecisionRecord
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.coordinator.daemon import Node
 from baton.device_client.result import Result
 from baton.device_client.sdk import AsyncClient
@@ -38,7 +38,7 @@ async def brain() -> AsyncIterator[Node]:
 
 
 @pytest.fixture
-async def joined(brain: Node, family: Family) -> AsyncIterator[Edge]:
+async def joined(brain: Node, family: LoadedFamily) -> AsyncIterator[Edge]:
     """An edge that has joined the coordinator."""
     async with edge(family, node_id="e1", coordinator=brain.address) as node:
         await until(lambda: alive(brain))
@@ -62,7 +62,7 @@ async def decision_of(brain: Node, result: Result) -> DecisionRecord:
 
 
 async def test_a_decision_is_carried_out_and_rewarded(
-    brain: Node, joined: Edge, client: AsyncClient, family: Family
+    brain: Node, joined: Edge, client: AsyncClient, family: LoadedFamily
 ) -> None:
     result = await client.generate(PROMPT, steps=5)
     record = await decision_of(brain, result)
@@ -179,7 +179,7 @@ def silent() -> Iterator[str]:
 
 
 async def test_without_its_coordinator_the_device_decides_alone_and_notes_it(
-    family_folder: Path, family: Family
+    family_folder: Path, family: LoadedFamily
 ) -> None:
     async with edge(family) as node:
         with silent() as hung:
@@ -194,7 +194,7 @@ async def test_without_its_coordinator_the_device_decides_alone_and_notes_it(
 
 
 async def test_a_coordinator_that_dies_while_drawing_costs_nothing_but_its_reward(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     async with coordinator() as brain, edge(family, coordinator=brain.address):
         await until(lambda: alive(brain))
@@ -207,7 +207,9 @@ async def test_a_coordinator_that_dies_while_drawing_costs_nothing_but_its_rewar
     assert finished.result.steps_at("edge") == 2
 
 
-async def test_an_edge_comes_back_after_its_coordinator_was_started_anew(family: Family) -> None:
+async def test_an_edge_comes_back_after_its_coordinator_was_started_anew(
+    family: LoadedFamily,
+) -> None:
     lease = {"lease_seconds": 0.6}
     async with coordinator(**lease) as first:
         address = first.address
@@ -220,7 +222,7 @@ async def test_an_edge_comes_back_after_its_coordinator_was_started_anew(family:
 
 
 async def test_an_edge_that_starts_first_joins_when_its_coordinator_is_there(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     address = closed_port()
     async with (
@@ -235,7 +237,7 @@ async def test_an_edge_that_drains_leaves_at_once(brain: Node, joined: Edge) -> 
     assert alive(brain) == []
 
 
-async def test_an_edge_that_dies_is_lost_when_its_lease_ends(family: Family) -> None:
+async def test_an_edge_that_dies_is_lost_when_its_lease_ends(family: LoadedFamily) -> None:
     async with coordinator(lease_seconds=0.3) as brain:
         async with edge(family, node_id="e1", coordinator=brain.address):
             await until(lambda: alive(brain) == ["e1"])

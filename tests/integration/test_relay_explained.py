@@ -13,7 +13,7 @@ import pytest
 
 from baton.common.errors import BatonError, Cancelled, ExecutionFailed
 from baton.common.explanation import DecisionRecord
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
 from baton.coordinator.daemon import Node
@@ -99,7 +99,7 @@ async def draw_until(
 
 async def test_a_relay_over_two_edges_is_explained_by_device_and_coordinator(
     brain: Node,
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     fields: dict[str, Any],
     state: Path,
@@ -149,7 +149,7 @@ async def test_without_its_coordinator_the_journal_tells_the_story(
 async def test_a_stream_closed_early_is_withdrawn_and_teaches_nothing(
     where: str,
     brain: Node,
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     fields: dict[str, Any],
     state: Path,
@@ -171,7 +171,7 @@ async def test_a_stream_closed_early_is_withdrawn_and_teaches_nothing(
 
 
 async def test_a_cancelled_task_is_withdrawn_too(
-    brain: Node, family: Family, family_folder: Path, fields: dict[str, Any]
+    brain: Node, family: LoadedFamily, family_folder: Path, fields: dict[str, Any]
 ) -> None:
     gate = Gate()
     async with edge(family, gate, node_id="e1", coordinator=brain.address):
@@ -186,7 +186,7 @@ async def test_a_cancelled_task_is_withdrawn_too(
 
 
 async def test_an_edge_that_says_cancelled_withdraws_nothing(
-    brain: Node, family: Family, family_folder: Path, fields: dict[str, Any], state: Path
+    brain: Node, family: LoadedFamily, family_folder: Path, fields: dict[str, Any], state: Path
 ) -> None:
     """Only the caller withdraws: an edge could escape what its arm deserves."""
     async with serving(ActingEdge(raising(Cancelled("not today")), told=0)) as address:
@@ -203,7 +203,7 @@ async def test_an_edge_that_says_cancelled_withdraws_nothing(
 
 async def test_a_failed_request_is_explained_with_its_error(
     brain: Node,
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     fields: dict[str, Any],
     state: Path,
@@ -237,7 +237,7 @@ async def test_a_request_refused_before_any_decision_is_journaled(
 
 async def test_a_prompt_that_an_edge_puts_into_its_error_goes_nowhere(
     brain: Node,
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     fields: dict[str, Any],
     state: Path,
@@ -260,7 +260,7 @@ async def test_a_prompt_that_an_edge_puts_into_its_error_goes_nowhere(
 
 async def test_an_edge_cannot_spoil_a_report_with_its_name(
     brain: Node,
-    family: Family,
+    family: LoadedFamily,
     family_folder: Path,
     fields: dict[str, Any],
     state: Path,

@@ -10,9 +10,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.blocks import ModelInputs
+from baton.common.diffusion.conditioning import stacked
+from baton.common.diffusion.denoiser import Denoiser
 from baton.common.errors import Incompatible
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.latents import Codec, decode_state, encode_state
 from tests.support.engines import Counter
 from tests.support.foreign import PERMUTATION, SCALE, ForeignFamily, write_foreign
@@ -26,7 +28,7 @@ def foreign_folder(family_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 async def test_the_platform_refuses_a_foreign_relay_before_any_model_work(
-    family: Family, foreign_folder: Path
+    family: LoadedFamily, foreign_folder: Path
 ) -> None:
     counter = Counter()
     async with edge(family, counter) as node:
@@ -41,7 +43,7 @@ async def test_the_platform_refuses_a_foreign_relay_before_any_model_work(
 
 
 async def test_a_device_that_cannot_draw_alone_hears_why_it_was_refused(
-    family: Family, foreign_folder: Path
+    family: LoadedFamily, foreign_folder: Path
 ) -> None:
     async with edge(family) as node:
         with (
@@ -51,7 +53,9 @@ async def test_a_device_that_cannot_draw_alone_hears_why_it_was_refused(
             await client.generate(PROMPTS[0], arm="edge/large", steps=4)
 
 
-def test_a_latent_of_another_space_is_not_taken_over(family: Family, foreign_folder: Path) -> None:
+def test_a_latent_of_another_space_is_not_taken_over(
+    family: LoadedFamily, foreign_folder: Path
+) -> None:
     foreign = load_family(str(foreign_folder))
     assert foreign.fingerprint != family.fingerprint
     state = run_alone(family, task(plan(steps=4)), 2).state()
@@ -61,7 +65,7 @@ def test_a_latent_of_another_space_is_not_taken_over(family: Family, foreign_fol
 
 
 def test_a_foreign_latent_decodes_to_the_same_picture_as_the_familys(
-    family: Family, foreign_folder: Path
+    family: LoadedFamily, foreign_folder: Path
 ) -> None:
     foreign = ForeignFamily(foreign_folder)
     x = torch.randn(family.latent_shape(16))
@@ -73,20 +77,21 @@ def test_a_foreign_latent_decodes_to_the_same_picture_as_the_familys(
 
 @pytest.mark.parametrize("timestep", [1, 300, 800])
 def test_a_foreign_member_predicts_what_the_member_does(
-    family: Family, foreign_folder: Path, timestep: int
+    family: LoadedFamily, foreign_folder: Path, timestep: int
 ) -> None:
     """Its x0, in its own space, is the member's for the same picture in the same share of noise."""
     foreign = ForeignFamily(foreign_folder)
-    alpha_bars = DDIMScheduler.from_config(family.scheduler_config).alphas_cumprod.double()
+    alpha_bars = DDIMScheduler.from_config(family.spec.scheduler_config).alphas_cumprod.double()
     snr = alpha_bars / (1 - alpha_bars)
     own = int((snr.log() - (SCALE**2 * snr[timestep]).log()).abs().argmin())
     x0, eps = torch.randn(2, 1, *family.latent_shape(16)).double()
-    context, order = family.encode_text(PROMPTS[0]).positive[None], list(PERMUTATION)
+    conditioning = stacked([family.encode_text(PROMPTS[0]).row("positive")])
+    order = list(PERMUTATION)
 
     def predicted(member: Denoiser, clean: Tensor, noise: Tensor, t: int) -> Tensor:
         a, b = alpha_bars[t].sqrt(), (1 - alpha_bars[t]).sqrt()
         x = (a * clean + b * noise).float()
-        return a * x - b * member(x, torch.tensor([t]), context)
+        return a * x - b * member(ModelInputs(x, torch.tensor([t]), conditioning))
 
     with torch.inference_mode():
         expected = predicted(family.denoiser("small"), x0, eps, own)
@@ -97,7 +102,7 @@ def test_a_foreign_member_predicts_what_the_member_does(
 
 
 def test_without_the_check_a_foreign_relay_draws_something_else(
-    family: Family, foreign_folder: Path
+    family: LoadedFamily, foreign_folder: Path
 ) -> None:
     foreign = ForeignFamily(foreign_folder)
     relayed = task(plan("edge/large@0.5>device/small", steps=6))

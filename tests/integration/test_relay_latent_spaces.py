@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from baton.common.errors import Incompatible
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from tests.support.engines import Counter
 from tests.support.families import copy_family
 from tests.support.latent_spaces import (
@@ -25,7 +25,7 @@ RELAY = {"arm": "relay:large>small@0.5", "steps": 4, "fallback": False}
 
 
 @pytest.fixture
-def changed(family_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Family:
+def changed(family_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> LoadedFamily:
     folder = copy_family(family_folder, tmp_path / "family", digests=False)
     change: Callable[[Path], None] = request.param
     change(folder)
@@ -34,7 +34,7 @@ def changed(family_folder: Path, tmp_path: Path, request: pytest.FixtureRequest)
 
 @pytest.mark.parametrize("changed", [stored_in_fp16, another_decoder], indirect=True)
 async def test_a_relay_with_fine_changes_draws_what_the_same_family_does(
-    family: Family, family_folder: Path, changed: Family
+    family: LoadedFamily, family_folder: Path, changed: LoadedFamily
 ) -> None:
     """The edge's members are the same, and the device decodes: bit for bit."""
     assert changed.fingerprint != family.fingerprint
@@ -50,7 +50,7 @@ async def test_a_relay_with_fine_changes_draws_what_the_same_family_does(
 
 @pytest.mark.parametrize("changed", [another_spacing], indirect=True)
 async def test_an_edge_with_another_spacing_is_not_refused(
-    family_folder: Path, changed: Family
+    family_folder: Path, changed: LoadedFamily
 ) -> None:
     async with edge(changed) as other:
         with device(family_folder, edges=other.address) as client:
@@ -60,7 +60,7 @@ async def test_an_edge_with_another_spacing_is_not_refused(
 
 @pytest.mark.parametrize("changed", [another_vae], indirect=True)
 async def test_an_edge_with_another_autoencoder_is_refused_with_both_names(
-    family: Family, family_folder: Path, changed: Family
+    family: LoadedFamily, family_folder: Path, changed: LoadedFamily
 ) -> None:
     counter = Counter()
     async with edge(changed, counter) as other:
@@ -78,7 +78,7 @@ async def test_an_edge_with_another_autoencoder_is_refused_with_both_names(
     ("changed", "fits"), [(stored_in_fp16, True), (another_vae, False)], indirect=["changed"]
 )
 async def test_a_coordinator_relays_by_the_latent_space(
-    family_folder: Path, changed: Family, fits: bool
+    family_folder: Path, changed: LoadedFamily, fits: bool
 ) -> None:
     async with coordinator() as brain, edge(changed, coordinator=brain.address):
         await until(brain.fleet.nodes)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from baton.common.errors import Incompatible, Unreachable
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.limits import SAMPLERS, SamplerName
 from baton.device_client.events import EdgeLost, Finished, Stepped
 from baton.device_client.result import Result
@@ -69,14 +69,14 @@ class Doomed:
 
 
 @pytest.fixture
-async def doomed(family: Family) -> AsyncIterator[Doomed]:
+async def doomed(family: LoadedFamily) -> AsyncIterator[Doomed]:
     gate = Gate()
     async with edge(family, gate, node_id="doomed") as node:
         yield Doomed(node, gate)
 
 
 @pytest.fixture
-async def second(family: Family) -> AsyncIterator[Edge]:
+async def second(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family, node_id="second") as node:
         yield node
 
@@ -87,7 +87,7 @@ def nodes(result: Result) -> list[str]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 async def test_the_next_edge_goes_on_from_the_checkpoint_to_the_same_picture(
-    doomed: Doomed, second: Edge, family: Family, family_folder: Path, sampler: SamplerName
+    doomed: Doomed, second: Edge, family: LoadedFamily, family_folder: Path, sampler: SamplerName
 ) -> None:
     result = await doomed.draw(family_folder, second.address, arm="edge/large", sampler=sampler)
     assert nodes(result) == ["doomed"] * EVERY + ["second"] * (STEPS - EVERY)
@@ -112,7 +112,7 @@ async def test_a_lost_edge_costs_at_most_one_interval_and_is_told(
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 async def test_without_another_edge_the_device_goes_on_from_the_checkpoint(
-    doomed: Doomed, family: Family, family_folder: Path, sampler: SamplerName
+    doomed: Doomed, family: LoadedFamily, family_folder: Path, sampler: SamplerName
 ) -> None:
     result = await doomed.draw(family_folder, arm="edge/small", sampler=sampler)
     assert nodes(result) == ["doomed"] * EVERY + ["device"] * (STEPS - EVERY)
@@ -124,7 +124,7 @@ async def test_without_another_edge_the_device_goes_on_from_the_checkpoint(
 
 
 async def test_the_other_member_goes_on_as_in_a_relay_at_that_step(
-    doomed: Doomed, family: Family, family_folder: Path
+    doomed: Doomed, family: LoadedFamily, family_folder: Path
 ) -> None:
     result = await doomed.draw(family_folder, arm="edge/large")
     relay = task(plan("edge/large@0.375>device/small", STEPS), PROMPT, seed=1)
@@ -132,7 +132,7 @@ async def test_the_other_member_goes_on_as_in_a_relay_at_that_step(
 
 
 async def test_without_checkpoints_everything_is_drawn_anew(
-    doomed: Doomed, family: Family, family_folder: Path
+    doomed: Doomed, family: LoadedFamily, family_folder: Path
 ) -> None:
     result = await doomed.draw(family_folder, arm="edge/small", checkpoint_every=0)
     assert nodes(result) == ["device"] * STEPS
@@ -148,7 +148,7 @@ async def test_a_device_without_a_member_says_that_the_edge_was_lost(
 
 
 async def test_with_no_edge_in_reach_the_device_draws_alone_and_says_so(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     edges = [closed_port(), closed_port()]
     with device(family_folder, edges=",".join(edges)) as client:
@@ -183,7 +183,7 @@ async def test_an_edge_out_of_reach_is_passed_over(second: Edge, family_folder: 
 
 
 async def test_a_full_edge_and_one_that_drains_are_passed_over(
-    family: Family, second: Edge, family_folder: Path
+    family: LoadedFamily, second: Edge, family_folder: Path
 ) -> None:
     gate = Gate()
     async with (
@@ -205,7 +205,9 @@ async def test_a_full_edge_and_one_that_drains_are_passed_over(
     assert "shutting down" in result.notes[1]
 
 
-async def test_a_slow_edge_is_left_and_stops_by_itself(family: Family, family_folder: Path) -> None:
+async def test_a_slow_edge_is_left_and_stops_by_itself(
+    family: LoadedFamily, family_folder: Path
+) -> None:
     gate = Gate()
     async with edge(family, gate) as slow:
         with device(family_folder, edge_timeout=0.3) as client:

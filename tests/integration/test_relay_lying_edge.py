@@ -11,7 +11,7 @@ import pytest
 
 from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.v1 import edge_pb2, plan_pb2
 from tests.support.families import SIZE
 from tests.support.lying import (
@@ -158,14 +158,14 @@ NAMES: dict[str, edge_pb2.DenoiseEvent] = {
 
 @pytest.mark.parametrize("lie", LIES)
 async def test_whatever_an_edge_claims_the_picture_is_right(
-    lie: str, family: Family, family_folder: Path
+    lie: str, family: LoadedFamily, family_folder: Path
 ) -> None:
     assert await _why_it_was_not_believed(LIES[lie], family, family_folder)
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_an_edge_that_does_not_say_what_it_draws_with_is_not_believed(
-    name: str, family: Family, family_folder: Path
+    name: str, family: LoadedFamily, family_folder: Path
 ) -> None:
     event = NAMES[name]
     own = [stretch(node_id=event.accepted.node_id)]
@@ -175,7 +175,7 @@ async def test_an_edge_that_does_not_say_what_it_draws_with_is_not_believed(
     assert "answered nonsense: " in reason
 
 
-async def _why_it_was_not_believed(script: Script, family: Family, folder: Path) -> str:
+async def _why_it_was_not_believed(script: Script, family: LoadedFamily, folder: Path) -> str:
     """The picture must be the one that the device draws alone."""
     liar = Liar(family)
     async with serving(Scripted(lambda request: script(liar, request))) as address:
@@ -193,7 +193,7 @@ async def _why_it_was_not_believed(script: Script, family: Family, folder: Path)
 
 @pytest.mark.parametrize("lie", [lie for lie in LIES if lie != "another protocol"])
 async def test_whatever_an_edge_claims_a_device_without_a_member_gets_a_baton_error(
-    lie: str, family: Family, family_folder: Path
+    lie: str, family: LoadedFamily, family_folder: Path
 ) -> None:
     liar, script = Liar(family), LIES[lie]
     async with serving(Scripted(lambda request: script(liar, request))) as address:
@@ -204,7 +204,7 @@ async def test_whatever_an_edge_claims_a_device_without_a_member_gets_a_baton_er
             await client.generate(PROMPT, arm="edge/large", steps=STEPS)
 
 
-async def test_the_truth_is_believed(family: Family, family_folder: Path) -> None:
+async def test_the_truth_is_believed(family: LoadedFamily, family_folder: Path) -> None:
     liar = Liar(family)
     truth = Scripted(lambda request: [accepted(), progress(1), handoff(liar.envelope(request))])
     async with serving(truth) as address:
@@ -230,7 +230,7 @@ async def test_the_truth_is_believed(family: Family, family_folder: Path) -> Non
     ],
 )
 async def test_a_name_stands_for_one_build_and_its_weights(
-    event: edge_pb2.DenoiseEvent, alike: bool, family: Family, family_folder: Path
+    event: edge_pb2.DenoiseEvent, alike: bool, family: LoadedFamily, family_folder: Path
 ) -> None:
     """An edge that came back as another, or two of one name: a record could not hold both."""
     liar = Liar(family)

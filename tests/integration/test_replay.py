@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from baton.common.errors import BatonError, Incompatible
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.limits import SAMPLERS, SamplerName
 from baton.device_client import Result, replay, replay_provenance
 from baton.device_client.events import Finished, Stepped
@@ -28,12 +28,12 @@ CODECS = ("fp32", "fp16", "int8")
 STEPS, EVERY, LAST_SEEN = 8, 3, 5
 
 
-def assert_replays(family: Family, result: Result) -> None:
+def assert_replays(family: LoadedFamily, result: Result) -> None:
     np.testing.assert_array_equal(replay_provenance(family, result.provenance), result.picture)
 
 
 async def drawn_together(
-    family: Family, folder: Path, requests: list[dict[str, Any]], codec: str, threads: int = 1
+    family: LoadedFamily, folder: Path, requests: list[dict[str, Any]], codec: str, threads: int = 1
 ) -> list[Result]:
     """Pictures that meet at one edge: its first call waits until all of them are there."""
     gate = Gate()
@@ -50,7 +50,7 @@ async def drawn_together(
 
 @pytest.mark.parametrize(("codec", "threads"), [*((codec, 1) for codec in CODECS), ("fp32", 2)])
 async def test_relays_in_shared_batches_replay_to_the_same_pixels(
-    family: Family, family_folder: Path, codec: str, threads: int
+    family: LoadedFamily, family_folder: Path, codec: str, threads: int
 ) -> None:
     requests = [
         {"arm": "edge/large@0.5>device/small", "sampler": "ddim", "steps": 8, "negative": "blue"},
@@ -74,7 +74,7 @@ async def test_relays_in_shared_batches_replay_to_the_same_pixels(
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("arm", ["edge/large@0.4>device/small", "edge/large", "device/small"])
 async def test_a_picture_in_a_file_is_drawn_again_from_the_file(
-    family: Family, family_folder: Path, tmp_path: Path, arm: str, sampler: SamplerName
+    family: LoadedFamily, family_folder: Path, tmp_path: Path, arm: str, sampler: SamplerName
 ) -> None:
     async with edge(family) as node:
         with device(family_folder, codec="fp16", members="small") as client:
@@ -89,7 +89,7 @@ async def test_a_picture_in_a_file_is_drawn_again_from_the_file(
     assert {name: origin.members.keys() for name, origin in found.provenance.nodes.items()} == ran
 
 
-async def with_a_lost_edge(family: Family, folder: Path, others: str, **asked: Any) -> Result:
+async def with_a_lost_edge(family: LoadedFamily, folder: Path, others: str, **asked: Any) -> Result:
     """Drawn on an edge that vanishes after a checkpoint, then elsewhere."""
     gate = Gate()
     settings = {"checkpoint_every": EVERY, "codec": asked.pop("codec")}
@@ -111,7 +111,7 @@ async def with_a_lost_edge(family: Family, folder: Path, others: str, **asked: A
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("codec", CODECS)
 async def test_a_request_that_lost_its_edge_replays_over_the_checkpoint(
-    family: Family, family_folder: Path, sampler: SamplerName, codec: str
+    family: LoadedFamily, family_folder: Path, sampler: SamplerName, codec: str
 ) -> None:
     options: dict[str, Any] = {"sampler": sampler, "codec": codec}
     async with edge(family, node_id="second") as second:
@@ -127,7 +127,7 @@ async def test_a_request_that_lost_its_edge_replays_over_the_checkpoint(
 
 
 async def test_the_codec_and_each_transfer_show_in_the_pixels(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     """So the tests above would notice if a replay passed over one of them."""
     async with edge(family, node_id="second") as second:
@@ -142,7 +142,7 @@ async def test_the_codec_and_each_transfer_show_in_the_pixels(
 
 
 @pytest.fixture
-def retrained(family_folder: Path, tmp_path: Path) -> Family:
+def retrained(family_folder: Path, tmp_path: Path) -> LoadedFamily:
     """The family with other weights in one member: its latents mean the same."""
     folder = copy_family(family_folder, tmp_path / "retrained", digests=False)
     flip_bit(folder / "large/unet/diffusion_pytorch_model.safetensors")
@@ -150,7 +150,7 @@ def retrained(family_folder: Path, tmp_path: Path) -> Family:
 
 
 async def test_a_picture_by_edges_of_other_weights_is_refused_with_the_edge_named(
-    family: Family, family_folder: Path, retrained: Family, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, retrained: LoadedFamily, tmp_path: Path
 ) -> None:
     """Two kinds of weights under one name, on two edges: no family here can have been both."""
     async with edge(retrained, node_id="second") as second:
@@ -170,7 +170,7 @@ async def test_a_picture_by_edges_of_other_weights_is_refused_with_the_edge_name
 
 
 async def test_an_edge_that_comes_back_with_other_weights_does_not_go_on(
-    family: Family, family_folder: Path, retrained: Family
+    family: LoadedFamily, family_folder: Path, retrained: LoadedFamily
 ) -> None:
     """The record has one place for a node, so its steps must be of one kind."""
     async with edge(retrained, node_id="doomed") as again:
@@ -262,7 +262,7 @@ TAMPERED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 async def test_a_tampered_plan_is_refused_or_told_apart(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     async with edge(family) as node:
         with device(family_folder, codec="fp16") as client:
@@ -280,7 +280,7 @@ async def test_a_tampered_plan_is_refused_or_told_apart(
         assert verdict != "identical", name
 
 
-async def test_two_threads_replay_as_two_threads(family: Family, family_folder: Path) -> None:
+async def test_two_threads_replay_as_two_threads(family: LoadedFamily, family_folder: Path) -> None:
     async with edge(family, threads=2) as node:
         with device(family_folder, codec="int8", threads=2) as client:
             result = await client.generate(

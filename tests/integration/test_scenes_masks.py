@@ -8,8 +8,8 @@ from functools import cache
 import pytest
 
 from baton.common.accel.masks import load_mask, mask_path
-from baton.common.diffusion.calls import block_schedule_of
-from baton.common.families.loader import Family, load_family
+from baton.common.diffusion.flows import flows_of
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.limits import Accel
 from baton.common.plan import Plan
 from tests.support.tasks import accelerated, plan
@@ -18,7 +18,7 @@ MEMBERS = ("large", "medium", "small")
 
 
 @cache
-def scenes() -> Family:
+def scenes() -> LoadedFamily:
     return load_family()
 
 
@@ -37,7 +37,7 @@ def test_every_member_has_masks_that_spare_it_much_of_its_work(
     member: str, steps: int, accel: Accel, speed: float
 ) -> None:
     (segment,) = expanded(member, steps, accel).segments
-    run = block_schedule_of(scenes().member(member).blocks, segment).run
+    run = flows_of(scenes().blocks(member), segment)["positive"].schedule.run
     assert len(run) == steps
     assert scenes().profile(member).speed(run) >= speed
 
@@ -47,6 +47,6 @@ def test_a_masks_file_says_how_it_was_trained(member: str) -> None:
     mask = load_mask(mask_path(scenes().masks_folder(member), "ddim", 50))
     assert mask.settings["estimator"] == "bernoulli"
     assert mask.settings["macs_speed"] == pytest.approx(
-        scenes().profile(member).speed(scenes().member(member).blocks.schedule(mask.run).run),
+        scenes().profile(member).speed(scenes().blocks(member).schedule(mask.run).run),
         rel=1e-3,
     )

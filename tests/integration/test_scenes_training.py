@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.families.loader import load_family
+from baton.common.families.loaded import load_family
 from baton.common.families.scenes.training.loop import read_position
 from baton.common.families.scenes.training.stages import STAGES
 

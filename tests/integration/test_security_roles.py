@@ -18,7 +18,7 @@ from baton.common.errors import (
     Unauthenticated,
     UnknownName,
 )
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.access import Access
 from baton.common.rpc.auth import PERMITTED
@@ -64,7 +64,7 @@ class World:
 
 
 @pytest.fixture
-async def world(family: Family, credentials: Credentials) -> AsyncIterator[World]:
+async def world(family: LoadedFamily, credentials: Credentials) -> AsyncIterator[World]:
     tokens = credentials.folder / "edge" / "tokens.toml"
     async with coordinator(tokens=tokens) as brain:
         fields = {"tokens": tokens, "token": credentials.token("edge")}
@@ -155,7 +155,9 @@ async def test_health_is_open_to_everybody(world: World) -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_wrong_role_reaches_no_model(family: Family, credentials: Credentials) -> None:
+async def test_a_wrong_role_reaches_no_model(
+    family: LoadedFamily, credentials: Credentials
+) -> None:
     counter = Counter()
     texts = EncodeCounter(family, counter)
     tokens = credentials.folder / "edge" / "tokens.toml"
@@ -195,7 +197,9 @@ async def test_a_node_id_belongs_to_the_edge_that_joined_under_it(world: World) 
     assert await outcome(owner.Register(registration())) is None
 
 
-async def test_only_the_asker_reports_and_explains_a_decision(world: World, family: Family) -> None:
+async def test_only_the_asker_reports_and_explains_a_decision(
+    world: World, family: LoadedFamily
+) -> None:
     anna, bert = [await world.stub("Coordinator", name) for name in ("anna", "bert")]
     request = pb.DecideRequest(
         protocol_version=PROTOCOL_VERSION, request_id="r", family="tiny", members=["small"],
@@ -214,7 +218,7 @@ async def test_only_the_asker_reports_and_explains_a_decision(world: World, fami
 
 
 async def test_a_request_is_read_and_cancelled_by_its_owner_and_the_operator(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     gate = Gate()
     texts = EncodeCounter(family, gate)
@@ -245,7 +249,9 @@ async def test_a_request_is_read_and_cancelled_by_its_owner_and_the_operator(
         assert not (await admin.Cancel(edge_pb2.CancelRequest(request_id="mine"))).cancelled
 
 
-async def test_the_operator_cancels_what_runs(family: Family, credentials: Credentials) -> None:
+async def test_the_operator_cancels_what_runs(
+    family: LoadedFamily, credentials: Credentials
+) -> None:
     gate = Gate()
     tokens = credentials.folder / "edge" / "tokens.toml"
     async with (
@@ -261,7 +267,7 @@ async def test_the_operator_cancels_what_runs(family: Family, credentials: Crede
         assert (await running).status == "CANCELLED"
 
 
-async def test_a_certificate_gives_the_role(family: Family, credentials: Credentials) -> None:
+async def test_a_certificate_gives_the_role(family: LoadedFamily, credentials: Credentials) -> None:
     async with edge(family, **credentials.server("edge", mutual=True)) as node:
         for name, expected in (
             ("anna", None), ("edge", PermissionDenied), ("coordinator", Unauthenticated)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from baton.common.errors import PermissionDenied
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, encode_state
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
@@ -38,7 +38,7 @@ from tests.support.tasks import PROMPTS, plan, run_alone, task
 STEPS = 4
 
 
-def after(family: Family, step: int) -> bytes:
+def after(family: LoadedFamily, step: int) -> bytes:
     """The envelope from which the good request goes on after that step."""
     state = run_alone(family, task(plan("edge/large", STEPS)), step).state()
     return encode_state(state, "good", family.fingerprint, Codec.FP32)
@@ -46,7 +46,7 @@ def after(family: Family, step: int) -> bytes:
 
 async def test_a_ticket_for_one_picture_admits_no_other(
     guarded: Guarded,  # noqa: F811
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     """Nor does any point from which the request might go on."""
     once = ticket(guarded.family)
@@ -60,7 +60,7 @@ async def test_a_ticket_for_one_picture_admits_no_other(
 
 async def test_all_uses_of_a_ticket_together_have_so_many_steps(
     guarded: Guarded,  # noqa: F811
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     once = ticket(guarded.family)
     await guarded.draw(once)
@@ -107,7 +107,7 @@ class Journey:
 
 
 async def test_a_ticket_goes_with_its_request_over_lost_connections_and_edges(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     journey = Journey()
     async with coordinator() as brain, AsyncExitStack() as stack:
@@ -123,7 +123,9 @@ async def test_a_ticket_goes_with_its_request_over_lost_connections_and_edges(
     assert (drawn_here(family, result.task) == result.picture).all()
 
 
-async def test_a_decision_that_is_asked_for_again_gives_no_second_leave(family: Family) -> None:
+async def test_a_decision_that_is_asked_for_again_gives_no_second_leave(
+    family: LoadedFamily,
+) -> None:
     fields = {"tickets": "required", "result_ttl": 0.0}
     async with (
         coordinator() as brain,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from baton.common.arm import Arm
 from baton.common.errors import Incompatible, PermissionDenied
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, encode_state
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.access import Access
@@ -51,7 +51,7 @@ RELAY = "edge/large@0.5>device/small"
 class Guarded:
     """An edge that asks for tickets, and what its model did."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self.calls = Counter()
         self.family = EncodeCounter(family, self.calls)
         self.node: Edge
@@ -77,7 +77,7 @@ class Guarded:
 
 
 @pytest.fixture
-async def guarded(family: Family, tmp_path: Path) -> AsyncIterator[Guarded]:
+async def guarded(family: LoadedFamily, tmp_path: Path) -> AsyncIterator[Guarded]:
     made = Guarded(family)
     keys = tmp_path / "ticket.pub"
     keys.write_bytes(public_pem())
@@ -94,7 +94,7 @@ def public_pem() -> bytes:
     )
 
 
-def ticket(family: Family, /, **fields: Any) -> str:
+def ticket(family: LoadedFamily, /, **fields: Any) -> str:
     return SIGNER.sign(a_ticket(**({"fingerprint": family.fingerprint} | fields)))
 
 
@@ -169,7 +169,7 @@ async def test_a_offline_ticket_admits_one_request(guarded: Guarded) -> None:
 
 
 async def test_another_resume_point_of_the_request_is_let_in_once(
-    guarded: Guarded, family: Family
+    guarded: Guarded, family: LoadedFamily
 ) -> None:
     once = ticket(guarded.family)
     await guarded.draw(once)
@@ -180,7 +180,9 @@ async def test_another_resume_point_of_the_request_is_let_in_once(
     assert await guarded.refusal(once, resume=resume) == Refusal.REPLAYED
 
 
-async def test_the_same_request_comes_back_with_its_ticket(family: Family, tmp_path: Path) -> None:
+async def test_the_same_request_comes_back_with_its_ticket(
+    family: LoadedFamily, tmp_path: Path
+) -> None:
     gate = Gate()
     texts = EncodeCounter(family, gate)
     keys = tmp_path / "ticket.pub"
@@ -202,7 +204,9 @@ async def test_the_same_request_comes_back_with_its_ticket(family: Family, tmp_p
     assert texts.encoded == 1
 
 
-async def test_where_tickets_are_optional_a_wrong_one_is_still_refused(family: Family) -> None:
+async def test_where_tickets_are_optional_a_wrong_one_is_still_refused(
+    family: LoadedFamily,
+) -> None:
     async with edge(family) as node, channel_to(node.address) as channel:
         stub = EdgeStub(channel)
         error = await refusal(stub, ask(ticket="nonsense"))
@@ -212,7 +216,7 @@ async def test_where_tickets_are_optional_a_wrong_one_is_still_refused(family: F
 
 
 async def test_a_ticket_of_another_device_is_refused(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     calls = Counter()
     texts = EncodeCounter(family, calls)
@@ -241,7 +245,7 @@ async def joined(brain: Node) -> None:
 
 
 async def test_a_decisions_ticket_opens_the_edge_that_asks_for_one(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     async with (
         coordinator() as brain,
@@ -255,7 +259,7 @@ async def test_a_decisions_ticket_opens_the_edge_that_asks_for_one(
 
 
 async def test_without_a_ticket_the_device_draws_alone_and_says_so(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     async with edge(family, tickets="required") as node:
         with device(family_folder, edges=node.address) as client:
@@ -266,7 +270,7 @@ async def test_without_a_ticket_the_device_draws_alone_and_says_so(
 
 
 async def test_a_offline_ticket_serves_once_when_no_coordinator_answers(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     """Its edges, too: the device was told of none. A new client finds it in the state folder."""
     async with AsyncExitStack() as edges, AsyncExitStack() as brains:
@@ -286,7 +290,7 @@ async def test_a_offline_ticket_serves_once_when_no_coordinator_answers(
     assert node.registry.counts.completed == 2
 
 
-async def test_what_the_coordinator_signs(family: Family) -> None:
+async def test_what_the_coordinator_signs(family: LoadedFamily) -> None:
 
     async with (
         coordinator(ticket_seconds=60.0) as brain,
@@ -316,7 +320,7 @@ async def test_what_the_coordinator_signs(family: Family) -> None:
 
 
 async def test_the_coordinators_key_outlives_it_beside_its_database(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
 
     settings = Settings(port=0, db=tmp_path / "c.db", grace_seconds=0.0)

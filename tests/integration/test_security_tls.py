@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from baton.common.errors import BatonError, InvalidRequest, Unreachable
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.access import OPEN, Access
 from baton.common.rpc.channel import channel_to
 from baton.common.rpc.edge_status import edge_status
@@ -40,7 +40,7 @@ KINDS = {"TLS and tokens": {"tokens": True}, "mTLS": {"mutual": True},
 
 
 @pytest.fixture
-async def guarded(family: Family, credentials: Credentials) -> AsyncIterator[Edge]:
+async def guarded(family: LoadedFamily, credentials: Credentials) -> AsyncIterator[Edge]:
     """An edge that asks for certificates."""
     async with edge(family, **credentials.server("edge", mutual=True)) as node:
         yield node
@@ -55,7 +55,7 @@ async def failure(address: str, access: Access) -> BatonError:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_relay_runs_over_guarded_nodes(
-    kind: str, credentials: Credentials, family: Family, family_folder: Path
+    kind: str, credentials: Credentials, family: LoadedFamily, family_folder: Path
 ) -> None:
     how = KINDS[kind]
     async with coordinator(**credentials.server("coordinator", **how)) as brain:
@@ -84,7 +84,7 @@ async def test_a_plain_caller_of_a_tls_node_hears_of_tls(guarded: Edge) -> None:
 
 
 async def test_a_tls_caller_of_a_plain_node_hears_of_tls(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     async with edge(family) as plain:
         error = await failure(plain.address, credentials.access("anna"))
@@ -122,7 +122,7 @@ async def test_nobody_at_home_is_not_blamed_on_tls(credentials: Credentials) -> 
         assert "TLS" not in str(await failure(closed_port(), access))
 
 
-async def test_a_cut_connection_is_not_blamed_on_tls(family: Family) -> None:
+async def test_a_cut_connection_is_not_blamed_on_tls(family: LoadedFamily) -> None:
     """Once it stood, it cannot have been the handshake."""
     gate = Gate()
     async with edge(family, gate) as node, channel_to(node.address) as channel:
@@ -136,7 +136,7 @@ async def test_a_cut_connection_is_not_blamed_on_tls(family: Family) -> None:
 
 @pytest.mark.parametrize("kind", ["nothing", "TLS alone", "tokens alone"])
 async def test_an_unguarded_node_stays_on_this_machine(
-    kind: str, family: Family, credentials: Credentials
+    kind: str, family: LoadedFamily, credentials: Credentials
 ) -> None:
     tokens = {"tokens": credentials.folder / "edge" / "tokens.toml"}
     fields = {"nothing": {}, "TLS alone": credentials.pair("edge"), "tokens alone": tokens}[kind]
@@ -150,7 +150,7 @@ async def test_an_unguarded_node_stays_on_this_machine(
 
 
 async def test_a_guarded_node_may_leave_this_machine(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     fields = {"host": "0.0.0.0", "port": 0} | credentials.server("edge", mutual=True)
     async with edge_running(EdgeSettings.model_validate(fields), family) as node:

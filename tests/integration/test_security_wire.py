@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from baton.common.errors import BatonError, InvalidRequest, Unauthenticated, Unreachable
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.access import Access, AdminSettings, ServerAccess
 from baton.common.rpc.channel import open_channel
 from baton.common.rpc.edge_status import edge_status
@@ -51,7 +51,7 @@ async def tapped(target: str) -> AsyncIterator[tuple[Tap, str]]:
 
 @pytest.mark.parametrize("encrypted", [True, False])
 async def test_tls_hides_prompts_pictures_and_tokens(
-    encrypted: bool, family: Family, credentials: Credentials
+    encrypted: bool, family: LoadedFamily, credentials: Credentials
 ) -> None:
     fields = credentials.server("edge", tokens=True)
     access = credentials.access("anna", tokens=True)
@@ -69,7 +69,7 @@ async def test_tls_hides_prompts_pictures_and_tokens(
 
 
 async def test_what_is_altered_on_its_way_is_not_believed(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     async with (
         edge(family, **credentials.server("edge", mutual=True)) as node,
@@ -92,7 +92,7 @@ async def failure(address: str, access: Access) -> BatonError:
 
 
 async def test_a_nodes_certificate_is_good_for_its_addresses_alone(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     access = credentials.access("admin", mutual=True)
     fields = credentials.server("edge", mutual=True)
@@ -102,7 +102,7 @@ async def test_a_nodes_certificate_is_good_for_its_addresses_alone(
 
 
 async def test_a_persons_certificate_makes_no_node(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     async with edge(family, **credentials.pair("anna")) as node:
         error = await failure(node.address, credentials.access("bert"))
@@ -110,7 +110,7 @@ async def test_a_persons_certificate_makes_no_node(
 
 
 async def test_where_both_are_asked_for_the_token_says_who_it_is(
-    family: Family, credentials: Credentials
+    family: LoadedFamily, credentials: Credentials
 ) -> None:
     both = credentials.access("anna", mutual=True)
     async with edge(family, **credentials.server("edge", mutual=True, tokens=True)) as node:
@@ -124,7 +124,7 @@ async def test_where_both_are_asked_for_the_token_says_who_it_is(
 
 
 async def test_two_authorities_may_share_a_file(
-    family: Family, credentials: Credentials, others: Credentials, tmp_path: Path
+    family: LoadedFamily, credentials: Credentials, others: Credentials, tmp_path: Path
 ) -> None:
     together = tmp_path / "both.pem"
     together.write_bytes(credentials.ca.read_bytes() + others.ca.read_bytes())
@@ -156,7 +156,7 @@ def test_a_node_does_not_start_with_a_certificate_that_has_expired(tmp_path: Pat
 
 
 async def test_the_coordinator_is_sent_neither_prompt_nor_picture(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     """All that goes there or comes back, from the device and from the edge."""
     arms = ("edge/large@0.5>device/small", "edge", "device")

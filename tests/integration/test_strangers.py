@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 
 from baton.common.errors import BatonError, Incompatible, Unreachable
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.access import OPEN
 from baton.common.rpc.edge_status import edge_status
 from baton.coordinator import admin
@@ -85,7 +85,7 @@ async def test_what_is_there_instead_of_a_node_is_told(kind: str) -> None:
         check(await as_operators_coordinator(address), text)
 
 
-async def test_an_edge_and_a_coordinator_are_told_from_one_another(family: Family) -> None:
+async def test_an_edge_and_a_coordinator_are_told_from_one_another(family: LoadedFamily) -> None:
     async with coordinator() as brain, edge(family) as node:
         check(
             await as_edge(brain.address),
@@ -128,7 +128,7 @@ async def test_who_hangs_up_is_named() -> None:
 
 
 async def test_a_picture_comes_also_if_the_coordinators_address_is_anothers(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     """The sentence is its note."""
     async with edge(family) as node, listening(web_server(404)) as web, foreign_grpc() as foreign:
@@ -162,7 +162,7 @@ async def test_a_picture_comes_also_if_an_edges_address_is_anothers(family_folde
 
 
 async def test_the_doctor_tells_who_is_there(
-    family: Family, family_folder: Path, capsys: pytest.CaptureFixture[str]
+    family: LoadedFamily, family_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with coordinator() as brain, edge(family) as node:
         settings = DeviceSettings(family=str(family_folder), coordinator=node.address)
@@ -174,7 +174,7 @@ async def test_the_doctor_tells_who_is_there(
 
 
 async def test_an_edge_says_that_its_coordinator_is_none_and_tries_on(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with edge(family, node_id="other") as other:
         settings = EdgeSettings(port=0, coordinator=other.address)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client.sdk import AsyncClient
 from baton.edge_server.daemon import running
 from baton.edge_server.settings import EdgeSettings
@@ -52,7 +52,7 @@ async def test_nodes_take_one_unless_they_are_told_to_take_as_many_as_their_proc
 
 
 async def test_an_edge_with_a_family_that_is_loaded_takes_one_too(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     settings = EdgeSettings(family=str(family_folder), port=0, node_id="e")
     async with running(settings, family) as node:

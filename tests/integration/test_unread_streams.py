@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.common.errors import UnknownName
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import bind, channel_to, make_server
 from baton.common.rpc.convert import plan_to_proto
@@ -62,7 +62,7 @@ async def ends(node: CoordinatorNode | EdgeNode) -> None:
 
 
 @pytest.mark.parametrize("call", ["watching the node", "denoising", "asking for a status"])
-async def test_an_edge_ends_although_a_call_is_not_read(call: str, family: Family) -> None:
+async def test_an_edge_ends_although_a_call_is_not_read(call: str, family: LoadedFamily) -> None:
     async with (
         edge(family, drain_grace=0.2) as node,
         unread(node.node.address, *CALLS[call]),
@@ -106,7 +106,7 @@ async def witness() -> AsyncIterator[tuple[Witness, str]]:
         await server.stop(0)
 
 
-async def test_an_edge_leaves_its_coordinator_before_it_refuses_work(family: Family) -> None:
+async def test_an_edge_leaves_its_coordinator_before_it_refuses_work(family: LoadedFamily) -> None:
     watch = CALLS["watching the node"]
     async with witness() as (servicer, address), edge(family, coordinator=address) as node:
         servicer.refuses = lambda: node.registry.draining
@@ -116,7 +116,7 @@ async def test_an_edge_leaves_its_coordinator_before_it_refuses_work(family: Fam
     assert servicer.refused_before is False
 
 
-async def test_a_stream_of_which_nothing_is_ever_read_holds_no_place(family: Family) -> None:
+async def test_a_stream_of_which_nothing_is_ever_read_holds_no_place(family: LoadedFamily) -> None:
     gate, settings = Gate(), {"reader_patience": 0.2, "linger": 0.0}
     async with (
         edge(family, gate, **settings) as node,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.device_client.png import read_png
 from tests.support.commands import Told, clean_environment, run_many
 from tests.support.nodes import Edge, drawn_here, edge
@@ -32,13 +32,13 @@ print(json.dumps([result.picture.tolist(), [step.location for step in result.exe
 
 
 @pytest.fixture
-async def node(family: Family) -> AsyncIterator[Edge]:
+async def node(family: LoadedFamily) -> AsyncIterator[Edge]:
     async with edge(family) as running:
         yield running
 
 
 async def test_a_client_without_members_draws_through_an_edge(
-    node: Edge, family: Family, family_folder: Path, tmp_path: Path
+    node: Edge, family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-c", _CLIENT, str(family_folder), node.address, PROMPT],

@@ -18,7 +18,7 @@ from baton.common.errors import (
     InvalidRequest,
     UnknownName,
 )
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, LatentState, encode_state, largest_envelope
 from baton.common.limits import MAX_PROMPT_CHARS
 from baton.common.rpc import PROTOCOL_VERSION
@@ -38,7 +38,7 @@ from tests.support.tasks import plan
 
 
 @pytest.fixture(scope="module")
-def hostile(family: Family) -> Mapping[str, Read]:
+def hostile(family: LoadedFamily) -> Mapping[str, Read]:
     return cases(family)
 
 
@@ -58,7 +58,7 @@ def test_no_envelope_is_larger_than_the_largest(state: LatentState) -> None:
     assert len(envelope) <= largest_envelope(state.x.shape)
 
 
-def test_the_largest_good_messages_fit(family: Family) -> None:
+def test_the_largest_good_messages_fit(family: LoadedFamily) -> None:
     wide = "\N{PILE OF POO}" * MAX_PROMPT_CHARS
     made = plan("edge/large", 200, guided=[True, False] * 100)
     request = edge_pb2.DenoiseRequest(
@@ -102,7 +102,7 @@ async def test_a_coordinator_takes_no_large_message_packed_or_not(
         assert type(error) is UnknownName
 
 
-async def test_an_edge_takes_no_more_than_its_largest_picture_needs(family: Family) -> None:
+async def test_an_edge_takes_no_more_than_its_largest_picture_needs(family: LoadedFamily) -> None:
     async with edge(family) as node, channel_to(node.address) as channel:
         for size, expected in ((0, CorruptEnvelope), (2048, InvalidRequest)):
             request = edge_pb2.DenoiseRequest(

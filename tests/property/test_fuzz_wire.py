@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from baton.common.build import NodeBuild, this_build
 from baton.common.errors import BatonError, CorruptEnvelope, Draining, ExecutionFailed, Incompatible
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, decode_state, encode_state
 from baton.common.naming import check_id
 from baton.common.record import ExecutedStep
@@ -150,7 +150,7 @@ def test_a_damaged_control_message_is_read_or_refused(name: str, data: st.DataOb
 
 
 @pytest.fixture(scope="module")
-def resumed(family: Family) -> edge_pb2.DenoiseRequest:
+def resumed(family: LoadedFamily) -> edge_pb2.DenoiseRequest:
     """A good request that goes on from step 2."""
     state = run_alone(family, task(plan("edge/large", 4)), 2).state()
     return edge_pb2.DenoiseRequest(
@@ -172,7 +172,7 @@ def resumed(family: Family) -> edge_pb2.DenoiseRequest:
 @EXAMPLES
 @given(data=st.data())
 def test_an_altered_request_to_an_edge_is_read_or_refused(
-    family: Family, resumed: edge_pb2.DenoiseRequest, data: st.DataObject
+    family: LoadedFamily, resumed: edge_pb2.DenoiseRequest, data: st.DataObject
 ) -> None:
     work_from_proto(resumed, family)
     is_read_or_refused(lambda m: work_from_proto(m, family), data.draw(altered(resumed)))
@@ -181,7 +181,7 @@ def test_an_altered_request_to_an_edge_is_read_or_refused(
 @EXAMPLES
 @given(data=st.data())
 def test_a_damaged_request_to_an_edge_is_read_or_refused(
-    family: Family, resumed: edge_pb2.DenoiseRequest, data: st.DataObject
+    family: LoadedFamily, resumed: edge_pb2.DenoiseRequest, data: st.DataObject
 ) -> None:
     good = resumed.SerializeToString()
     is_parsed_read_or_refused(
@@ -194,7 +194,7 @@ def test_a_damaged_request_to_an_edge_is_read_or_refused(
 @EXAMPLES
 @given(data=st.data())
 def test_a_request_with_a_damaged_latent_under_a_good_digest_is_read_or_refused(
-    family: Family, resumed: edge_pb2.DenoiseRequest, data: st.DataObject
+    family: LoadedFamily, resumed: edge_pb2.DenoiseRequest, data: st.DataObject
 ) -> None:
     message = edge_pb2.DenoiseRequest()
     message.CopyFrom(resumed)
@@ -284,7 +284,7 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def asked(family: Family) -> EdgeRequest:
+def asked(family: LoadedFamily) -> EdgeRequest:
     return EdgeRequest(
         request_id="r1",
         task=task(plan("edge/large@0.75>device/small", STEPS)),
@@ -297,7 +297,7 @@ def asked(family: Family) -> EdgeRequest:
 
 
 @pytest.fixture(scope="module")
-def truth(family: Family, asked: EdgeRequest) -> list[edge_pb2.DenoiseEvent]:
+def truth(family: LoadedFamily, asked: EdgeRequest) -> list[edge_pb2.DenoiseEvent]:
     """What a good edge answers."""
     kept = []
     for step in (2, 3):
@@ -321,7 +321,7 @@ def truth(family: Family, asked: EdgeRequest) -> list[edge_pb2.DenoiseEvent]:
 
 
 def test_the_truth_is_believed(
-    liar: Liar, asked: EdgeRequest, truth: list[edge_pb2.DenoiseEvent], family: Family
+    liar: Liar, asked: EdgeRequest, truth: list[edge_pb2.DenoiseEvent], family: LoadedFamily
 ) -> None:
     liar.events = [event.SerializeToString() for event in truth]
     part = liar.told_to(asked)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
-from baton.common.diffusion.calls import Denoiser
+from baton.common.diffusion.denoiser import Denoiser
 from baton.common.errors import BatonError
-from baton.common.families.loader import Family, Member
-from baton.edge_server.engine.engine import Engine, Limits
+from baton.common.families.loaded import LoadedFamily
+from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
@@ -26,6 +26,7 @@ from baton.edge_server.engine.job import (
     Started,
     Work,
 )
+from baton.edge_server.engine.scheduler import Limits
 
 NODE = "edge-test"
 _PATIENCE = 60.0  # seconds until a test that waits gives up
@@ -33,24 +34,23 @@ _PATIENCE = 60.0  # seconds until a test that waits gives up
 BeforeCall = Callable[[str, Tensor], None]
 
 
-class WatchedFamily(Family):
+class WatchedFamily(LoadedFamily):
     """The same family, but ``before`` sees every model call: (member, latents [B, C, H, W]).
 
     Of a call block by block, it sees the rows that run the first block.
     """
 
-    def __init__(self, family: Family, before: BeforeCall) -> None:
+    def __init__(self, family: LoadedFamily, before: BeforeCall) -> None:
         self.__dict__.update(family.__dict__)
         self._before = before
 
     def denoiser(self, member: str) -> Denoiser:
-        return _Watched(member, self.member(member), self._before)
+        return _Watched(member, super().denoiser(member), self._before)
 
 
-class _Watched:
-    def __init__(self, name: str, inner: Member, before: BeforeCall) -> None:
+class _Watched(Denoiser):
+    def __init__(self, name: str, inner: Denoiser, before: BeforeCall) -> None:
         self._name, self._inner, self._before = name, inner, before
-        self.graph: BlockGraph | None = None
         if inner.graph is not None:
             first, *others = inner.graph.blocks
             watched = replace(first, run=lambda ins, inputs: self._run(first, ins, inputs))
@@ -60,9 +60,9 @@ class _Watched:
         self._before(self._name, inputs.sample)
         return block.run(ins, inputs)
 
-    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        self._before(self._name, x)
-        return self._inner(x, timesteps, context)
+    def __call__(self, inputs: ModelInputs) -> Tensor:
+        self._before(self._name, inputs.sample)
+        return self._inner(inputs)
 
 
 class Counter:
@@ -167,7 +167,7 @@ class Listener:
 
 
 @contextlib.contextmanager
-def started_engine(family: Family, active: int = 16, rows: int = 16) -> Iterator[Engine]:
+def started_engine(family: LoadedFamily, active: int = 16, rows: int = 16) -> Iterator[Engine]:
     engine = Engine(family, NODE, Limits(active, rows))
     engine.start()
     try:
@@ -184,7 +184,7 @@ def submitted(engine: Engine, works: Sequence[Work], listeners: Sequence[Listene
     return jobs
 
 
-def expanded(family: Family, item: Work) -> Work:
+def expanded(family: LoadedFamily, item: Work) -> Work:
     """With its steps made as cheap as its plan allows, where it allows anything."""
     if all(segment.accel == "none" for segment in item.task.plan.segments):
         return item
@@ -192,7 +192,11 @@ def expanded(family: Family, item: Work) -> Work:
 
 
 def run_together(
-    family: Family, works: Sequence[Work], active: int = 16, rows: int = 16, cache: int = 1 << 30
+    family: LoadedFamily,
+    works: Sequence[Work],
+    active: int = 16,
+    rows: int = 16,
+    cache: int = 1 << 30,
 ) -> list[Listener]:
     """Run all of it in an engine that found it waiting when it started, to the last outcome.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from tests.support.families import write_family
 
 
@@ -18,7 +18,7 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def family(family_folder: Path) -> Family:
+def family(family_folder: Path) -> LoadedFamily:
     """The tiny family with both members loaded; read only."""
     return _loaded(family_folder)
 
@@ -29,5 +29,5 @@ def _written(folder: Path) -> Path:
 
 
 @cache
-def _loaded(folder: Path) -> Family:
+def _loaded(folder: Path) -> LoadedFamily:
     return load_family(str(folder))

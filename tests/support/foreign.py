@@ -16,10 +16,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
-from baton.common.diffusion.calls import Denoiser
-from baton.common.families.loader import Family
+from baton.common.diffusion.blocks import ModelInputs
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.manifest import MANIFEST_NAME, read_manifest
-from baton.common.families.spec import read_spec
 from tests.support.families import copy_family, edit_json
 
 #: ``s``: below 1, so that the first step still looks like the noise that the members know.
@@ -49,13 +49,12 @@ def _permute(weights: Tensor, order: Tensor, dim: int) -> None:
     weights.copy_(weights.index_select(dim, order))
 
 
-class ForeignFamily(Family):
+class ForeignFamily(LoadedFamily):
     """The family in a folder that `write_foreign` wrote: its denoisers see their own space."""
 
     def __init__(self, folder: Path) -> None:
-        spec = read_spec(folder)
-        super().__init__(spec, spec.members)
-        self._space = _Coordinates(self.scheduler_config)
+        self.__dict__.update(load_family(str(folder)).__dict__)
+        self._space = _Coordinates(self.spec.scheduler_config)
 
     def denoiser(self, member: str) -> Denoiser:
         return self._space.around(super().denoiser(member))
@@ -77,16 +76,17 @@ class _Coordinates:
         self._inverse = torch.argsort(self._order)
 
     def around(self, inner: Denoiser) -> Denoiser:
-        def denoise(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-            a, b = self._levels(timesteps)
-            norm = torch.hypot(SCALE * a, b)
-            own_a, own_b = SCALE * a / norm, b / norm
-            own_x = x[:, self._inverse] / norm
-            out = inner(own_x, self._timesteps(own_a, own_b), context)
-            x0, eps = own_a * own_x - own_b * out, own_a * out + own_b * own_x
-            return (a * eps - b * SCALE * x0)[:, self._order]
+        return _Foreign(self, inner)
 
-        return denoise
+    def seen(self, inner: Denoiser, inputs: ModelInputs) -> Tensor:
+        """What the member predicts of foreign latents."""
+        a, b = self._levels(inputs.timesteps)
+        norm = torch.hypot(SCALE * a, b)
+        own_a, own_b = SCALE * a / norm, b / norm
+        own_x = inputs.sample[:, self._inverse] / norm
+        out = inner(ModelInputs(own_x, self._timesteps(own_a, own_b), inputs.conditioning))
+        x0, eps = own_a * own_x - own_b * out, own_a * out + own_b * own_x
+        return (a * eps - b * SCALE * x0)[:, self._order]
 
     def _levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b), each [B, 1, 1, 1]."""
@@ -102,3 +102,11 @@ class _Coordinates:
         asked = 2 * torch.log(a / b).flatten().double().numpy()
         known = np.arange(len(log_snr))
         return torch.from_numpy(np.interp(asked, log_snr[::-1], known[::-1])).float()
+
+
+class _Foreign(Denoiser):
+    def __init__(self, space: _Coordinates, inner: Denoiser) -> None:
+        self._space, self._inner = space, inner
+
+    def __call__(self, inputs: ModelInputs) -> Tensor:
+        return self._space.seen(self._inner, inputs)

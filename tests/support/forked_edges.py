@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.interrupts import stop_signals
 from baton.edge_server.daemon import running
 from baton.edge_server.settings import EdgeSettings
@@ -46,7 +46,7 @@ def main() -> None:
             os._exit(0)
 
 
-def _serve(family: Family, settings: dict[str, Any], permits: str, arrivals: str) -> None:
+def _serve(family: LoadedFamily, settings: dict[str, Any], permits: str, arrivals: str) -> None:
     async def until_told() -> None:
         async with running(EdgeSettings.model_validate(settings), watched) as node:
             _say([os.getpid(), node.address])

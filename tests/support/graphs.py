@@ -16,7 +16,7 @@ from baton.common.accel.masks import BlockMask, MaskKey, mask_path, save_mask
 from baton.common.accel.propagation import Propagation, propagated
 from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs
 from baton.common.diffusion.rows import Row, RowBatch
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.limits import SamplerName
 from baton.common.plan import OpenPlan, StepDirective
@@ -87,7 +87,7 @@ def model_inputs(rows: int, size: tuple[int, int] = (8, 8), labels: bool = False
     return ModelInputs(
         torch.randn((rows, CHANNELS, *size), generator=random_),
         torch.arange(rows) * 331 + 7,
-        torch.arange(rows) % CLASSES if labels else context,
+        {"context": torch.arange(rows) % CLASSES if labels else context},
     )
 
 
@@ -134,10 +134,10 @@ def with_mask(plan: OpenPlan, mask: Sequence[Blocks]) -> OpenPlan:
 
 
 def make_mask(
-    family: Family, member: str, sampler: SamplerName, steps: int, keys: Sequence[int] = ()
+    family: LoadedFamily, member: str, sampler: SamplerName, steps: int, keys: Sequence[int] = ()
 ) -> BlockMask:
     """A mask for a loaded member, drawn at random; with keys, one for its propagation."""
-    graph = family.member(member).blocks
+    graph = family.blocks(member)
     fingerprint = family.member_fingerprints[member]
     levels = family.schedule(sampler, steps).digest
     key = MaskKey(family.name, member, fingerprint, sampler, steps, levels, tuple(keys))
@@ -153,8 +153,8 @@ def make_mask(
 
 
 def masked_copy(
-    family: Family, to: Path, *asked: tuple[SamplerName, int], parallel: bool = True
-) -> Family:
+    family: LoadedFamily, to: Path, *asked: tuple[SamplerName, int], parallel: bool = True
+) -> LoadedFamily:
     """The family from another folder, with masks for these samplers and step counts.
 
     It propagates with three key steps in every ten, at once or one by one, with prior noise.

@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 
 from baton.common.errors import BatonError
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, LatentState, NoiseLevel, decode_state, encode_state
 from baton.common.latents.envelope import MAX_ENVELOPE_BYTES, MAX_LATENT_VALUES
 from baton.common.rpc import PROTOCOL_VERSION, joining
@@ -25,7 +25,7 @@ MOST_BYTES = 64 * 1024 * 1024
 Read = Callable[[], object]
 
 
-def cases(family: Family) -> Mapping[str, Read]:
+def cases(family: LoadedFamily) -> Mapping[str, Read]:
     """By name, what reads each of them; all must raise a BatonError."""
     envelopes = {name: _reads_envelope(data) for name, data in _envelopes().items()}
     return envelopes | _requests(family) | _control()
@@ -77,7 +77,7 @@ def _spoilt() -> bytes:
     return seal(msgpack.packb(fields))
 
 
-def _requests(family: Family) -> dict[str, Read]:
+def _requests(family: LoadedFamily) -> dict[str, Read]:
     """To an edge, of the most bytes that it takes."""
     room = largest_request(family) - 1024
     start = edge_pb2.DenoiseRequest(
@@ -97,7 +97,7 @@ def _requests(family: Family) -> dict[str, Read]:
     return found | {"a prompt as long as the message": _reads_request(start + prompt, family)}
 
 
-def _reads_request(data: bytes, family: Family) -> Read:
+def _reads_request(data: bytes, family: LoadedFamily) -> Read:
     return lambda: work_from_proto(edge_pb2.DenoiseRequest.FromString(data), family)
 
 

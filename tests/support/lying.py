@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 
 from baton.common.build import this_build
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, LatentState, encode_state
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.v1 import edge_pb2, edge_pb2_grpc, plan_pb2
@@ -119,7 +119,7 @@ def with_nan(envelope: bytes) -> bytes:
 class Liar:
     """A good handoff of the request, and its falsifications."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self._family = family
         self._states: dict[int, LatentState] = {}
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from baton.common.accel.propagation import propagated
 from baton.common.diffusion.blocks import BlockGraph
-from baton.common.diffusion.calls import Denoiser
-from baton.common.diffusion.executor import Run, step_alone
-from baton.common.families.loader import Family
+from baton.common.diffusion.conditioning import Conditioning
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import step_alone
+from baton.common.diffusion.run import Run
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
 from baton.common.plan import OpenPlan
 from baton.common.record import ExecutedStep
@@ -22,21 +25,21 @@ from tests.support.tasks import run_alone, task
 KEYS = (0, 1, 5, 7)
 
 
-def graph_of(family: Family, member: str) -> BlockGraph:
-    return family.member(member).blocks
+def graph_of(family: LoadedFamily, member: str) -> BlockGraph:
+    return family.blocks(member)
 
 
 def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def finished(family: Family, of: OpenPlan | Task) -> Tensor:
+def finished(family: LoadedFamily, of: OpenPlan | Task) -> Tensor:
     made = task(of) if isinstance(of, OpenPlan) else of
     return run_alone(family, made, made.plan.steps).x
 
 
 def calls_of(
-    family: Family, run: Run, denoiser: Denoiser | None = None
+    family: LoadedFamily, run: Run, denoiser: Denoiser | None = None
 ) -> list[list[ExecutedStep]]:
     """Run it to its end; by model call, the steps that it took."""
     calls = []
@@ -47,7 +50,7 @@ def calls_of(
 
 
 def propagating(
-    family: Family,
+    family: LoadedFamily,
     base: OpenPlan,
     keys: Sequence[int] = KEYS,
     *,
@@ -62,3 +65,13 @@ def propagating(
 
 def shipped(run: Run) -> LatentState:
     return decode_state(encode_state(run.state(), "r", "f", Codec.FP32), "f").state
+
+
+def filled(conditioning: Conditioning, value: float) -> Conditioning:
+    """The same, every number of it a value."""
+    return Conditioning(
+        {
+            branch: {name: torch.full_like(tensor, value) for name, tensor in row.items()}
+            for branch, row in conditioning.branches.items()
+        }
+    )

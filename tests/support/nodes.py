@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.common.errors import BatonError
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.plan import OpenPlan
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
@@ -115,7 +115,7 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def edge(
-    family: Family, before: BeforeCall | None = None, **settings: object
+    family: LoadedFamily, before: BeforeCall | None = None, **settings: object
 ) -> AsyncIterator[Edge]:
     """An edge; ``before`` sees its model calls, and a gate among them opens at the end."""
     watched = WatchedFamily(family, before) if before else family
@@ -163,7 +163,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
-def drawn_here(family: Family, task: Task) -> npt.NDArray[np.uint8]:
+def drawn_here(family: LoadedFamily, task: Task) -> npt.NDArray[np.uint8]:
     """The task's picture, every step run alone in this thread by the members of its plan."""
     return family.decode(run_alone(family, task, task.plan.steps).x)
 

@@ -14,7 +14,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.request import Task
 
 SCHEDULERS = {
@@ -24,19 +24,19 @@ SCHEDULERS = {
 }
 
 
-def plain_pipeline(family: Family, member: str) -> StableDiffusionPipeline:
+def plain_pipeline(family: LoadedFamily, member: str) -> StableDiffusionPipeline:
     pipeline = family.pipeline(member)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def drawn_by_diffusers(
-    family: Family, member: str, task: Task, config: Mapping[str, Any] | None = None
+    family: LoadedFamily, member: str, task: Task, config: Mapping[str, Any] | None = None
 ) -> Tensor:
     """The final latent [C, H, W] of the plain pipeline, with the sampler of the task's plan."""
     pipeline = plain_pipeline(family, member)
     scheduler = SCHEDULERS[task.plan.samplers[0]]
-    pipeline.scheduler = scheduler.from_config(dict(config or family.scheduler_config))
+    pipeline.scheduler = scheduler.from_config(dict(config or family.spec.scheduler_config))
     latents: Tensor = pipeline(
         prompt=task.prompt,
         negative_prompt=task.negative or None,

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from baton.common.build import NodeBuild, this_build
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
@@ -19,17 +19,17 @@ from baton.device_client.provenance import Provenance
 from tests.support.tasks import plan, task
 
 
-class Undecoded(Family):
+class Undecoded(LoadedFamily):
     """The same family, whose "picture" is the latent's bytes: no rounding hides a last bit."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self.__dict__.update(family.__dict__)
 
     def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
         return np.ascontiguousarray(x.numpy()).view(np.uint8)
 
 
-def drawn(family: Family, of: Task | None = None) -> tuple[npt.NDArray[np.uint8], Provenance]:
+def drawn(family: LoadedFamily, of: Task | None = None) -> tuple[npt.NDArray[np.uint8], Provenance]:
     """A picture of this device alone, and how it was made."""
     of = of or task(plan("device/small", 4), seed=3)
     run = begin(family, of)
@@ -38,7 +38,7 @@ def drawn(family: Family, of: Task | None = None) -> tuple[npt.NDArray[np.uint8]
 
 
 def record(
-    family: Family, of: Task, executed: tuple[ExecutedStep, ...], codec: str = "fp32"
+    family: LoadedFamily, of: Task, executed: tuple[ExecutedStep, ...], codec: str = "fp32"
 ) -> Provenance:
     """Every node that ran a step had this build and these weights."""
     origin = NodeBuild(this_build(), family.member_fingerprints)

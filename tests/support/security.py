@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from baton.common.diffusion.executor import Conditioning
-from baton.common.families.loader import Family
+from baton.common.diffusion.conditioning import Conditioning
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.access import Access, AdminSettings
 from baton.common.rpc.tickets import Signer, Ticket
 from deploy.certificates import main as make_certificates
@@ -109,7 +109,7 @@ def a_ticket(**fields: object) -> Ticket:
 class EncodeCounter(WatchedFamily):
     """The same family, which also counts the texts that it encodes."""
 
-    def __init__(self, family: Family, before: BeforeCall) -> None:
+    def __init__(self, family: LoadedFamily, before: BeforeCall) -> None:
         super().__init__(family, before)
         self.encoded = 0
 

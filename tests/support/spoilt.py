@@ -8,22 +8,25 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.manifest import find_family
 
 Part = Literal["vae", "text_encoder"]
 
 
-class Spoilt(Family):
+class Spoilt(LoadedFamily):
     """The same family to everybody else, but the last weights of one part are ``value``."""
 
-    def __init__(self, family: Family, part: Part = "vae", value: float = float("nan")) -> None:
+    def __init__(
+        self, family: LoadedFamily, part: Part = "vae", value: float = float("nan")
+    ) -> None:
         self.__dict__.update(family.__dict__)
-        module = copy.deepcopy(getattr(family, part))
+        self.models = copy.copy(family.models)
+        module = copy.deepcopy(getattr(family.models, part))
         with torch.no_grad():
             last = list(getattr(module, "decoder", module).parameters())[-1]
             last.fill_(value)
-        setattr(self, part, module)
+        setattr(self.models, part, module)
 
 
 def spoil_decoder(folder: str) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from baton.common.arm import Arm
-from baton.common.diffusion.executor import Run
+from baton.common.diffusion.run import Run
 from baton.common.expansion import plan_of
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.latents import Codec, LatentState
 from baton.common.limits import Accel, SamplerName
@@ -96,7 +96,7 @@ def work(
     return Work(request_id, drawn, drawn.plan.closed(), codec, checkpoint_every, resume)
 
 
-def run_alone(family: Family, of: Task, stop: int, state: LatentState | None = None) -> Run:
+def run_alone(family: LoadedFamily, of: Task, stop: int, state: LatentState | None = None) -> Run:
     """The task's run at step ``stop``, without neighbours."""
     run = begin(family, of, state, ("edge", "alone"))
     run_here(family, run, stop)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.common.arm import Arm
-from baton.common.diffusion.executor import Run, denoise_step, start_run
+from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.run import Run, start_run
 from baton.common.expansion import plan_of
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.scenes.cases import Case, seeded_cases
 from baton.common.families.scenes.grammar import GENEVAL_TASKS
 from baton.common.families.scenes.verify import Verdict, verify
@@ -33,12 +34,12 @@ class Drawn:
     verdict: Verdict
 
 
-def world_drawn_by(family: Family) -> World:
+def world_drawn_by(family: LoadedFamily) -> World:
     """The world that a family of scenes draws. Raises ValueError for another family's size."""
     return world_of(family.spec.sizes.default)
 
 
-def draw(family: Family, plan: OpenPlan, cases: Sequence[Case]) -> list[Drawn]:
+def draw(family: LoadedFamily, plan: OpenPlan, cases: Sequence[Case]) -> list[Drawn]:
     """Draw every case with a plan, all of its members local, in batches."""
     drawn: list[Drawn] = []
     for start in range(0, len(cases), _BATCH):
@@ -49,7 +50,7 @@ def draw(family: Family, plan: OpenPlan, cases: Sequence[Case]) -> list[Drawn]:
     return drawn
 
 
-def _run_batch(family: Family, plan: OpenPlan, batch: Sequence[Case]) -> list[Run]:
+def _run_batch(family: LoadedFamily, plan: OpenPlan, batch: Sequence[Case]) -> list[Run]:
     expanded, course = family.accelerator.expand(plan), family.course(plan)
     shape = family.latent_shape(family.spec.sizes.default)
     runs = [
@@ -57,11 +58,11 @@ def _run_batch(family: Family, plan: OpenPlan, batch: Sequence[Case]) -> list[Ru
         for case in batch
     ]
     while runs[0].step < plan.steps:  # all take the same steps together
-        denoise_step(runs, family.denoiser(plan.segment_at(runs[0].step).member))
+        denoise_step(runs, family.denoiser(runs[0].member))
     return runs
 
 
-def member_plan(family: Family, member: str, steps: int = 50) -> OpenPlan:
+def member_plan(family: LoadedFamily, member: str, steps: int = 50) -> OpenPlan:
     """One member, DDIM, guided, at the family's default scale."""
     guidance = family.spec.default_guidance
     return plan_of(Arm.device(member), family.name, "ddim", steps, guidance)

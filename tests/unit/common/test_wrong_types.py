@@ -14,7 +14,7 @@ import torch
 from baton.common.arm import Arm
 from baton.common.errors import InvalidRequest, UnknownName
 from baton.common.expansion import plan_of
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.limits import (
     check_accel,
     check_fraction,
@@ -120,14 +120,14 @@ def test_plans_and_tasks_hold_pythons_values() -> None:
 
 
 @pytest.mark.parametrize("size", [None, 16.0, "16.0", b"16", True, [16], np.float32(16)])
-def test_a_size_that_is_no_whole_number_is_refused(size: object, family: Family) -> None:
+def test_a_size_that_is_no_whole_number_is_refused(size: object, family: LoadedFamily) -> None:
     with pytest.raises(InvalidRequest, match=r"whole number|a size is"):
         family.latent_shape(size)
     assert family.latent_shape(np.int64(16)) == family.latent_shape(16)
 
 
 @pytest.mark.parametrize("member", [None, 3, b"large", ["large"]])
-def test_a_member_that_is_no_text_is_refused(member: object, family: Family) -> None:
+def test_a_member_that_is_no_text_is_refused(member: object, family: LoadedFamily) -> None:
     with pytest.raises(InvalidRequest):
         family.spec.check_member(member)  # type: ignore[arg-type]
 

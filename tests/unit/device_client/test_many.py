@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from baton.common.errors import Cancelled, Overloaded
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.access import OPEN
 from baton.device_client.events import Decided, EdgeLost, Event, Finished, Stepped
 from baton.device_client.offline_tickets import OfflineTickets
@@ -39,7 +39,7 @@ def client(family_folder: Path) -> Iterator[Client]:
 class Queue:
     """A device whose model thread is held by one picture while others stand in line."""
 
-    def __init__(self, family: Family, folder: Path) -> None:
+    def __init__(self, family: LoadedFamily, folder: Path) -> None:
         self.gate, self.thread = Gate(), ThreadPoolExecutor(1)
         watched, settings = WatchedFamily(family, self.gate), DeviceSettings(members="small,large")
         self.heard: list[Event] = []
@@ -69,7 +69,7 @@ class Queue:
 
 
 async def test_standing_in_line_for_the_model_is_no_part_of_a_pictures_time(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     queue, line = Queue(family, tmp_path), 1.2 * SECONDS  # longer than they may take
     first = await queue.held()
@@ -86,7 +86,7 @@ async def test_standing_in_line_for_the_model_is_no_part_of_a_pictures_time(
 
 
 async def test_a_picture_withdrawn_in_line_has_taken_no_time(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     queue, line = Queue(family, tmp_path), 0.3
     first, session = await queue.held(), queue.session(1)
@@ -102,14 +102,14 @@ async def test_a_picture_withdrawn_in_line_has_taken_no_time(
     queue.thread.shutdown()
 
 
-def check_pictures(results: tuple[Result, ...], arm: str, family: Family) -> None:
+def check_pictures(results: tuple[Result, ...], arm: str, family: LoadedFamily) -> None:
     for result in results:
         expected = task(plan(arm, 2), PROMPT, seed=result.task.seed)
         np.testing.assert_array_equal(result.picture, drawn_here(family, expected))
 
 
 async def test_pictures_that_an_edge_refuses_cost_none_of_those_that_it_draws(
-    family: Family, family_folder: Path
+    family: LoadedFamily, family_folder: Path
 ) -> None:
     gate, refused = Gate(), []
 
@@ -129,7 +129,9 @@ async def test_pictures_that_an_edge_refuses_cost_none_of_those_that_it_draws(
     check_pictures(finished, "edge/large", family)
 
 
-def test_what_is_finished_outlives_a_listener_that_fails(client: Client, family: Family) -> None:
+def test_what_is_finished_outlives_a_listener_that_fails(
+    client: Client, family: LoadedFamily
+) -> None:
     events: list[Event] = []
 
     def on_event(event: Event) -> None:
@@ -144,7 +146,7 @@ def test_what_is_finished_outlives_a_listener_that_fails(client: Client, family:
     assert sum(isinstance(event, Finished) for event in events) == 2
 
 
-def test_what_is_finished_outlives_an_interrupt(client: Client, family: Family) -> None:
+def test_what_is_finished_outlives_an_interrupt(client: Client, family: LoadedFamily) -> None:
     def on_event(event: Event) -> None:
         if isinstance(event, Finished):
             signal.raise_signal(signal.SIGINT)
@@ -187,7 +189,7 @@ def test_events_tell_which_picture_they_are_of(client: Client) -> None:
 
 
 def test_all_pictures_are_returned_in_the_order_of_their_seeds(
-    client: Client, family: Family
+    client: Client, family: LoadedFamily
 ) -> None:
     results = client.generate_many(PROMPT, 3, arm="device", steps=2, seed=9)
     assert [result.task.seed for result in results] == [9, 10, 11]

@@ -12,7 +12,7 @@ import torch
 
 from baton.common.build import NodeBuild, this_build
 from baton.common.errors import Incompatible, InvalidRequest, WeightsError
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.plan import Plan
 from baton.device_client.events import Stepped
 from baton.device_client.provenance import Provenance
@@ -71,7 +71,7 @@ MIXED: dict[int, list[Plan]] = {
 
 
 @pytest.mark.timeout(600)
-def test_neighbours_in_a_batch_are_not_needed_to_replay(family: Family, threads: int) -> None:
+def test_neighbours_in_a_batch_are_not_needed_to_replay(family: LoadedFamily, threads: int) -> None:
     """Requests of all kinds, so that a row's place in its batch and the batch's size change."""
     exact, plans = Undecoded(family), MIXED[threads]
     works = [work(f"r{i}", task(of, PROMPTS[i], seed=i)) for i, of in enumerate(plans)]
@@ -87,7 +87,7 @@ def test_neighbours_in_a_batch_are_not_needed_to_replay(family: Family, threads:
     assert len({row for _, row in seen}) > 3
 
 
-def test_batch_size_and_threads_are_those_of_the_record(family: Family) -> None:
+def test_batch_size_and_threads_are_those_of_the_record(family: LoadedFamily) -> None:
     """They show in the last bits, so a replay that ignored one of them would not be exact."""
     exact = Undecoded(family)
     _, made = drawn(exact, task(plan("device/large", 4), size=32))
@@ -100,7 +100,7 @@ def test_batch_size_and_threads_are_those_of_the_record(family: Family) -> None:
         assert np.abs(apart).max() < 1e-3
 
 
-def test_the_number_of_threads_is_put_back(family: Family) -> None:
+def test_the_number_of_threads_is_put_back(family: LoadedFamily) -> None:
     _, made = drawn(family)
     many = replace(made, executed=tuple(replace(step, threads=3) for step in made.executed))
     before = torch.get_num_threads()
@@ -113,7 +113,7 @@ def test_the_number_of_threads_is_put_back(family: Family) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_progress_is_told_step_by_step(family: Family) -> None:
+def test_progress_is_told_step_by_step(family: LoadedFamily) -> None:
     _, made = drawn(family)
     events: list[Stepped] = []
     replay_provenance(family, made, events.append)
@@ -121,7 +121,7 @@ def test_progress_is_told_step_by_step(family: Family) -> None:
 
 
 def test_a_file_is_replayed_and_written_again_as_it_was(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "a.png", *drawn(family))
     found = replay(path, str(family_folder))
@@ -131,7 +131,7 @@ def test_a_file_is_replayed_and_written_again_as_it_was(
 
 
 def test_without_a_reason_one_level_of_one_pixel_is_another_picture(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     picture, made = drawn(family)
     picture[0, 0, 0] ^= 1
@@ -141,7 +141,7 @@ def test_without_a_reason_one_level_of_one_pixel_is_another_picture(
 
 
 def test_another_build_is_named_and_let_pass_within_the_tolerance(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     picture, made = drawn(family)
     other = replace(this_build(), torch="2.0", processor="arm64")
@@ -163,7 +163,7 @@ def test_another_build_is_named_and_let_pass_within_the_tolerance(
 
 
 def test_an_edge_of_this_build_and_these_weights_is_no_reason(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     picture, made = drawn(family)
     made = moved(made, ["e1"] * 4, {"e1": made.nodes["device"]})
@@ -172,7 +172,7 @@ def test_an_edge_of_this_build_and_these_weights_is_no_reason(
     assert (found.verdict, found.reasons) == ("different", ())
 
 
-def test_every_edge_of_another_build_is_named(family: Family, tmp_path: Path) -> None:
+def test_every_edge_of_another_build_is_named(family: LoadedFamily, tmp_path: Path) -> None:
     picture, made = drawn(family)
     same = made.nodes["device"]
     builds = {"e1": same.build, "e2": replace(same.build, numpy="1.0")}
@@ -189,7 +189,7 @@ def test_every_edge_of_another_build_is_named(family: Family, tmp_path: Path) ->
 
 
 def test_other_weights_at_any_node_are_refused_with_its_name(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     """Also where two nodes had different ones under the member's name: one of them differs."""
     picture, made = drawn(family)
@@ -225,7 +225,7 @@ def altered(family_folder: Path, to: Path, part: str) -> Path:
     ],
 )
 def test_other_weights_are_refused_with_both_fingerprints(
-    family: Family, family_folder: Path, tmp_path: Path, part: str, word: str
+    family: LoadedFamily, family_folder: Path, tmp_path: Path, part: str, word: str
 ) -> None:
     path = saved(tmp_path / "a.png", *drawn(family))
     folder = altered(family_folder, tmp_path / "other", part)
@@ -243,7 +243,7 @@ def test_other_weights_are_refused_with_both_fingerprints(
 
 
 def test_weights_that_did_not_draw_it_do_not_matter(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     folder = altered(family_folder, tmp_path / "other", UNET.replace("small", "large"))
     path = saved(tmp_path / "a.png", *drawn(family))
@@ -251,7 +251,7 @@ def test_weights_that_did_not_draw_it_do_not_matter(
 
 
 def test_a_family_without_the_member_or_of_another_name_is_refused(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "a.png", *drawn(family))
     lesser = copy_family(family_folder, tmp_path / "lesser")
@@ -276,7 +276,7 @@ def test_a_family_without_the_member_or_of_another_name_is_refused(
 
 
 def test_the_family_of_a_file_is_never_taken_for_a_folder(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     """The file's author may not choose what is loaded here."""
     picture, made = drawn(family)
@@ -295,7 +295,7 @@ def test_a_difference_is_measured_per_pixel() -> None:
     assert found.psnr == pytest.approx(10 * np.log10(255**2 / ((255**2 + 1) / 300)))
 
 
-def test_the_verdict_needs_both_limits(family: Family) -> None:
+def test_the_verdict_needs_both_limits(family: LoadedFamily) -> None:
     picture, made = drawn(family)
     within = Difference(TOLERANCE_LEVELS, TOLERANCE_SHARE, 50.0)
     for difference, verdict in (

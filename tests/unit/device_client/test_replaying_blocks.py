@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from baton.common.errors import InvalidRequest
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.local import begin, run_here
 from baton.common.latents import Codec, decode_state
 from baton.common.limits import ACCELS, Accel, SamplerName
@@ -30,7 +30,7 @@ FREE = (False, True, True, False, True)
 
 
 @pytest.fixture(scope="module")
-def accelerable(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def accelerable(family: LoadedFamily, tmp_path_factory: pytest.TempPathFactory) -> LoadedFamily:
     """Propagates, and has masks for some samplers and step counts; its pictures are latents."""
     asked: list[tuple[SamplerName, int]] = [("ddim", 10), ("dpmpp_2m", 8), ("euler", 9)]
     return Undecoded(masked_copy(family, tmp_path_factory.mktemp("replays") / "family", *asked))
@@ -43,7 +43,7 @@ def through_its_file(made: Provenance) -> Provenance:
 @pytest.mark.parametrize("accel", ["propagate", "masks", "full"])
 @pytest.mark.parametrize("guided", [True, False])
 def test_what_a_device_drew_with_fewer_blocks_is_replayed(
-    accelerable: Family, accel: Accel, guided: bool
+    accelerable: LoadedFamily, accel: Accel, guided: bool
 ) -> None:
     of = accelerated(plan("device/large", 10, guided=[guided] * 10), accel)
     picture, made = drawn(accelerable, task(of, seed=5))
@@ -56,7 +56,7 @@ def test_what_a_device_drew_with_fewer_blocks_is_replayed(
 @pytest.mark.parametrize("accel", ["propagate", "masks", "full"])
 @pytest.mark.parametrize("fraction", [0.3, 0.8])
 def test_an_accelerated_relay_is_replayed(
-    accelerable: Family, accel: Accel, codec: Codec, fraction: float
+    accelerable: LoadedFamily, accel: Accel, codec: Codec, fraction: float
 ) -> None:
     """The handoff falls where the members would be in the middle of a group."""
     family = accelerable
@@ -72,9 +72,9 @@ def test_an_accelerated_relay_is_replayed(
     np.testing.assert_array_equal(replay_provenance(family, made), family.decode(run.x))
 
 
-def mixed_works(family: Family, checkpoint_every: int) -> list[Work]:
+def mixed_works(family: LoadedFamily, checkpoint_every: int) -> list[Work]:
     """Plain, masked and propagating requests, guided and not, some on the other member."""
-    graph = family.member("large").blocks
+    graph = family.blocks("large")
     plans: list[OpenPlan] = [
         plan("edge/large", 10, "ddim", 3.0),
         accelerated(plan("edge/large", 10, "ddim", 3.0), "propagate"),
@@ -93,7 +93,7 @@ def mixed_works(family: Family, checkpoint_every: int) -> list[Work]:
 
 @pytest.mark.parametrize(("rows", "every"), [(16, 0), (7, 0), (32, 3)])
 def test_what_an_edge_drew_among_others_is_replayed(
-    accelerable: Family, rows: int, every: int
+    accelerable: LoadedFamily, rows: int, every: int
 ) -> None:
     """Neighbours with other masks, some of them decoding ahead, are not needed for it."""
     works = mixed_works(accelerable, every)
@@ -108,7 +108,7 @@ def test_what_an_edge_drew_among_others_is_replayed(
 
 
 def test_an_accelerated_file_is_replayed_and_written_again_as_it_was(
-    accelerable: Family, tmp_path: Path
+    accelerable: LoadedFamily, tmp_path: Path
 ) -> None:
     seen = load_family(str(accelerable.spec.folder))
     of = task(accelerated(plan("device/small", 10), "full"))
@@ -120,14 +120,16 @@ def test_an_accelerated_file_is_replayed_and_written_again_as_it_was(
     assert found.save(tmp_path / "b.png").read_bytes() == path.read_bytes()
 
 
-def test_masks_need_not_be_there_for_a_replay(accelerable: Family, family: Family) -> None:
+def test_masks_need_not_be_there_for_a_replay(
+    accelerable: LoadedFamily, family: LoadedFamily
+) -> None:
     """The record says which blocks ran."""
     picture, made = drawn(accelerable, task(accelerated(plan("device/large", 10), "masks")))
     bare = Undecoded(family)
     np.testing.assert_array_equal(replay_provenance(bare, through_its_file(made)), picture)
 
 
-def test_blocks_that_the_member_has_not_are_refused(family: Family) -> None:
+def test_blocks_that_the_member_has_not_are_refused(family: LoadedFamily) -> None:
     _, made = drawn(family)
     executed = tuple(replace(step, blocks=1 << 900) for step in made.executed)
     with pytest.raises(InvalidRequest, match="small"):

@@ -15,7 +15,7 @@ import pytest
 
 from baton import device_client
 from baton.common.errors import BatonError, InvalidRequest, WeightsError
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.rpc.access import OPEN
 from baton.common.size import Size
@@ -44,7 +44,7 @@ def async_client(family_folder: Path) -> Iterator[AsyncClient]:
         yield made
 
 
-def test_a_device_alone_draws_what_its_family_draws(client: Client, family: Family) -> None:
+def test_a_device_alone_draws_what_its_family_draws(client: Client, family: LoadedFamily) -> None:
     for arm in ("device/small", "device/large"):
         result = client.generate(PROMPT, arm=arm, steps=4, seed=3)
         expected = task(plan(arm, 4), PROMPT, seed=3)
@@ -58,14 +58,14 @@ def test_a_device_alone_draws_what_its_family_draws(client: Client, family: Fami
         assert result.notes == ()
 
 
-def test_without_guidance_one_row_is_enough(client: Client, family: Family) -> None:
+def test_without_guidance_one_row_is_enough(client: Client, family: LoadedFamily) -> None:
     result = client.generate(PROMPT, arm="device", steps=3, guidance=1.0)
     assert {(step.rows, step.branches) for step in result.executed} == {(1, "positive")}
     expected = task(plan("device/small", 3, guidance=1.0), PROMPT)
     np.testing.assert_array_equal(result.picture, drawn_here(family, expected))
 
 
-def test_what_is_left_out_the_family_fills_in(client: Client, family: Family) -> None:
+def test_what_is_left_out_the_family_fills_in(client: Client, family: LoadedFamily) -> None:
     made = client.generate(PROMPT, arm="device")
     manifest = family.spec
     assert made.task.plan.steps == manifest.default_steps
@@ -205,7 +205,7 @@ async def test_pictures_asked_for_at_once_do_not_mix(async_client: AsyncClient) 
 
 
 async def test_a_stream_closed_early_stops_the_model_at_its_next_step(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     gate, thread = Gate(), ThreadPoolExecutor(1)
     settings = DeviceSettings(family=str(family_folder), members="small")

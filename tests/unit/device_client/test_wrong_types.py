@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from baton.common.errors import ExecutionFailed, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.node import Registration
 from baton.common.rpc.access import OPEN
 from baton.coordinator.daemon import Node
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_name_is_bad_input(client: Client, path: Any) -> None:
 
 
 def test_a_home_folder_is_the_users_wherever_a_picture_is_saved_or_read(
-    client: Client, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, family: LoadedFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     client.generate(PROMPT, arm="device", steps=1).save("~/a.png")
@@ -135,22 +135,22 @@ def test_edges_that_are_no_texts_are_bad_input(family_folder: Path) -> None:
 class Broken(WatchedFamily):
     """Its model fails at every call, quoting the prompt."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         super().__init__(family, self._fail)
 
     def _fail(self, member: str, x: Tensor) -> None:
         raise RuntimeError(f"out of memory while drawing {PROMPT}")
 
 
-class Undecodable(Family):
-    def __init__(self, family: Family) -> None:
+class Undecodable(LoadedFamily):
+    def __init__(self, family: LoadedFamily) -> None:
         self.__dict__.update(family.__dict__)
 
     def decode(self, x: Tensor) -> Any:
         raise MemoryError(PROMPT)
 
 
-async def failing(family: Family, scorer: Any, folder: Path) -> Node:
+async def failing(family: LoadedFamily, scorer: Any, folder: Path) -> Node:
     """Draw with it under a coordinator; the node, with what it has heard."""
     async with coordinator() as brain:
         edge = Registration("e", "127.0.0.1:1", family.name, family.members, family.fingerprint)
@@ -171,18 +171,20 @@ async def failing(family: Family, scorer: Any, folder: Path) -> Node:
 
 
 async def test_a_model_that_fails_on_the_device_is_told_and_reported(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     await failing(Broken(family), None, tmp_path)
 
 
 async def test_a_decoder_that_fails_on_the_device_is_told_and_reported(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     await failing(Undecodable(family), None, tmp_path)
 
 
-async def test_a_scorer_that_fails_is_told_and_reported(family: Family, tmp_path: Path) -> None:
+async def test_a_scorer_that_fails_is_told_and_reported(
+    family: LoadedFamily, tmp_path: Path
+) -> None:
     def scorer(picture: object, prompt: str) -> None:
         raise ValueError(prompt)
 
@@ -190,7 +192,7 @@ async def test_a_scorer_that_fails_is_told_and_reported(family: Family, tmp_path
 
 
 def test_a_model_that_fails_in_a_replay_is_told(
-    client: Client, family: Family, tmp_path: Path
+    client: Client, family: LoadedFamily, tmp_path: Path
 ) -> None:
     path = client.generate(PROMPT, arm="device", steps=1).save(tmp_path / "a.png")
     with pytest.raises(ExecutionFailed):

@@ -8,21 +8,27 @@ from collections.abc import Callable
 import pytest
 
 from baton.common.errors import Overloaded
-from baton.common.families.loader import Family
-from baton.common.plan import StepDirective
-from baton.edge_server.engine.latency import RemainingWork
+from baton.common.families.loaded import LoadedFamily
+from baton.common.plan import Plan, StepDirective
+from baton.common.size import Size
+from baton.edge_server.engine.latency import RemainingWork, rows_of
 from baton.edge_server.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
+from tests.support.families import SIZE
 from tests.support.nodes import until
 from tests.support.tasks import NAME, plan, plan_in, task, work
 
 PLACES = 80
 
 
+def between(of: Plan, first: int, stop: int) -> tuple[RemainingWork, ...]:
+    return RemainingWork.between(of, (first, stop), Size.of(SIZE), rows_of(of))
+
+
 def test_the_course_is_the_work_left_after_each_step() -> None:
     of = plan("edge/large@0.5>device/small", 8).closed()
-    course = RemainingWork.course(of, 1, 4)
-    assert course == tuple(RemainingWork.of(of, done, 4) for done in (1, 2, 3, 4))
+    course = between(of, 1, 4)
+    assert course == tuple(between(of, done, 4)[0] for done in (1, 2, 3, 4))
     assert [remaining.steps for remaining in course] == [3, 2, 1, 0]
 
 
@@ -30,7 +36,7 @@ def test_steps_that_are_decoded_ahead_are_one_call_wherever_their_group_is_enter
     key, follower = StepDirective(blocks=7, ahead=2), StepDirective(blocks=1)
     directives = (key, follower, follower, key, follower, follower)
     of = plan_in(NAME, "ddim", 3.0, ("large", "edge", 0, 6, directives)).closed()
-    assert [remaining.steps for remaining in RemainingWork.course(of, 0, 6)] == [
+    assert [remaining.steps for remaining in between(of, 0, 6)] == [
         2,
         2,
         2,
@@ -39,10 +45,12 @@ def test_steps_that_are_decoded_ahead_are_one_call_wherever_their_group_is_enter
         1,
         0,
     ]
-    assert [remaining.rows for remaining in RemainingWork.course(of, 0, 6)] == [6, 5, 4, 6, 4, 2, 1]
+    assert [remaining.rows for remaining in between(of, 0, 6)] == [6, 5, 4, 6, 4, 2, 1]
 
 
-async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family: Family) -> None:
+async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(
+    family: LoadedFamily,
+) -> None:
     """Else those who come again slow down the work that they wait for."""
     gate, long = Gate(), task(plan("edge/small", 200, guidance=1.0))
     with started_engine(WatchedFamily(family, gate)) as engine:
@@ -66,7 +74,7 @@ async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(family:
             gate.lift()
     assert 1.0 not in told, "what is said without having reckoned"
     assert 4 * refusing < _seconds(
-        lambda: [RemainingWork.of(long.plan.closed(), 0, 200) for _ in range(PLACES)]
+        lambda: [between(long.plan.closed(), 0, 200) for _ in range(PLACES)]
     )
 
 

@@ -17,7 +17,7 @@ from baton.common.errors import (
     InvalidRequest,
     Overloaded,
 )
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec
 from baton.edge_server.engine.job import (
     Checkpointed,
@@ -71,7 +71,7 @@ class Edge:
 
 @contextlib.contextmanager
 def edge_of(
-    family: Family,
+    family: LoadedFamily,
     capacity: int = 10,
     linger: float = FOREVER,
     retention: Retention = KEEP,
@@ -86,7 +86,7 @@ def edge_of(
 
 
 @pytest.fixture
-async def edge(family: Family) -> AsyncIterator[Edge]:
+async def edge(family: LoadedFamily) -> AsyncIterator[Edge]:
     with edge_of(family) as made:
         yield made
 
@@ -157,7 +157,7 @@ async def test_the_same_id_for_something_else_is_refused_running_or_done(
         edge.admit(other)
 
 
-async def test_a_full_edge_refuses_and_says_when_to_try_again(family: Family) -> None:
+async def test_a_full_edge_refuses_and_says_when_to_try_again(family: LoadedFamily) -> None:
     with edge_of(family, capacity=2) as edge:
         entries = [edge.admit(work(name)) for name in ("a", "b")]
         with pytest.raises(Overloaded, match="2 places") as caught:
@@ -219,7 +219,7 @@ async def test_a_listener_hears_of_steps_in_order_and_the_outcome_last(edge: Edg
     assert told[-1] is Drawn
 
 
-async def test_a_request_that_all_listeners_left_ends_after_lingering(family: Family) -> None:
+async def test_a_request_that_all_listeners_left_ends_after_lingering(family: LoadedFamily) -> None:
     with edge_of(family, linger=0.02) as edge:
         entry = edge.admit(work("r", LONG))
         await until_told(edge, entry)
@@ -230,14 +230,18 @@ async def test_a_request_that_all_listeners_left_ends_after_lingering(family: Fa
         assert (edge.registry.counts.abandoned, edge.registry.counts.cancelled) == (1, 0)
 
 
-async def test_a_request_that_nobody_ever_followed_ends_after_lingering(family: Family) -> None:
+async def test_a_request_that_nobody_ever_followed_ends_after_lingering(
+    family: LoadedFamily,
+) -> None:
     with edge_of(family, linger=0.02) as edge:
         entry = edge.admit(work("r", LONG))
         await edge.step_until_ended(entry)
         assert entry.state is State.ABANDONED
 
 
-async def test_a_listener_that_comes_back_in_time_keeps_the_request_alive(family: Family) -> None:
+async def test_a_listener_that_comes_back_in_time_keeps_the_request_alive(
+    family: LoadedFamily,
+) -> None:
     with edge_of(family, linger=0.02) as edge:
         entry = edge.admit(work("r", LONG))
         await until_told(edge, entry)
@@ -247,7 +251,7 @@ async def test_a_listener_that_comes_back_in_time_keeps_the_request_alive(family
         assert isinstance((await again)[-1], Drawn)
 
 
-async def test_one_of_two_listeners_leaving_ends_nothing(family: Family) -> None:
+async def test_one_of_two_listeners_leaving_ends_nothing(family: LoadedFamily) -> None:
     with edge_of(family, linger=0.0) as edge:
         entry = edge.admit(work("r", LONG))
         staying = asyncio.ensure_future(edge.events(entry))
@@ -257,7 +261,7 @@ async def test_one_of_two_listeners_leaving_ends_nothing(family: Family) -> None
 
 
 async def test_leaving_one_part_of_a_request_does_not_end_another_that_is_followed(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     """A device whose connection broke goes on from its checkpoint, here, under the same id."""
     with edge_of(family, linger=0.02) as edge:
@@ -270,7 +274,7 @@ async def test_leaving_one_part_of_a_request_does_not_end_another_that_is_follow
         assert isinstance((await following)[-1], Drawn)
 
 
-async def test_a_result_is_kept_for_its_time_and_then_forgotten(family: Family) -> None:
+async def test_a_result_is_kept_for_its_time_and_then_forgotten(family: LoadedFamily) -> None:
     with edge_of(family, retention=Retention(0.05)) as edge:
         edge.gate.lift()
         entry = edge.admit(work("r"))
@@ -328,7 +332,7 @@ async def test_listeners_that_hear_the_same_failure_do_not_lengthen_it(edge: Edg
 
 
 async def test_an_abandoned_request_may_be_asked_for_again_and_a_cancelled_one_stays(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     with edge_of(family, linger=0.0) as edge:
         left = edge.admit(work("r"))
@@ -354,7 +358,9 @@ async def test_what_the_engine_tells_of_an_ended_request_is_not_heard(edge: Edge
     assert edge.registry.counts == Counts(cancelled=1)
 
 
-async def test_a_cancelled_request_holds_its_place_until_its_next_step(family: Family) -> None:
+async def test_a_cancelled_request_holds_its_place_until_its_next_step(
+    family: LoadedFamily,
+) -> None:
     with edge_of(family, capacity=1) as edge:
         edge.admit(work("r"))
         await asyncio.to_thread(edge.gate.wait_for_call, 1)
@@ -410,7 +416,7 @@ async def test_what_cannot_end_in_time_is_refused_before_any_model_work(edge: Ed
 
 
 async def test_what_would_end_in_time_but_for_the_queue_is_refused_as_overload(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     with edge_of(family, active=1) as edge:
         await measured(edge)
@@ -431,7 +437,9 @@ async def test_nothing_is_refused_for_time_before_it_was_measured(edge: Edge) ->
     edge.gate.lift()
 
 
-async def test_kept_results_stay_within_their_number_and_the_oldest_go(family: Family) -> None:
+async def test_kept_results_stay_within_their_number_and_the_oldest_go(
+    family: LoadedFamily,
+) -> None:
     with edge_of(family, retention=Retention(FOREVER, entries=2)) as edge:
         edge.gate.lift()
         for name in ("a", "b", "c"):
@@ -440,7 +448,7 @@ async def test_kept_results_stay_within_their_number_and_the_oldest_go(family: F
         assert [edge.registry.holds(work(name)) for name in ("a", "b", "c")] == [False, True, True]
 
 
-async def test_kept_results_stay_within_their_bytes(family: Family) -> None:
+async def test_kept_results_stay_within_their_bytes(family: LoadedFamily) -> None:
     picture = 3 * 16 * 16
     retention = Retention(FOREVER, bytes=2 * picture + 1)
     with edge_of(family, retention=retention) as edge:

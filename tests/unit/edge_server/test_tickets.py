@@ -8,7 +8,7 @@ import pytest
 
 from baton.common.arm import Arm
 from baton.common.errors import Overloaded, PermissionDenied
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.request import Task
 from baton.common.rpc.convert import plan_to_proto
 from baton.common.rpc.latent_spaces import space_to_proto
@@ -37,7 +37,7 @@ def clock() -> Clock:
 
 
 def gate(
-    family: Family, clock: Clock, policy: Policy = "required", capacity: int = 9
+    family: LoadedFamily, clock: Clock, policy: Policy = "required", capacity: int = 9
 ) -> TicketGate:
     entrance = Entrance("edge-test", policy, [SIGNER.public], capacity)
     return TicketGate(entrance, family.spec, clock, family.ratios)
@@ -51,7 +51,7 @@ def ask(ticket: str, request_id: str = "good") -> edge_pb2.DenoiseRequest:
 
 
 def test_a_device_that_tells_its_latent_space_names_it_as_its_ticket_does(
-    family: Family, clock: Clock
+    family: LoadedFamily, clock: Clock
 ) -> None:
     request = ask(SIGNER.sign(replace(TICKET, fingerprint="f" * 32)))
     with pytest.raises(PermissionDenied):
@@ -79,12 +79,12 @@ def refusal(at: TicketGate, ticket: Ticket, of: Work | None = None) -> str:
     return caught.value.reason
 
 
-def later(family: Family, request_id: str = "good") -> Work:
+def later(family: LoadedFamily, request_id: str = "good") -> Work:
     """The same request, resumed after two steps."""
     return work(request_id, resume=run_alone(family, task(), 2).state())
 
 
-def test_a_ticket_may_be_needed_or_not_but_never_wrong(family: Family, clock: Clock) -> None:
+def test_a_ticket_may_be_needed_or_not_but_never_wrong(family: LoadedFamily, clock: Clock) -> None:
     assert gate(family, clock, "optional").check(ask(""), "") is None
     with pytest.raises(PermissionDenied) as caught:
         gate(family, clock).check(ask(""), "")
@@ -94,35 +94,35 @@ def test_a_ticket_may_be_needed_or_not_but_never_wrong(family: Family, clock: Cl
     assert caught.value.reason == Refusal.MALFORMED
 
 
-def test_a_ticket_is_used_once(family: Family, clock: Clock) -> None:
+def test_a_ticket_is_used_once(family: LoadedFamily, clock: Clock) -> None:
     at = gate(family, clock)
     enter(at, TICKET)
     assert refusal(at, TICKET) == Refusal.REPLAYED
 
 
 def test_the_same_request_may_come_back_to_what_the_edge_holds(
-    family: Family, clock: Clock
+    family: LoadedFamily, clock: Clock
 ) -> None:
     at = gate(family, clock)
     enter(at, TICKET)
     enter(at, TICKET, held=True)
 
 
-def test_each_resume_point_counts_for_itself(family: Family, clock: Clock) -> None:
+def test_each_resume_point_counts_for_itself(family: LoadedFamily, clock: Clock) -> None:
     at = gate(family, clock)
     enter(at, TICKET)
     enter(at, TICKET, later(family))
     assert refusal(at, TICKET, later(family)) == Refusal.REPLAYED
 
 
-def test_an_open_ticket_belongs_to_the_first_request(family: Family, clock: Clock) -> None:
+def test_an_open_ticket_belongs_to_the_first_request(family: LoadedFamily, clock: Clock) -> None:
     at, offline = gate(family, clock), replace(TICKET, request_id="")
     enter(at, offline, work("one"))
     assert refusal(at, offline, work("two")) == Refusal.REPLAYED
     enter(at, offline, later(family, "one"))
 
 
-def test_a_ticket_for_two_admits_two(family: Family, clock: Clock) -> None:
+def test_a_ticket_for_two_admits_two(family: LoadedFamily, clock: Clock) -> None:
     at, pair = gate(family, clock), replace(TICKET, request_id="", count=2)
     enter(at, pair, work("one"))
     enter(at, pair, work("two"))
@@ -144,7 +144,7 @@ OTHERS: dict[str, Task] = {
 @pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("request_id", ["good", ""])
 def test_a_ticket_is_for_the_picture_that_it_was_first_used_for(
-    what: str, request_id: str, family: Family, clock: Clock
+    what: str, request_id: str, family: LoadedFamily, clock: Clock
 ) -> None:
     at, ticket = gate(family, clock), replace(TICKET, request_id=request_id)
     enter(at, ticket)
@@ -156,7 +156,7 @@ def test_a_ticket_is_for_the_picture_that_it_was_first_used_for(
     enter(at, ticket, later(family))
 
 
-def test_all_resume_points_together_have_so_many_steps(family: Family, clock: Clock) -> None:
+def test_all_resume_points_together_have_so_many_steps(family: LoadedFamily, clock: Clock) -> None:
     whole = task(plan("edge/large", 4))
     at = gate(family, clock)
     states = [run_alone(family, whole, step).state() for step in (3, 2, 1)]
@@ -167,7 +167,9 @@ def test_all_resume_points_together_have_so_many_steps(family: Family, clock: Cl
     enter(at, TICKET, work("good", whole, resume=states[1]), held=True)
 
 
-def test_coming_back_to_what_the_edge_holds_costs_no_steps(family: Family, clock: Clock) -> None:
+def test_coming_back_to_what_the_edge_holds_costs_no_steps(
+    family: LoadedFamily, clock: Clock
+) -> None:
     at, whole = gate(family, clock), task(plan("edge/large", 4))
     for _ in range(3):
         enter(at, TICKET, work("good", whole), held=True)
@@ -176,7 +178,7 @@ def test_coming_back_to_what_the_edge_holds_costs_no_steps(family: Family, clock
 
 
 def test_a_ticket_that_is_signed_anew_is_the_same_leave_as_long_as_the_last_one(
-    family: Family, clock: Clock
+    family: LoadedFamily, clock: Clock
 ) -> None:
     at, again = gate(family, clock), replace(TICKET, expires=TICKET.expires + 60)
     enter(at, TICKET)
@@ -186,7 +188,7 @@ def test_a_ticket_that_is_signed_anew_is_the_same_leave_as_long_as_the_last_one(
     assert refusal(at, again) == Refusal.REPLAYED
 
 
-def test_a_request_that_was_not_let_in_used_no_ticket(family: Family, clock: Clock) -> None:
+def test_a_request_that_was_not_let_in_used_no_ticket(family: LoadedFamily, clock: Clock) -> None:
     at = gate(family, clock)
     checked = at.check(ask(SIGNER.sign(TICKET)), "")
     with pytest.raises(Overloaded), at.entering(checked, work("good"), False):
@@ -195,7 +197,7 @@ def test_a_request_that_was_not_let_in_used_no_ticket(family: Family, clock: Clo
 
 
 def test_what_is_remembered_is_bounded_and_forgotten_when_it_has_expired(
-    family: Family, clock: Clock
+    family: LoadedFamily, clock: Clock
 ) -> None:
     at = gate(family, clock, capacity=2)
     enter(at, TICKET)
@@ -211,7 +213,7 @@ def test_what_is_remembered_is_bounded_and_forgotten_when_it_has_expired(
 
 
 def test_the_coordinators_keys_replace_its_earlier_ones_only(
-    family: Family, clock: Clock, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     at, other, third = gate(family, clock), new_signer(), new_signer()
     text = other.sign(replace(TICKET, id="o"))
@@ -269,7 +271,7 @@ ARMS: dict[str, tuple[list[str], list[str]]] = {
 
 @pytest.mark.parametrize("decided", ARMS)
 def test_a_ticket_admits_the_plan_of_the_decided_arm_alone(
-    decided: str, family: Family, clock: Clock
+    decided: str, family: LoadedFamily, clock: Clock
 ) -> None:
     own, others = ARMS[decided]
     ticket = replace(TICKET, arm=Arm.parse(decided))
@@ -282,7 +284,7 @@ def test_a_ticket_admits_the_plan_of_the_decided_arm_alone(
 
 
 def test_the_decided_arm_may_have_fewer_steps_and_other_guidance(
-    family: Family, clock: Clock
+    family: LoadedFamily, clock: Clock
 ) -> None:
     relay = "edge/large@0.5>device/small"
     ticket = replace(TICKET, arm=Arm.parse(relay))
@@ -290,7 +292,7 @@ def test_the_decided_arm_may_have_fewer_steps_and_other_guidance(
         enter(gate(family, clock), ticket, work("good", task(of)))
 
 
-def test_a_cut_at_a_level_is_where_the_family_has_it(family: Family, clock: Clock) -> None:
+def test_a_cut_at_a_level_is_where_the_family_has_it(family: LoadedFamily, clock: Clock) -> None:
     levels = family.ratios("ddim", 6)
     ticket = replace(TICKET, arm=Arm.parse(f"edge/large@s{float(levels[2])}>device/small"))
     relays = {stop: plan(f"edge/large*{stop}>device/small*{6 - stop}") for stop in (1, 2, 3)}
@@ -301,7 +303,7 @@ def test_a_cut_at_a_level_is_where_the_family_has_it(family: Family, clock: Cloc
 
 
 def test_an_edge_that_holds_the_work_asks_for_the_decided_arm_all_the_same(
-    family: Family, clock: Clock
+    family: LoadedFamily, clock: Clock
 ) -> None:
     at, ticket = gate(family, clock), replace(TICKET, arm=Arm.edge("small"))
     with pytest.raises(PermissionDenied):

@@ -15,7 +15,7 @@ from baton.common.errors import (
     UnknownName,
     WeightsError,
 )
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.latents import Codec, LatentState, decode_state, encode_state
 from baton.common.record import ExecutedStep
 from baton.common.rpc import PROTOCOL_VERSION
@@ -45,13 +45,13 @@ def request(**changes: object) -> edge_pb2.DenoiseRequest:
 
 
 def resumed(
-    family: Family, state: LatentState, name: str = "r-1", **changes: object
+    family: LoadedFamily, state: LatentState, name: str = "r-1", **changes: object
 ) -> edge_pb2.DenoiseRequest:
     resume = encode_state(state, name, family.fingerprint, Codec.FP32)
     return request(resume=resume, **changes)
 
 
-def test_a_good_request_becomes_work(family: Family) -> None:
+def test_a_good_request_becomes_work(family: LoadedFamily) -> None:
     item = work_from_proto(request(codec="int8", checkpoint_every=5, negative_prompt="x"), family)
     assert (item.request_id, item.codec, item.checkpoint_every) == ("r-1", Codec.INT8, 5)
     assert (item.task.plan, item.task.seed, item.task.negative) == (RELAY, 7, "x")
@@ -59,7 +59,7 @@ def test_a_good_request_becomes_work(family: Family) -> None:
     assert work_from_proto(request(fingerprint=family.fingerprint), family).codec is Codec.FP16
 
 
-def test_work_does_not_show_the_prompt(family: Family) -> None:
+def test_work_does_not_show_the_prompt(family: LoadedFamily) -> None:
     item = work_from_proto(request(prompt="my hope", negative_prompt="my fear"), family)
     assert "my" not in repr(item)
 
@@ -95,7 +95,7 @@ def test_work_does_not_show_the_prompt(family: Family) -> None:
     ],
 )
 def test_a_bad_request_is_refused_in_a_short_line_without_its_prompt(
-    family: Family, changes: dict[str, object], error: type[BatonError]
+    family: LoadedFamily, changes: dict[str, object], error: type[BatonError]
 ) -> None:
     with pytest.raises(error) as caught:
         work_from_proto(request(**changes), family)
@@ -104,7 +104,7 @@ def test_a_bad_request_is_refused_in_a_short_line_without_its_prompt(
     assert "red cat" not in str(caught.value)
 
 
-def test_who_tells_the_same_latent_space_names_it_in_envelopes(family: Family) -> None:
+def test_who_tells_the_same_latent_space_names_it_in_envelopes(family: LoadedFamily) -> None:
     """From other files, which another edge may have resumed from before."""
     space = space_to_proto(family.spec.latent_space)
     state = run_alone(family, task(RELAY), 2).state()
@@ -115,7 +115,7 @@ def test_who_tells_the_same_latent_space_names_it_in_envelopes(family: Family) -
     assert work_from_proto(request(), family).fingerprint == family.fingerprint
 
 
-def test_another_latent_space_is_refused_in_a_line_that_names_both(family: Family) -> None:
+def test_another_latent_space_is_refused_in_a_line_that_names_both(family: LoadedFamily) -> None:
     own = family.spec.latent_space
     other = plan_pb2.LatentSpace(id="other", vector=[-value for value in own.vector])
     with pytest.raises(Incompatible, match=f"other.*{own.id}"):
@@ -131,12 +131,14 @@ def test_another_latent_space_is_refused_in_a_line_that_names_both(family: Famil
         {"latent_space": plan_pb2.LatentSpace(id="x", vector=[0.0] * 10_000)},
     ],
 )
-def test_what_is_no_latent_space_is_refused(family: Family, changes: dict[str, object]) -> None:
+def test_what_is_no_latent_space_is_refused(
+    family: LoadedFamily, changes: dict[str, object]
+) -> None:
     with pytest.raises(InvalidRequest):
         work_from_proto(request(**changes), family)
 
 
-def test_a_plan_for_another_family_is_refused(family: Family) -> None:
+def test_a_plan_for_another_family_is_refused(family: LoadedFamily) -> None:
     foreign = plan_in("other", "ddim", 1.0, ("large", "edge", 0, 2))
     with pytest.raises(InvalidRequest, match=rf"serves family {NAME}"):
         work_from_proto(request(plan=plan_to_proto(foreign)), family)
@@ -152,7 +154,7 @@ def test_only_the_members_of_the_edges_own_stretch_need_to_be_loaded(
         work_from_proto(request(plan=reverse), half)
 
 
-def test_work_says_what_acceleration_means_here(family: Family) -> None:
+def test_work_says_what_acceleration_means_here(family: LoadedFamily) -> None:
     plain = work_from_proto(request(), family).plan
     assert {d.blocks for segment in plain.segments for d in segment.directives} == {None}
     of = accelerated(RELAY, "propagate")
@@ -163,7 +165,7 @@ def test_work_says_what_acceleration_means_here(family: Family) -> None:
     assert all(d.blocks is not None for segment in found.segments for d in segment.directives)
 
 
-def test_acceptance_tells_what_is_done_otherwise(family: Family) -> None:
+def test_acceptance_tells_what_is_done_otherwise(family: LoadedFamily) -> None:
     for accel, count in (("none", 0), ("propagate", 0), ("masks", 1), ("full", 1)):
         of = plan_to_proto(accelerated(RELAY, accel))  # type: ignore[arg-type]
         event = accepted(work_from_proto(request(plan=of), family), family, "e1", attached=False)
@@ -171,13 +173,13 @@ def test_acceptance_tells_what_is_done_otherwise(family: Family) -> None:
         assert all(note.startswith("large has no block mask") for note in event.accepted.notes)
 
 
-def test_blocks_that_a_member_lacks_are_refused(family: Family) -> None:
-    of = with_mask(RELAY, [1 << len(family.member("large").blocks)] * 6)
+def test_blocks_that_a_member_lacks_are_refused(family: LoadedFamily) -> None:
+    of = with_mask(RELAY, [1 << len(family.blocks("large"))] * 6)
     with pytest.raises(InvalidRequest, match="large"):
         work_from_proto(request(plan=plan_to_proto(of)), family)
 
 
-def test_a_request_may_go_on_from_its_own_latent(family: Family) -> None:
+def test_a_request_may_go_on_from_its_own_latent(family: LoadedFamily) -> None:
     state = run_alone(family, task(RELAY), 2).state()
     item = work_from_proto(resumed(family, state), family)
     assert (item.first_step, item.stop) == (2, 3)
@@ -185,7 +187,7 @@ def test_a_request_may_go_on_from_its_own_latent(family: Family) -> None:
     np.testing.assert_array_equal(item.resume.x, state.x)
 
 
-def test_a_latent_that_is_not_the_requests_is_refused(family: Family) -> None:
+def test_a_latent_that_is_not_the_requests_is_refused(family: LoadedFamily) -> None:
     state = run_alone(family, task(RELAY), 2).state()
     with pytest.raises(InvalidRequest, match="another request"):
         work_from_proto(resumed(family, state, name="r-2"), family)
@@ -197,7 +199,9 @@ def test_a_latent_that_is_not_the_requests_is_refused(family: Family) -> None:
 
 
 @pytest.mark.parametrize(("step", "said"), [(3, "does not run on an edge"), (6, "nothing is left")])
-def test_a_latent_past_the_edges_part_is_refused(family: Family, step: int, said: str) -> None:
+def test_a_latent_past_the_edges_part_is_refused(
+    family: LoadedFamily, step: int, said: str
+) -> None:
     state = run_alone(family, task(RELAY), step).state()
     with pytest.raises(InvalidRequest, match=said):
         work_from_proto(resumed(family, state), family)
@@ -234,7 +238,7 @@ def test_an_error_is_no_event() -> None:
         event_to_proto(Draining("no"))
 
 
-def test_acceptance_names_node_latent_space_and_first_step(family: Family) -> None:
+def test_acceptance_names_node_latent_space_and_first_step(family: LoadedFamily) -> None:
     state = run_alone(family, task(RELAY), 2).state()
     told = accepted(work("r", resume=state), family, "edge-1", attached=True).accepted
     assert (told.node_id, told.fingerprint, told.first_step) == ("edge-1", family.fingerprint, 2)

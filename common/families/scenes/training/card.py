@@ -19,7 +19,10 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from baton.common.build import processor_name
-from baton.common.families.loader import Family, load_family
+from baton.common.diffusion.blocks import ModelInputs
+from baton.common.diffusion.conditioning import stacked
+from baton.common.families.architectures.sd1 import Member, models_of
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.scenes.evaluate import (
     Drawn,
     draw,
@@ -67,7 +70,7 @@ def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 5
 class Measured:
     """What a card tells. milliseconds: a step of each member, guided, and the finisher's."""
 
-    family: Family
+    family: LoadedFamily
     steps: int
     drawn: tuple[int, int]
     milliseconds: dict[str, float]
@@ -85,30 +88,31 @@ def _training(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _autoencoder(family: Family, count: int) -> dict[str, Any]:
+def _autoencoder(family: LoadedFamily, count: int) -> dict[str, Any]:
     """PSNR in dB over ordinary scenes, and the share of reconstructions that is recognised."""
     world, rng = world_drawn_by(family), np.random.default_rng(7)
     scenes = [compose(sample_spec(rng, world), world, rng) for _ in range(count)]
     pictures = to_model_range(np.stack([render(scene, world) for scene in scenes]))
-    shares = acceptance(family.vae, world, count)
+    shares = acceptance(models_of(family).vae, world, count)
     return {
-        "psnr_db": psnr(family.vae, pictures),
+        "psnr_db": psnr(models_of(family).vae, pictures),
         "accepted": {f"{size} {surface}": share for (surface, size), share in shares.items()},
     }
 
 
 @torch.inference_mode()
-def step_milliseconds(family: Family) -> dict[str, float]:
+def step_milliseconds(family: LoadedFamily) -> dict[str, float]:
     """One step of each member at batch 1, interleaved; medians. Members guided (two rows)."""
     shape = family.latent_shape(family.spec.sizes.default)
     x, t = torch.randn(2, *shape), torch.full((2,), 500.0)
-    context = torch.stack([family.encode_text("a red cat").positive] * 2)
+    row = family.encode_text("a red cat").row("positive")
+    inputs = ModelInputs(x, t, stacked([row, row]))
     calls: dict[str, Callable[[], object]] = {
-        member: partial(family.denoiser(member), x, t, context) for member in family.members
+        member: partial(family.denoiser(member), inputs) for member in family.members
     }
     if (folder := family.spec.folder / FINISHER / "unet").is_dir():
         finisher = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
-        calls[FINISHER] = partial(finisher, x[:1], t[:1], context[:1])
+        calls[FINISHER] = partial(Member(finisher), inputs.rows(torch.tensor([0])))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_REPEATS):
         for name, call in calls.items():
@@ -231,9 +235,9 @@ def _member_table(measured: Measured) -> list[str]:
     return [*lines, "", f"Trained on {machine}."] if machine else lines
 
 
-def _parameters(family: Family, name: str) -> int:
-    if name in family.unets:
-        return sum(p.numel() for p in family.unets[name].parameters())
+def _parameters(family: LoadedFamily, name: str) -> int:
+    if name in family.members:
+        return sum(p.numel() for p in models_of(family).unets[name].parameters())
     return sum(p.numel() for p in build_unet(name, world_drawn_by(family)).parameters())
 
 

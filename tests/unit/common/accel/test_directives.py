@@ -12,7 +12,7 @@ from baton.common.accel.directives import Accelerator, available_masks
 from baton.common.accel.masks import load_mask, mask_path, save_mask
 from baton.common.accel.propagation import Propagation
 from baton.common.errors import Incompatible, InvalidRequest, WeightsError
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.local import begin
 from baton.common.limits import ACCELS, Accel, SamplerName
 from baton.common.plan import FULL_STEP, OpenPlan, Plan, StepDirective
@@ -25,12 +25,12 @@ RELAY = plan("edge/large@0.5>device/small", STEPS)
 
 
 @pytest.fixture(scope="module")
-def masked(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def masked(family: LoadedFamily, tmp_path_factory: pytest.TempPathFactory) -> LoadedFamily:
     """Has masks for ddim in 10 steps."""
     return masked_copy(family, tmp_path_factory.mktemp("masked") / "family", ("ddim", STEPS))
 
 
-def stored(family: Family, member: str, propagated: bool = False) -> tuple[int, ...]:
+def stored(family: LoadedFamily, member: str, propagated: bool = False) -> tuple[int, ...]:
     return load_mask(mask_path(family.masks_folder(member), "ddim", STEPS, propagated)).run
 
 
@@ -38,20 +38,20 @@ def directives(of: OpenPlan | Plan) -> list[StepDirective]:
     return [of.directive_at(step) for step in range(of.steps)]
 
 
-def levels_of(family: Family) -> Callable[[SamplerName, int], str]:
+def levels_of(family: LoadedFamily) -> Callable[[SamplerName, int], str]:
     return lambda sampler, steps: family.schedule(sampler, steps).digest
 
 
-def propagated(family: Family, member: str, steps: int = STEPS) -> tuple[StepDirective, ...]:
-    return family.accelerator.of(member).propagation.directives(family.member(member).blocks, steps)
+def propagated(family: LoadedFamily, member: str, steps: int = STEPS) -> tuple[StepDirective, ...]:
+    return family.accelerator.of(member).propagation.directives(family.blocks(member), steps)
 
 
-def test_without_acceleration_nothing_is_written(masked: Family) -> None:
+def test_without_acceleration_nothing_is_written(masked: LoadedFamily) -> None:
     assert masked.accelerator.expand(RELAY) == RELAY.closed()
     assert masked.accelerator.notes(RELAY, ["large", "small"]) == ()
 
 
-def test_propagation_is_each_members_own_over_the_whole_trajectory(masked: Family) -> None:
+def test_propagation_is_each_members_own_over_the_whole_trajectory(masked: LoadedFamily) -> None:
     asked = accelerated(RELAY, "propagate")
     of = masked.accelerator.expand(asked)
     large, small = propagated(masked, "large"), propagated(masked, "small")
@@ -59,7 +59,7 @@ def test_propagation_is_each_members_own_over_the_whole_trajectory(masked: Famil
     assert masked.accelerator.notes(asked, ["large", "small"]) == ()
 
 
-def test_masks_are_those_on_disk(masked: Family) -> None:
+def test_masks_are_those_on_disk(masked: LoadedFamily) -> None:
     asked = accelerated(RELAY, "masks")
     of = masked.accelerator.expand(asked)
     expected = [*stored(masked, "large")[:5], *stored(masked, "small")[5:]]
@@ -67,7 +67,7 @@ def test_masks_are_those_on_disk(masked: Family) -> None:
     assert masked.accelerator.notes(asked, ["large", "small"]) == ()
 
 
-def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Family) -> None:
+def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: LoadedFamily) -> None:
     of = masked.accelerator.expand(accelerated(plan("edge/large", STEPS), "full"))
     spread, mask = propagated(masked, "large"), stored(masked, "large", propagated=True)
     assert masked.accelerator.of("large").propagation.keys_for(STEPS) == (0, 1, 6)
@@ -76,7 +76,7 @@ def test_in_full_acceleration_the_mask_is_the_one_for_the_propagation(masked: Fa
         assert directive == replace(was, blocks=directive.blocks)
 
 
-def test_a_mask_brings_the_key_steps_that_it_was_trained_with(masked: Family) -> None:
+def test_a_mask_brings_the_key_steps_that_it_was_trained_with(masked: LoadedFamily) -> None:
     other = replace(masked.accelerator.of("large"), propagation=Propagation((0, 5), 10))
     of = accelerated(plan("edge/large", STEPS), "full")
     found = Accelerator("tiny", {"large": other}, levels_of(masked)).expand(of)
@@ -86,7 +86,7 @@ def test_a_mask_brings_the_key_steps_that_it_was_trained_with(masked: Family) ->
 
 @pytest.mark.parametrize("accel", ["masks", "full"])
 def test_a_mask_for_propagation_and_one_without_are_not_mistaken(
-    family: Family, tmp_path: Path, accel: Accel
+    family: LoadedFamily, tmp_path: Path, accel: Accel
 ) -> None:
     swapped = masked_copy(family, tmp_path / "swapped", ("ddim", STEPS))
     alone, within = (
@@ -103,7 +103,7 @@ def test_a_mask_for_propagation_and_one_without_are_not_mistaken(
 @pytest.mark.parametrize("accel", ["masks", "full"])
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 11), ("euler", STEPS), ("dpmpp_2m", 20)])
 def test_where_there_is_no_mask_the_encoder_is_propagated_and_it_is_said(
-    masked: Family, accel: Accel, sampler: SamplerName, steps: int
+    masked: LoadedFamily, accel: Accel, sampler: SamplerName, steps: int
 ) -> None:
     of = accelerated(plan("edge/large@0.5>device/small", steps, sampler), accel)
     found = masked.accelerator.expand(of)
@@ -118,7 +118,7 @@ def test_where_there_is_no_mask_the_encoder_is_propagated_and_it_is_said(
             assert note.isprintable()
 
 
-def test_nothing_is_said_of_members_that_run_elsewhere_or_are_unknown(masked: Family) -> None:
+def test_nothing_is_said_of_members_that_run_elsewhere_or_are_unknown(masked: LoadedFamily) -> None:
     of = accelerated(plan("edge/large", 11), "masks")
     assert masked.accelerator.notes(of, ["small", "huge"]) == ()
     assert len(masked.accelerator.notes(of, ["large", "huge"])) == 1
@@ -126,7 +126,9 @@ def test_nothing_is_said_of_members_that_run_elsewhere_or_are_unknown(masked: Fa
 
 @pytest.mark.parametrize("accel", ACCELS)
 @pytest.mark.parametrize("steps", [1, STEPS, 11])
-def test_naming_what_would_run_changes_nothing(masked: Family, accel: Accel, steps: int) -> None:
+def test_naming_what_would_run_changes_nothing(
+    masked: LoadedFamily, accel: Accel, steps: int
+) -> None:
     asked = accelerated(plan("edge/large@0.5>device/small", steps), accel)
     found = masked.accelerator.expand(asked)
     named = with_directives(asked, directives(found))
@@ -134,7 +136,7 @@ def test_naming_what_would_run_changes_nothing(masked: Family, accel: Accel, ste
     assert begin(masked, task(named)).plan == found
 
 
-def test_guidance_stays_as_it_was_asked(masked: Family) -> None:
+def test_guidance_stays_as_it_was_asked(masked: LoadedFamily) -> None:
     guided = [step % 3 > 0 for step in range(STEPS)]
     for accel in ACCELS:
         of = accelerated(plan("edge/large", STEPS, guided=guided), accel)
@@ -142,14 +144,14 @@ def test_guidance_stays_as_it_was_asked(masked: Family) -> None:
         assert [d.branches == "both" for d in directives(found)] == guided
 
 
-def test_a_plan_that_names_its_blocks_keeps_them(masked: Family) -> None:
-    graph = masked.member("small").blocks
+def test_a_plan_that_names_its_blocks_keeps_them(masked: LoadedFamily) -> None:
+    graph = masked.blocks("small")
     own = [graph.all, *[graph.all & ~graph.encoder] * (STEPS - 1)]
     of = accelerated(with_mask(plan("edge/small", STEPS), own), "masks")
     assert masked.accelerator.expand(of) == of.closed()
 
 
-def test_each_member_is_expanded_only_where_it_is_loaded(masked: Family) -> None:
+def test_each_member_is_expanded_only_where_it_is_loaded(masked: LoadedFamily) -> None:
     alone = load_family(str(masked.spec.folder), ["small"])
     of = alone.accelerator.expand(accelerated(RELAY, "propagate"))
     assert directives(of)[:5] == [FULL_STEP] * 5
@@ -160,9 +162,9 @@ def test_each_member_is_expanded_only_where_it_is_loaded(masked: Family) -> None
     assert masked.accelerator.expand(replace(named, segments=(rest, *named.segments[1:]))) == whole
 
 
-def test_blocks_that_a_member_lacks_are_refused(masked: Family) -> None:
+def test_blocks_that_a_member_lacks_are_refused(masked: LoadedFamily) -> None:
     for member in ("large", "small"):
-        count = len(masked.member(member).blocks)
+        count = len(masked.blocks(member))
         for bits in (1 << count, (1 << 1024) - 1):
             named = with_directives(RELAY, [StepDirective(blocks=bits)] * STEPS)
             of = replace(named, segments=tuple(replace(s, member=member) for s in named.segments))
@@ -170,7 +172,9 @@ def test_blocks_that_a_member_lacks_are_refused(masked: Family) -> None:
                 masked.accelerator.expand(of)
 
 
-def test_a_member_whose_blocks_are_not_known_runs_in_full_and_it_is_said(masked: Family) -> None:
+def test_a_member_whose_blocks_are_not_known_runs_in_full_and_it_is_said(
+    masked: LoadedFamily,
+) -> None:
     unknown = replace(masked.accelerator.of("large"), graph=None)
     accelerator = Accelerator("tiny", {"large": unknown}, levels_of(masked))
     for accel in ("propagate", "masks", "full"):
@@ -188,7 +192,7 @@ def test_a_member_whose_blocks_are_not_known_runs_in_full_and_it_is_said(masked:
     [("euler", STEPS, "large"), ("ddim", 12, "large"), ("ddim", STEPS, "small")],
 )
 def test_a_mask_put_in_the_place_of_another_is_refused_with_both_named(
-    family: Family, tmp_path: Path, sampler: SamplerName, steps: int, member: str
+    family: LoadedFamily, tmp_path: Path, sampler: SamplerName, steps: int, member: str
 ) -> None:
     wrong = masked_copy(family, tmp_path / "wrong", ("ddim", STEPS))
     save_mask(
@@ -211,7 +215,7 @@ def test_a_mask_put_in_the_place_of_another_is_refused_with_both_named(
 
 
 def test_a_mask_of_other_weights_is_refused_with_both_fingerprints(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     other = masked_copy(family, tmp_path / "other", ("ddim", STEPS))
     flip_bit(other.spec.folder / "large/unet/diffusion_pytorch_model.safetensors")
@@ -225,20 +229,22 @@ def test_a_mask_of_other_weights_is_refused_with_both_fingerprints(
     assert directives(fine)[0].blocks is not None
 
 
-def test_a_damaged_mask_is_refused_and_not_fallen_back_from(family: Family, tmp_path: Path) -> None:
+def test_a_damaged_mask_is_refused_and_not_fallen_back_from(
+    family: LoadedFamily, tmp_path: Path
+) -> None:
     damaged = masked_copy(family, tmp_path / "damaged", ("ddim", STEPS))
     flip_bit(mask_path(damaged.masks_folder("large"), "ddim", STEPS), 40)
     with pytest.raises(WeightsError, match=r"ddim-10\.json"):
         damaged.accelerator.expand(accelerated(plan("edge/large", STEPS), "masks"))
 
 
-def test_a_family_may_say_how_it_propagates(family: Family, masked: Family) -> None:
+def test_a_family_may_say_how_it_propagates(family: LoadedFamily, masked: LoadedFamily) -> None:
     assert family.accelerator.of("large").propagation == Propagation()
     told = masked.accelerator.of("large").propagation
     assert told == Propagation((0, 1, 6), 10, parallel=True, prior_noise=0.05)
 
 
-def test_masks_are_listed_by_sampler_and_steps(masked: Family, tmp_path: Path) -> None:
+def test_masks_are_listed_by_sampler_and_steps(masked: LoadedFamily, tmp_path: Path) -> None:
     assert available_masks(masked.masks_folder("large")) == ["ddim-10", "ddim-10-propagated"]
     assert available_masks(tmp_path / "nowhere") == []
     (tmp_path / "ddim-3.json").mkdir()

@@ -23,10 +23,12 @@ from baton.common.accel.features import (
 )
 from baton.common.accel.propagation import LONGEST_GROUP, Propagation, propagated
 from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
-from baton.common.diffusion.executor import Conditioning, Run, denoise_step, start_run
+from baton.common.diffusion.conditioning import Conditioning
+from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.graphs import graph_of
+from baton.common.diffusion.run import Run, start_run
 from baton.common.errors import ExecutionFailed, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
 from baton.common.limits import SamplerName
 from baton.common.plan import Plan, StepDirective
@@ -35,17 +37,17 @@ from tests.support.tasks import PROMPTS, plan, task
 STEPS = 6
 
 
-def graph_in(family: Family, member: str) -> BlockGraph:
-    graph = family.member(member).graph
+def graph_in(family: LoadedFamily, member: str) -> BlockGraph:
+    graph = family.denoiser(member).graph
     assert graph is not None
     return graph
 
 
-def runs_of(family: Family, of: Plan, count: int = 3) -> list[Run]:
+def runs_of(family: LoadedFamily, of: Plan, count: int = 3) -> list[Run]:
     return [begin(family, task(of, PROMPTS[i], seed=i)) for i in range(count)]
 
 
-def to_the_end(family: Family, runs: Sequence[Run]) -> None:
+def to_the_end(family: LoadedFamily, runs: Sequence[Run]) -> None:
     while runs[0].step < runs[0].plan.steps:
         denoise_step(runs, family.denoiser(runs[0].plan.segments[0].member))
 
@@ -62,7 +64,7 @@ def modules(unet: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def stored_outputs(family: Family, runs: Sequence[Run]) -> dict[str, list[Tensor]]:
+def stored_outputs(family: LoadedFamily, runs: Sequence[Run]) -> dict[str, list[Tensor]]:
     """Everything that the model's modules put out while diffusers' own forward runs, by step."""
     member = runs[0].plan.segments[0].member
     stored: dict[str, list[Tensor]] = {}
@@ -70,7 +72,7 @@ def stored_outputs(family: Family, runs: Sequence[Run]) -> dict[str, list[Tensor
         module.register_forward_hook(
             lambda _, __, out, name=name: stored.setdefault(name, []).append(out.double())
         )
-        for name, module in modules(family.unets[member]).items()
+        for name, module in modules(family.models.unets[member]).items()
     ]
     to_the_end(family, runs)
     for hook in hooks:
@@ -92,7 +94,7 @@ def naive_changes(outputs: Sequence[Tensor]) -> tuple[list[float], list[float]]:
     [("large", "ddim", 3.0), ("small", "euler", 1.0), ("small", "dpmpp_2m", 5.0)],
 )
 def test_changes_are_those_of_all_outputs_stored(
-    family: Family, member: str, sampler: SamplerName, guidance: float
+    family: LoadedFamily, member: str, sampler: SamplerName, guidance: float
 ) -> None:
     of = plan(f"device/{member}", STEPS, sampler, guidance)
     graph = graph_in(family, member)
@@ -107,7 +109,7 @@ def test_changes_are_those_of_all_outputs_stored(
         np.testing.assert_allclose(features.relative[:, block], relative, 1e-4, 1e-6, err_msg=name)
 
 
-def test_the_trajectory_is_the_plain_one(family: Family) -> None:
+def test_the_trajectory_is_the_plain_one(family: LoadedFamily) -> None:
     of = plan("device/large", STEPS, "dpmpp_2m")
     watched, plain = runs_of(family, of), runs_of(family, of)
     measure(graph_in(family, "large"), [watched])
@@ -115,7 +117,7 @@ def test_the_trajectory_is_the_plain_one(family: Family) -> None:
     assert all(torch.equal(a.x, b.x) for a, b in zip(watched, plain, strict=True))
 
 
-def test_constant_blocks_do_not_change_and_all_others_do(family: Family) -> None:
+def test_constant_blocks_do_not_change_and_all_others_do(family: LoadedFamily) -> None:
     graph = graph_in(family, "large")
     features = measure(graph, [runs_of(family, plan("device/large", STEPS))])
     constant = np.array([block.constant for block in graph.blocks])
@@ -126,14 +128,14 @@ def test_constant_blocks_do_not_change_and_all_others_do(family: Family) -> None
         assert (changes[0] == 0).all()
 
 
-def test_embeddings_are_no_maps(family: Family) -> None:
+def test_embeddings_are_no_maps(family: LoadedFamily) -> None:
     graph = graph_in(family, "large")
     features = measure(graph, [runs_of(family, plan("device/large", 2), 1)])
     embeddings = graph.bits(["time_embedding", "text_embedding", "embedding"])
     assert features.maps == graph.all & ~embeddings
 
 
-def test_how_pictures_are_batched_changes_nothing(family: Family) -> None:
+def test_how_pictures_are_batched_changes_nothing(family: LoadedFamily) -> None:
     graph, of = graph_in(family, "small"), plan("device/small", STEPS)
     together = measure(graph, [runs_of(family, of)])
     runs = runs_of(family, of)
@@ -143,7 +145,7 @@ def test_how_pictures_are_batched_changes_nothing(family: Family) -> None:
     np.testing.assert_allclose(apart.relative, together.relative, 1e-4, 1e-6)
 
 
-def test_measuring_twice_gives_the_same(family: Family) -> None:
+def test_measuring_twice_gives_the_same(family: LoadedFamily) -> None:
     graph, of = graph_in(family, "small"), plan("device/small", STEPS)
     one, two = (measure(graph, [runs_of(family, of)]) for _ in range(2))
     np.testing.assert_array_equal(one.squared, two.squared)
@@ -151,7 +153,7 @@ def test_measuring_twice_gives_the_same(family: Family) -> None:
     assert propose_keys(one, 3) == propose_keys(two, 3)
 
 
-def test_steps_are_told_batch_by_batch(family: Family) -> None:
+def test_steps_are_told_batch_by_batch(family: LoadedFamily) -> None:
     told: list[int] = []
     runs = runs_of(family, plan("device/small", STEPS))
     measure(
@@ -189,20 +191,20 @@ class Toy:
     def alive(self) -> int:
         return sum(output() is not None for output in self.outputs)
 
-    def run(self, family: Family) -> Run:
+    def run(self, family: LoadedFamily) -> Run:
         of = plan("device:toy", len(self.values))
         nothing = Conditioning(torch.zeros(1, 1), torch.zeros(1, 1))
         return start_run(of.closed(), family.course(of), nothing, 0, (1, 2, 2))
 
 
-def test_the_measures_are_the_papers_formulas(family: Family) -> None:
+def test_the_measures_are_the_papers_formulas(family: LoadedFamily) -> None:
     toy = Toy([2.0, 3.0, 0.0, 5.0, 5.0])
     features = measure(toy.graph(), [[toy.run(family)]])
     assert features.squared[:, 0].tolist() == [0.0, 1.0, 9.0, 25.0, 0.0]
     assert features.relative[:, 0].tolist() == [0.0, 0.5, 1.0, 1.0, 0.0]  # new after nothing: 1
 
 
-def test_only_the_last_output_of_each_block_is_kept(family: Family) -> None:
+def test_only_the_last_output_of_each_block_is_kept(family: LoadedFamily) -> None:
     toy = Toy([1.0] * 20)
     alive: list[int] = []
     measure(toy.graph(), [[toy.run(family)]], lambda: alive.append(toy.alive))
@@ -211,7 +213,7 @@ def test_only_the_last_output_of_each_block_is_kept(family: Family) -> None:
     assert toy.alive == 0
 
 
-def test_a_latent_that_stops_being_finite_ends_the_measurement(family: Family) -> None:
+def test_a_latent_that_stops_being_finite_ends_the_measurement(family: LoadedFamily) -> None:
     toy = Toy([1.0, 1.0])
     blocks = toy.graph().blocks
     broken = replace(blocks[1], run=lambda ins, inputs: inputs.sample / 0)
@@ -219,7 +221,7 @@ def test_a_latent_that_stops_being_finite_ends_the_measurement(family: Family) -
         measure(BlockGraph((blocks[0], broken)), [[toy.run(family)]])
 
 
-def test_only_plain_fresh_runs_are_measured(family: Family) -> None:
+def test_only_plain_fresh_runs_are_measured(family: LoadedFamily) -> None:
     graph, of = graph_in(family, "small"), plan("device/small", STEPS)
     mixed = plan("device/small", STEPS, guided=[True] * 3 + [False] * 3)
     accelerated = propagated(graph, STEPS, (0, 3))
@@ -239,7 +241,7 @@ def test_only_plain_fresh_runs_are_measured(family: Family) -> None:
         measure(graph, [])
 
 
-def test_a_unets_decoder_reads_its_skips_and_its_middle(family: Family) -> None:
+def test_a_unets_decoder_reads_its_skips_and_its_middle(family: LoadedFamily) -> None:
     def read(graph: BlockGraph) -> list[str]:
         bits = read_by_decoder(graph)
         return [name for index, name in enumerate(graph.names) if bits >> index & 1]

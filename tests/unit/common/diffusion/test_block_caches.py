@@ -5,17 +5,19 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from baton.common.diffusion.blocks import ModelInputs
-from baton.common.diffusion.calls import Denoiser, block_schedule_of
-from baton.common.diffusion.executor import Run, denoise_step, step_alone
+from baton.common.diffusion.conditioning import stacked
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import denoise_step, step_alone
+from baton.common.diffusion.flows import flows_of
 from baton.common.diffusion.profile import profile
-from baton.common.families.loader import Family
+from baton.common.diffusion.run import Run
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
@@ -28,13 +30,13 @@ from tests.support.masked_runs import (
     propagating,
     relative,
 )
-from tests.support.tasks import PROMPTS, accelerated, plan, run_alone, task
+from tests.support.tasks import PROMPTS, accelerated, plan, task
 
 STEPS = 12
 MEMBERS = ["large", "small"]
 
 
-def mixed(family: Family) -> list[Task]:
+def mixed(family: LoadedFamily) -> list[Task]:
     """Plain, masked and propagating requests of several lengths, guided and not."""
     graph = graph_of(family, "large")
     flags = [step % 3 > 0 for step in range(10)]
@@ -53,7 +55,7 @@ def mixed(family: Family) -> list[Task]:
 
 
 def kept(run: Run) -> list[Tensor]:
-    return [] if run.cache is None else list(run.cache.outputs.values())
+    return run.cached
 
 
 def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[ExecutedStep]]]:
@@ -62,7 +64,7 @@ def rounds(runs: Sequence[Run], denoiser: Denoiser) -> Iterator[list[list[Execut
         yield denoise_step(left, denoiser)
 
 
-def test_interleaved_requests_give_what_each_gives_alone(accelerable: Family) -> None:
+def test_interleaved_requests_give_what_each_gives_alone(accelerable: LoadedFamily) -> None:
     family = accelerable
     tasks = mixed(family)
     runs = [begin(family, of) for of in tasks]
@@ -74,7 +76,7 @@ def test_interleaved_requests_give_what_each_gives_alone(accelerable: Family) ->
         assert relative(run.x, finished(family, of)) < 1e-5
 
 
-def test_nobodys_cache_keeps_or_shares_the_tensors_of_another(accelerable: Family) -> None:
+def test_nobodys_cache_keeps_or_shares_the_tensors_of_another(accelerable: LoadedFamily) -> None:
     runs = [begin(accelerable, of) for of in mixed(accelerable)]
     most = 0
     for _ in rounds(runs, accelerable.denoiser("large")):
@@ -83,8 +85,7 @@ def test_nobodys_cache_keeps_or_shares_the_tensors_of_another(accelerable: Famil
             outputs = kept(run)
             for output in outputs:
                 assert output.untyped_storage().nbytes() == output.nbytes
-                assert run.cache is not None
-                assert len(output) == run.cache.branches
+                assert len(output) <= len(run.caches)
             own = {output.untyped_storage().data_ptr() for output in outputs}
             assert len(own) == len(outputs)
             places += own
@@ -95,7 +96,7 @@ def test_nobodys_cache_keeps_or_shares_the_tensors_of_another(accelerable: Famil
 
 
 def test_a_run_that_leaves_frees_what_it_kept_while_its_neighbours_go_on(
-    accelerable: Family,
+    accelerable: LoadedFamily,
 ) -> None:
     family = accelerable
     runs = [begin(family, of) for of in mixed(family)]
@@ -116,7 +117,7 @@ def test_a_run_that_leaves_frees_what_it_kept_while_its_neighbours_go_on(
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("how", ["mask", "propagation", "ahead"])
 def test_a_cache_is_as_large_as_the_profile_says(
-    family: Family, member: str, guided: bool, how: str
+    family: LoadedFamily, member: str, guided: bool, how: str
 ) -> None:
     graph, base = graph_of(family, member), plan(f"edge/{member}", STEPS, guided=[guided] * STEPS)
     if how == "mask":
@@ -127,40 +128,72 @@ def test_a_cache_is_as_large_as_the_profile_says(
     run.most_rows = 4
     while run.step < STEPS:
         step_alone(run, family.denoiser(member))
-        sizes.append(run.cache.nbytes if run.cache else 0)
-        assert sizes[-1] == sum(output.nbytes for output in kept(run))
-    branches, context = 1 + guided, run.conditioning.positive[None]
-    counted = profile(graph, ModelInputs(run.x[None], torch.zeros(1), context))
-    flow = block_schedule_of(graph, of.segments[0])
-    assert max(sizes) == branches * counted.cache_bytes(flow) > 0
-    most = family.cache_bytes(of.closed(), Size.of(SIZE))
-    assert max(sizes) <= most == 2 * counted.cache_bytes(flow)
+        sizes.append(sum(output.nbytes for output in kept(run)))
+    conditioning = stacked([run.encoded.row("positive")])
+    counted = profile(graph, ModelInputs(run.x[None], torch.zeros(1), conditioning))
+    assert family.profile(member, Size.of(SIZE)) == counted
+    flow = flows_of(graph, of.segments[0])["positive"].schedule
+    assert max(sizes) == (1 + guided) * counted.cache_bytes(flow) > 0
+    assert max(sizes) == family.cache_bytes(of.closed(), Size.of(SIZE))
     assert sizes[-1] == 0
 
 
-def test_a_plan_without_masks_keeps_nothing(family: Family) -> None:
+def test_a_plan_without_masks_keeps_nothing(family: LoadedFamily) -> None:
     run = begin(family, task(plan("edge/large", 4)))
     for _ in range(4):
         (ran,) = step_alone(run, family.denoiser("large"))
-        assert (run.cache, ran.blocks, ran.neighbours) == (None, None, ())
+        assert (run.caches, ran.blocks, ran.neighbours) == ({}, None, ())
 
 
-def test_a_cache_is_of_use_to_the_next_step_on_the_same_branches_only(family: Family) -> None:
-    """A step with another number of branches runs in full."""
+def run_flagged(family: LoadedFamily, guided: Sequence[bool]) -> list[ExecutedStep]:
+    """The steps of a run that decodes alone after its first step, guided where it says."""
+    graph = graph_of(family, "small")
+    decoder, steps = graph.all & ~graph.encoder, len(guided)
+    mask = [graph.all] + [decoder] * (steps - 1)
+    run = begin(family, task(with_mask(plan("edge/small", steps, guided=guided), mask)))
+    return [step_alone(run, family.denoiser("small"))[0] for _ in range(steps)]
+
+
+def test_a_branch_holds_what_it_computed_while_the_other_runs_alone(family: LoadedFamily) -> None:
     graph = graph_of(family, "small")
     decoder = graph.all & ~graph.encoder
-    guided = [True, True, False, False, True, True]
-    of = with_mask(plan("edge/small", 6, guided=guided), [graph.all] + [decoder] * 5)
-    run = begin(family, task(of))
-    blocks = [step_alone(run, family.denoiser("small"))[0].blocks for _ in range(6)]
-    assert blocks == [graph.all, decoder, graph.all, decoder, graph.all, decoder]
+    ran = run_flagged(family, [True, True, False, False, True, True])
+    assert [step.blocks for step in ran] == [graph.all] + [decoder] * 5
+    assert [step.negative_blocks for step in ran] == [None] * 6
 
 
-def test_a_cache_of_another_step_or_member_is_not_used(family: Family) -> None:
+def test_a_branch_that_holds_nothing_yet_runs_in_full_beside_one_that_does(
+    family: LoadedFamily,
+) -> None:
     graph = graph_of(family, "small")
-    of = with_mask(plan("edge/small", 6), [graph.all] + [graph.all & ~graph.encoder] * 5)
-    for change in ({"step": 1}, {"member": "large"}, {"branches": 1}):
-        run = run_alone(family, task(of), 3)
-        assert run.cache is not None
-        run.cache = replace(run.cache, **change)  # type: ignore[arg-type]
-        assert step_alone(run, family.denoiser("small"))[0].blocks == graph.all
+    decoder = graph.all & ~graph.encoder
+    ran = run_flagged(family, [False, False, True, True])
+    assert [step.blocks for step in ran] == [graph.all] + [decoder] * 3
+    assert [step.negative_blocks for step in ran] == [None, None, graph.all, None]
+
+
+def test_a_branch_that_is_left_out_shares_no_tensor_with_the_one_that_runs(
+    family: LoadedFamily,
+) -> None:
+    graph = graph_of(family, "small")
+    of = with_mask(
+        plan("edge/small", 4, guided=[True, False, False, True]),
+        [graph.all] + [graph.all & ~graph.encoder] * 3,
+    )
+    run = begin(family, task(of))
+    step_alone(run, family.denoiser("small"))
+    both = sum(output.nbytes for output in kept(run))
+    for _ in range(2):
+        step_alone(run, family.denoiser("small"))
+        assert {len(output) for output in kept(run)} == {1}
+        assert sum(output.nbytes for output in kept(run)) <= both
+
+
+def test_another_member_finds_nothing_of_the_one_before(family: LoadedFamily) -> None:
+    graphs = {member: graph_of(family, member) for member in MEMBERS}
+    of = plan("edge/large@0.5>edge/small", 6)
+    mask = [graphs["large"].all & ~graphs["large"].encoder] * 3
+    mask += [graphs["small"].all & ~graphs["small"].encoder] * 3
+    run = begin(family, task(with_mask(of, mask)))
+    ran = [step_alone(run, family.denoiser(run.member))[0] for _ in range(6)]
+    assert (ran[0].blocks, ran[3].blocks) == (graphs["large"].all, graphs["small"].all)

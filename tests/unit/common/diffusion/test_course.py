@@ -15,7 +15,7 @@ from baton.common.diffusion.course import Course, make_course
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible
 from baton.common.expansion import plan_of
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.latents import Codec, decode_state, encode_state
 from baton.common.limits import SAMPLERS, SamplerName
@@ -157,7 +157,7 @@ def test_euler_after_ddim_is_ddim_all_along() -> None:
 )
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_run_over_several_grids_may_be_shipped_at_any_step(
-    family: Family, sampler: SamplerName, name: str
+    family: LoadedFamily, sampler: SamplerName, name: str
 ) -> None:
     of = task(plan_of(Arm.parse(name), NAME, sampler, 1, 3.0))
     whole = run_alone(family, of, 7).x

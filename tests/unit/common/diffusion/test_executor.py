@@ -11,19 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.calls import Denoiser
 from baton.common.diffusion.course import Course
-from baton.common.diffusion.executor import (
-    Conditioning,
-    Run,
-    denoise_step,
-    resume_run,
-    start_run,
-    step_alone,
-)
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import denoise_step, step_alone
+from baton.common.diffusion.run import Run, resume_run, start_run
 from baton.common.diffusion.samplers import SamplerHistory
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here, warm_up
 from baton.common.latents import (
     Codec,
@@ -37,6 +31,7 @@ from baton.common.limits import SAMPLERS, SamplerName
 from baton.common.plan import Plan
 from baton.common.request import Task
 from tests.support.engines import Counter, WatchedFamily
+from tests.support.masked_runs import filled
 from tests.support.tasks import PROMPTS, plan, run_alone, task
 
 STEPS = 12
@@ -48,7 +43,7 @@ def shipped(run: Run, codec: Codec = Codec.FP32) -> LatentState:
     return decode_state(encode_state(run.state(), "r", "f", codec), "f").state
 
 
-def finished(family: Family, of: Task, state: LatentState | None = None) -> Tensor:
+def finished(family: LoadedFamily, of: Task, state: LatentState | None = None) -> Tensor:
     return run_alone(family, of, of.plan.steps, state).x
 
 
@@ -59,7 +54,7 @@ def relative(one: Tensor, two: Tensor) -> float:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guided", [True, False])
 def test_a_run_cut_at_any_step_and_shipped_is_the_unbroken_run_bit_for_bit(
-    family: Family, sampler: SamplerName, guided: bool
+    family: LoadedFamily, sampler: SamplerName, guided: bool
 ) -> None:
     of = task(plan("device/large", STEPS, sampler, guided=[guided] * STEPS))
     unbroken = begin(family, of)
@@ -72,7 +67,7 @@ def test_a_run_cut_at_any_step_and_shipped_is_the_unbroken_run_bit_for_bit(
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_run_may_be_shipped_before_every_step(family: Family, sampler: SamplerName) -> None:
+def test_a_run_may_be_shipped_before_every_step(family: LoadedFamily, sampler: SamplerName) -> None:
     of = task(plan("device/small", STEPS, sampler))
     run = begin(family, of)
     while run.step < STEPS:
@@ -83,7 +78,7 @@ def test_a_run_may_be_shipped_before_every_step(family: Family, sampler: Sampler
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_restarting_without_history_differs_for_the_multistep_sampler_only(
-    family: Family, sampler: SamplerName
+    family: LoadedFamily, sampler: SamplerName
 ) -> None:
     of = task(plan("device/small", STEPS, sampler))
     unbroken = finished(family, of)
@@ -97,7 +92,7 @@ def test_restarting_without_history_differs_for_the_multistep_sampler_only(
 
 
 @pytest.mark.parametrize("codec", [Codec.FP16, Codec.INT8])
-def test_a_lossy_handoff_ends_near_the_unbroken_run(family: Family, codec: Codec) -> None:
+def test_a_lossy_handoff_ends_near_the_unbroken_run(family: LoadedFamily, codec: Codec) -> None:
     of = task(plan("device/small", STEPS, "dpmpp_2m"))
     handed = shipped(run_alone(family, of, STEPS // 2), codec)
     limit = {Codec.FP16: 1e-3, Codec.INT8: 3e-2}[codec]
@@ -105,7 +100,9 @@ def test_a_lossy_handoff_ends_near_the_unbroken_run(family: Family, codec: Codec
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_relay_runs_each_member_on_its_own_steps(family: Family, sampler: SamplerName) -> None:
+def test_a_relay_runs_each_member_on_its_own_steps(
+    family: LoadedFamily, sampler: SamplerName
+) -> None:
     of = task(plan("edge/large@0.5>device/small", 6, sampler))
     executed = run_here(family, begin(family, of, place=HERE), 6)
     assert [step.member for step in executed] == ["large"] * 3 + ["small"] * 3
@@ -136,7 +133,7 @@ def run_as_one_batch(runs: Sequence[Run], denoiser: Denoiser) -> list[int]:
 
 
 def test_rows_of_different_requests_share_a_batch_without_changing_one_another(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     runs = [begin(family, of) for of in mixed_tasks()]
     rows = run_as_one_batch(runs, family.denoiser("large"))
@@ -147,7 +144,9 @@ def test_rows_of_different_requests_share_a_batch_without_changing_one_another(
         assert relative(run.x, finished(family, of)) < 1e-5
 
 
-def test_at_one_row_count_results_do_not_depend_on_neighbours_or_position(family: Family) -> None:
+def test_at_one_row_count_results_do_not_depend_on_neighbours_or_position(
+    family: LoadedFamily,
+) -> None:
     denoiser = family.denoiser("large")
     watched = task(plan("edge/large", 6, "ddim"), seed=1)
     samplers: list[SamplerName] = ["euler", "dpmpp_2m", "ddim", "euler"]
@@ -161,7 +160,7 @@ def test_at_one_row_count_results_do_not_depend_on_neighbours_or_position(family
     assert torch.equal(first[0].x, second[-1].x)
 
 
-def test_an_unguided_row_takes_half_the_place(family: Family) -> None:
+def test_an_unguided_row_takes_half_the_place(family: LoadedFamily) -> None:
     counter = Counter()
     watched = WatchedFamily(family, counter)
     guided = [True, False, True, False]
@@ -173,19 +172,18 @@ def test_an_unguided_row_takes_half_the_place(family: Family) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
-def test_a_scale_of_one_or_less_needs_no_second_branch(family: Family, scale: float) -> None:
+def test_a_scale_of_one_or_less_needs_no_second_branch(family: LoadedFamily, scale: float) -> None:
     run = begin(family, task(plan("edge/large", 2, guidance=scale)))
-    assert run.rows == 1
+    assert len(run.branches) == 1
     assert step_alone(run, family.denoiser("large"))[0].rows == 1
 
 
 def spoiled(run: Run) -> Run:
-    nan = torch.full_like(run.conditioning.positive, math.nan)
-    run.conditioning = Conditioning(nan, nan)
+    run.conditioning = filled(run.encoded, math.nan)
     return run
 
 
-def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
+def test_a_row_that_stops_being_finite_fails_alone(family: LoadedFamily) -> None:
     denoiser = family.denoiser("large")
     tasks = [task(plan("edge/large", 6, sampler), seed=i) for i, sampler in enumerate(SAMPLERS)]
     clean = [begin(family, of) for of in tasks]
@@ -201,13 +199,13 @@ def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
         assert (runs[position].step, runs[position].error) == (1, None)
 
 
-def test_alone_a_latent_that_stops_being_finite_raises(family: Family) -> None:
+def test_alone_a_latent_that_stops_being_finite_raises(family: LoadedFamily) -> None:
     run = spoiled(begin(family, task()))
     with pytest.raises(ExecutionFailed, match="step 0"):
         step_alone(run, family.denoiser("large"))
 
 
-def test_a_row_whose_sampler_cannot_step_fails_alone(family: Family) -> None:
+def test_a_row_whose_sampler_cannot_step_fails_alone(family: LoadedFamily) -> None:
     denoiser = family.denoiser("large")
     tasks = [task(plan("edge/large", 6, "dpmpp_2m"), seed=i) for i in range(3)]
     clean = [begin(family, of) for of in tasks]
@@ -224,16 +222,16 @@ def test_a_row_whose_sampler_cannot_step_fails_alone(family: Family) -> None:
 
 
 @pytest.fixture
-def paused(family: Family) -> LatentState:
+def paused(family: LoadedFamily) -> LatentState:
     return run_alone(family, task(plan("device/small", STEPS, "dpmpp_2m")), 5).state()
 
 
-def resumed(family: Family, state: LatentState, of: Plan | None = None) -> Run:
+def resumed(family: LoadedFamily, state: LatentState, of: Plan | None = None) -> Run:
     return begin(family, task(of or plan("device/small", STEPS, "dpmpp_2m")), state)
 
 
 def test_a_state_of_another_sampler_or_step_count_is_incompatible(
-    family: Family, paused: LatentState
+    family: LoadedFamily, paused: LatentState
 ) -> None:
     assert resumed(family, paused).step == 5
     for other in (plan("device/small", STEPS, "ddim"), plan("device/small", STEPS + 1, "dpmpp_2m")):
@@ -242,7 +240,7 @@ def test_a_state_of_another_sampler_or_step_count_is_incompatible(
 
 
 def test_a_state_whose_level_is_not_its_steps_is_incompatible(
-    family: Family, paused: LatentState
+    family: LoadedFamily, paused: LatentState
 ) -> None:
     for step in set(range(STEPS + 1)) - {paused.step}:
         with pytest.raises(Incompatible, match=f"step {step}"):
@@ -252,13 +250,15 @@ def test_a_state_whose_level_is_not_its_steps_is_incompatible(
         resumed(family, replace(paused, level=louder))
 
 
-def test_a_level_too_small_to_compare_is_incompatible(family: Family, paused: LatentState) -> None:
+def test_a_level_too_small_to_compare_is_incompatible(
+    family: LoadedFamily, paused: LatentState
+) -> None:
     with pytest.raises(Incompatible, match="step 5"):
         resumed(family, replace(paused, level=NoiseLevel(1e-10, 1e-10)))
 
 
 def test_a_latent_in_another_parametrisation_is_rescaled_or_refused(
-    family: Family, paused: LatentState
+    family: LoadedFamily, paused: LatentState
 ) -> None:
     level = NoiseLevel(paused.level.a * 2, paused.level.b * 2)
     doubled = replace(paused, x=paused.x * 2, level=level)
@@ -277,14 +277,14 @@ def test_a_latent_in_another_parametrisation_is_rescaled_or_refused(
     ids=["clean", "pure noise", "less noise", "the state's own"],
 )
 def test_history_that_cannot_have_come_before_is_incompatible(
-    family: Family, paused: LatentState, level: NoiseLevel | None
+    family: LoadedFamily, paused: LatentState, level: NoiseLevel | None
 ) -> None:
     entry = HistoryEntry(level or paused.level, paused.history[0].x0)
     with pytest.raises(Incompatible):
         resumed(family, replace(paused, history=(entry,)))
 
 
-def test_a_schedule_of_another_plan_is_refused(family: Family) -> None:
+def test_a_schedule_of_another_plan_is_refused(family: LoadedFamily) -> None:
     of = plan("device/small", 4, "ddim")
     conditioning = family.encode_text("a cat")
     for schedule in (family.schedule("ddim", 5), family.schedule("euler", 4)):
@@ -292,7 +292,7 @@ def test_a_schedule_of_another_plan_is_refused(family: Family) -> None:
             start_run(of.closed(), Course((schedule,)), conditioning, 0, (4, 4, 4))
 
 
-def test_a_state_is_a_copy(family: Family) -> None:
+def test_a_state_is_a_copy(family: LoadedFamily) -> None:
     run = run_alone(family, task(plan("device/small", 4, "dpmpp_2m")), 2)
     state = run.state()
     kept = state.x.copy(), state.history[0].x0.copy()
@@ -305,19 +305,21 @@ def test_a_state_is_a_copy(family: Family) -> None:
     np.testing.assert_array_equal(state.history[0].x0, kept[1])
 
 
-def test_a_bad_size_is_refused_when_a_run_begins(family: Family) -> None:
+def test_a_bad_size_is_refused_when_a_run_begins(family: LoadedFamily) -> None:
     for size in (0, 7, 65536):
         with pytest.raises(InvalidRequest, match=str(size)):
             begin(family, task(size=size))
 
 
-def test_warming_up_calls_every_member(family: Family) -> None:
+def test_warming_up_calls_every_member(family: LoadedFamily) -> None:
     members = []
     warm_up(WatchedFamily(family, lambda member, x: members.append(member)))
     assert members == ["large", "small"]
 
 
-def test_a_run_whose_last_step_keeps_its_level_can_be_resumed_at_its_end(family: Family) -> None:
+def test_a_run_whose_last_step_keeps_its_level_can_be_resumed_at_its_end(
+    family: LoadedFamily,
+) -> None:
     schedule = family.schedule("dpmpp_2m", STEPS)
     schedule = replace(schedule, levels=(*schedule.levels[:-1], schedule.levels[-2]))
     of, course = plan("device/small", STEPS, "dpmpp_2m").closed(), Course((schedule,))

@@ -107,7 +107,7 @@ def test_a_dit_in_blocks_is_the_model(layers: int, rows: int) -> None:
 
 def test_the_class_of_a_dit_matters() -> None:
     graph, inputs = graph_of(dit()), model_inputs(2, labels=True)
-    other = ModelInputs(inputs.sample, inputs.timesteps, inputs.context + 1)
+    other = ModelInputs(inputs.sample, inputs.timesteps, {"context": inputs.context + 1})
     assert not torch.equal(in_full(graph, inputs), in_full(graph, other))
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.blocks import BlockGraph
-from baton.common.diffusion.calls import Denoiser, block_schedule_of
+from baton.common.diffusion.blocks import BlockGraph, ModelInputs
+from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.executor import denoise_step, step_alone
+from baton.common.diffusion.flows import flows_of
 from baton.common.errors import ExecutionFailed, InvalidRequest
-from baton.common.families.loader import Family, Member
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.limits import SAMPLERS, SamplerName
 from baton.common.plan import Plan, StepDirective
@@ -20,6 +21,7 @@ from tests.support.graphs import Unrectified, random_mask, with_directives, with
 from tests.support.masked_runs import (
     KEYS,
     calls_of,
+    filled,
     finished,
     graph_of,
     propagating,
@@ -36,7 +38,7 @@ MEMBERS = ["large", "small"]
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_mask_of_ones_is_the_plain_run_bit_for_bit(
-    family: Family, member: str, sampler: SamplerName
+    family: LoadedFamily, member: str, sampler: SamplerName
 ) -> None:
     base = plan(f"edge/{member}", STEPS, sampler)
     ones = with_mask(base, [graph_of(family, member).all] * STEPS)
@@ -46,14 +48,14 @@ def test_a_mask_of_ones_is_the_plain_run_bit_for_bit(
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("parallel", [True, False])
 def test_propagation_with_every_step_a_key_is_the_plain_run_bit_for_bit(
-    family: Family, member: str, parallel: bool
+    family: LoadedFamily, member: str, parallel: bool
 ) -> None:
     base = plan(f"edge/{member}", STEPS)
     every = propagating(family, base, range(STEPS), parallel=parallel)
     assert torch.equal(finished(family, every), finished(family, base))
 
 
-def test_the_denoiser_itself_is_the_split_one_bit_for_bit(family: Family) -> None:
+def test_the_denoiser_itself_is_the_split_one_bit_for_bit(family: LoadedFamily) -> None:
     """Both ways into one member: its own call, and all its blocks."""
     of = plan("edge/large", 3)
     run = begin(family, task(of))
@@ -68,7 +70,7 @@ def test_the_denoiser_itself_is_the_split_one_bit_for_bit(family: Family) -> Non
 @pytest.mark.parametrize("prior_noise", [0.0, NOISE])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_decoding_ahead_is_decoding_one_by_one(
-    family: Family, sampler: SamplerName, prior_noise: float, guided: bool
+    family: LoadedFamily, sampler: SamplerName, prior_noise: float, guided: bool
 ) -> None:
     base = plan("edge/large", STEPS, sampler, guided=[guided] * STEPS)
     serial, parallel = (
@@ -101,7 +103,7 @@ def test_decoding_ahead_is_decoding_one_by_one(
 )
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 def test_groups_end_where_they_have_to_and_go_on_from_there(
-    family: Family, sampler: SamplerName, pause_every: int, most_rows: int, groups: list[int]
+    family: LoadedFamily, sampler: SamplerName, pause_every: int, most_rows: int, groups: list[int]
 ) -> None:
     base = plan("edge/small", STEPS, sampler)
     serial = propagating(family, base, parallel=False, prior_noise=NOISE)
@@ -114,12 +116,14 @@ def test_groups_end_where_they_have_to_and_go_on_from_there(
         ends = {taken[-1].step + 1 for taken in calls}
         assert ends >= set(range(pause_every, STEPS, pause_every))
     blocks = [ran.blocks for taken in calls for ran in taken]
-    assert blocks == list(block_schedule_of(graph_of(family, "small"), serial.segments[0]).run)
+    assert blocks == list(
+        flows_of(graph_of(family, "small"), serial.segments[0])["positive"].schedule.run
+    )
     assert relative(run.x, finished(family, serial)) < 1e-5
 
 
 def test_only_a_key_runs_the_encoder_and_only_the_first_what_never_changes(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     graph = graph_of(family, "large")
     run = begin(family, task(propagating(family, plan("edge/large", STEPS))))
@@ -130,7 +134,7 @@ def test_only_a_key_runs_the_encoder_and_only_the_first_what_never_changes(
         assert {ran.blocks for ran in taken[1:]} <= {graph.all & ~graph.encoder}
 
 
-def test_prior_noise_is_added_to_the_latent_of_each_step(family: Family) -> None:
+def test_prior_noise_is_added_to_the_latent_of_each_step(family: LoadedFamily) -> None:
     """In VP form; the same directive on a step that is not masked does the same."""
     for sampler in SAMPLERS:
         base = plan("edge/small", 4, sampler)
@@ -152,13 +156,13 @@ def test_prior_noise_is_added_to_the_latent_of_each_step(family: Family) -> None
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("chance", [0.3, 0.7])
 def test_a_rectified_mask_gives_the_same_bit_for_bit(
-    family: Family, member: str, sampler: SamplerName, chance: float
+    family: LoadedFamily, member: str, sampler: SamplerName, chance: float
 ) -> None:
     graph = graph_of(family, member)
     mask = random_mask(graph, STEPS, seed=len(member), chance=chance)
     of = task(with_mask(plan(f"edge/{member}", STEPS, sampler), mask))
     rectified, to_the_letter = begin(family, of), begin(family, of)
-    letter = _with_graph(family.member(member), Unrectified(graph))
+    letter = _Addressed(family.denoiser(member), Unrectified(graph))
     asked = removed = 0
     while rectified.step < STEPS:
         (ran,) = step_alone(rectified, family.denoiser(member))
@@ -175,7 +179,7 @@ def test_a_rectified_mask_gives_the_same_bit_for_bit(
     assert relative(rectified.x, finished(family, plan(f"edge/{member}", STEPS, sampler))) > 1e-3
 
 
-def test_removed_entries_are_those_that_nobody_reads(family: Family) -> None:
+def test_removed_entries_are_those_that_nobody_reads(family: LoadedFamily) -> None:
     """If the output is reused, nothing has to run; if only the end runs, neither does the rest."""
     graph = graph_of(family, "small")
     last = 1 << len(graph) - 1
@@ -183,21 +187,17 @@ def test_removed_entries_are_those_that_nobody_reads(family: Family) -> None:
     assert graph.schedule(mask).run == (graph.all, 0, graph.all, last)
 
 
-class _Addressed:
-    """A member with another graph."""
+class _Addressed(Denoiser):
+    """A member with another graph, or with none."""
 
-    def __init__(self, member: Member, graph: BlockGraph) -> None:
+    def __init__(self, member: Denoiser, graph: BlockGraph | None) -> None:
         self._member, self.graph = member, graph
 
-    def __call__(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        return self._member(x, timesteps, context)
+    def __call__(self, inputs: ModelInputs) -> Tensor:
+        return self._member(inputs)
 
 
-def _with_graph(member: Member, graph: BlockGraph) -> Denoiser:
-    return _Addressed(member, graph)
-
-
-def cut_plan(family: Family, of: Plan, cut: int) -> Plan:
+def cut_plan(family: LoadedFamily, of: Plan, cut: int) -> Plan:
     """What a plan comes to if step ``cut`` runs in full and begins a group of its own."""
     (segment,), graph = of.segments, graph_of(family, of.segments[0].member)
     columns = list(segment.directives)
@@ -213,7 +213,7 @@ def cut_plan(family: Family, of: Plan, cut: int) -> Plan:
 @pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_whoever_goes_on_at_any_step_runs_it_in_full_and_the_rest_as_planned(
-    family: Family, sampler: SamplerName, parallel: bool
+    family: LoadedFamily, sampler: SamplerName, parallel: bool
 ) -> None:
     """Prior noise included: the receiver's is the seed's too. Cuts fall into groups as well."""
     base = plan("edge/small", STEPS, sampler)
@@ -237,7 +237,7 @@ def test_whoever_goes_on_at_any_step_runs_it_in_full_and_the_rest_as_planned(
 @pytest.mark.parametrize("accel", ["propagate", "masks", "full"])
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_relay_starts_in_full_on_both_sides_and_loses_nothing(
-    accelerable: Family, accel: str, fraction: float
+    accelerable: LoadedFamily, accel: str, fraction: float
 ) -> None:
     of = accelerated(plan(f"edge/large@{fraction}>device/small", 10, "ddim"), accel)  # type: ignore[arg-type]
     cut, family = round(10 * fraction), accelerable
@@ -254,16 +254,14 @@ def test_a_relay_starts_in_full_on_both_sides_and_loses_nothing(
 
 
 def test_a_row_that_stops_being_finite_in_a_group_keeps_its_last_good_step(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     of = task(propagating(family, plan("edge/large", STEPS)))
     run, beside = begin(family, of), begin(family, of)
     for _ in range(1):
         denoise_step([run, beside], family.denoiser("large"))
     before = run.x.clone()
-    run.conditioning = replace(
-        run.conditioning, positive=torch.full_like(run.conditioning.positive, torch.nan)
-    )
+    run.conditioning = filled(run.encoded, torch.nan)
     first, second = denoise_step([run, beside], family.denoiser("large"))
     assert isinstance(run.error, ExecutionFailed)
     assert (first, run.step, torch.equal(run.x, before)) == ([], 1, True)
@@ -271,7 +269,9 @@ def test_a_row_that_stops_being_finite_in_a_group_keeps_its_last_good_step(
     assert relative(beside.x, run_alone(family, of, 5).x) < 1e-5
 
 
-def test_blocks_that_a_member_lacks_are_refused_wherever_they_are_asked(family: Family) -> None:
+def test_blocks_that_a_member_lacks_are_refused_wherever_they_are_asked(
+    family: LoadedFamily,
+) -> None:
     graph = graph_of(family, "small")
     of = with_mask(plan("edge/small", 3), [graph.all, graph.all + 1, graph.all])
     with pytest.raises(InvalidRequest, match="small"):
@@ -282,12 +282,9 @@ def test_blocks_that_a_member_lacks_are_refused_wherever_they_are_asked(family: 
         step_alone(run, family.denoiser("small"))
 
 
-def test_a_member_whose_blocks_are_not_known_cannot_run_masked(family: Family) -> None:
-    def whole(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        return family.member("small")(x, timesteps, context)
-
+def test_a_member_whose_blocks_are_not_known_cannot_run_masked(family: LoadedFamily) -> None:
     graph = graph_of(family, "small")
     run = begin(family, task(with_mask(plan("edge/small", 2), [graph.all] * 2)))
     with pytest.raises(InvalidRequest, match="cannot be addressed"):
-        step_alone(run, whole)
+        step_alone(run, _Addressed(family.denoiser("small"), None))
     assert run.step == 0

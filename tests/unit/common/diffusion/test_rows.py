@@ -33,13 +33,13 @@ def graph(request: pytest.FixtureRequest) -> BlockGraph:
 def inputs(graph: BlockGraph) -> ModelInputs:
     """Another latent and timestep than the one of `earlier`."""
     found = model_inputs(ROWS, labels=graph is GRAPHS["dit"])
-    return ModelInputs(found.sample * 0.9, found.timesteps + 20, found.context)
+    return ModelInputs(found.sample * 0.9, found.timesteps + 20, found.conditioning)
 
 
 @pytest.fixture
 def earlier(graph: BlockGraph, inputs: ModelInputs) -> list[dict[int, Slot]]:
     """By row, what each block gave at the step before."""
-    before = ModelInputs(inputs.sample / 0.9, inputs.timesteps - 20, inputs.context)
+    before = ModelInputs(inputs.sample / 0.9, inputs.timesteps - 20, inputs.conditioning)
     batch = RowBatch(graph, before, [Row(graph.all)] * ROWS, keep=graph.all)
     tensors = [batch.take(block, tuple(range(ROWS))) for block in range(len(graph))]
     return [{block: (t, row) for block, t in enumerate(tensors)} for row in range(ROWS)]
@@ -166,7 +166,7 @@ class Chain:
 def latents() -> ModelInputs:
     """Whole numbers: sums are exact."""
     found = model_inputs(3)
-    return ModelInputs(found.sample.round(), found.timesteps, found.context)
+    return ModelInputs(found.sample.round(), found.timesteps, found.conditioning)
 
 
 def test_an_output_lives_until_its_last_reader_has_run(latents: ModelInputs) -> None:

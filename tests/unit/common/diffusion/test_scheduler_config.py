@@ -11,7 +11,7 @@ import torch
 from baton.common.diffusion.scheduler_config import check_scheduler, own_sampler
 from baton.common.diffusion.schedules import make_schedule
 from baton.common.errors import Incompatible
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.limits import SAMPLERS, SamplerName
 from tests.support.reference import SCHEDULERS
 from tests.support.schedulers import SD15, SD15_LIKE, stepped_by_diffusers, stepped_by_us
@@ -134,13 +134,13 @@ def test_what_is_honoured_is_honoured_as_diffusers_does(
     torch.testing.assert_close(found, reference, rtol=0, atol=2e-6 * scale)
 
 
-def test_ddim_clips_where_the_configuration_does_not_say(family: Family) -> None:
+def test_ddim_clips_where_the_configuration_does_not_say(family: LoadedFamily) -> None:
     config = {name: value for name, value in SD15.items() if name != "clip_sample"}
     config |= {"_class_name": "DDIMScheduler"}
     clipped = stepped_by_us("ddim", 20, config)
     torch.testing.assert_close(clipped, stepped_by_diffusers("ddim", 20, config))
     assert not torch.allclose(clipped, stepped_by_us("ddim", 20, SD15))
-    assert make_schedule("ddim", 20, family.scheduler_config).clip is None
+    assert make_schedule("ddim", 20, family.spec.scheduler_config).clip is None
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "PNDMScheduler"])

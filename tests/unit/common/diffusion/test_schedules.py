@@ -9,15 +9,15 @@ import pytest
 
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.limits import MAX_STEPS, SAMPLERS, SamplerName
 
 COUNTS = [1, 2, 3, 7, 30, 50, 99, 128, 199, MAX_STEPS]
 
 
 @pytest.fixture
-def config(family: Family) -> dict[str, Any]:
-    return family.scheduler_config
+def config(family: LoadedFamily) -> dict[str, Any]:
+    return family.spec.scheduler_config
 
 
 def noise(schedule: Schedule) -> list[float]:

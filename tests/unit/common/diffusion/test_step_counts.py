@@ -11,7 +11,7 @@ import torch
 from baton.common.diffusion.samplers import SamplerHistory, advance, vp_form
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents.state import NoiseLevel
 from baton.common.limits import MAX_STEPS, SAMPLERS, SamplerName
 from tests.support.reference import SCHEDULERS
@@ -29,9 +29,9 @@ ROUNDED = (61, 103, 121, 122)
 COUNTS = (1, 2, 19, 24, 29, 36, 45, *ROUNDED, 62, 150, MAX_STEPS)
 
 
-def configuration(family: Family, name: str) -> dict[str, Any]:
+def configuration(family: LoadedFamily, name: str) -> dict[str, Any]:
     """By the name of its family, or a variant of Stable Diffusion 1.5."""
-    return family.scheduler_config if name == "scenes" else SD15_LIKE[name]
+    return family.spec.scheduler_config if name == "scenes" else SD15_LIKE[name]
 
 
 def check_falls(schedule: Schedule, steps: int) -> None:
@@ -44,7 +44,7 @@ def check_falls(schedule: Schedule, steps: int) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", ["scenes", "PNDM", "linspace"])
 def test_every_number_of_steps_has_levels_of_falling_noise(
-    family: Family, name: str, sampler: SamplerName
+    family: LoadedFamily, name: str, sampler: SamplerName
 ) -> None:
     config = configuration(family, name)
     for steps in range(1, MAX_STEPS + 1):
@@ -55,7 +55,7 @@ def test_every_number_of_steps_has_levels_of_falling_noise(
 @pytest.mark.parametrize("sigmas", SIGMAS)
 @pytest.mark.parametrize("name", ["scenes", "PNDM", "trailing"])
 def test_so_it_has_however_the_levels_are_spaced(
-    family: Family, name: str, sigmas: str, sampler: SamplerName
+    family: LoadedFamily, name: str, sigmas: str, sampler: SamplerName
 ) -> None:
     config = configuration(family, name) | SIGMAS[sigmas]
     for steps in COUNTS:
@@ -65,12 +65,12 @@ def test_so_it_has_however_the_levels_are_spaced(
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", ROUNDED)
 def test_timesteps_that_rounding_would_spoil_are_spread_evenly(
-    family: Family, sampler: SamplerName, steps: int
+    family: LoadedFamily, sampler: SamplerName, steps: int
 ) -> None:
-    schedule = make_schedule(sampler, steps, family.scheduler_config)
+    schedule = make_schedule(sampler, steps, family.spec.scheduler_config)
     even = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
     assert list(schedule.timesteps) == even
-    alpha_bars = SCHEDULERS["ddim"].from_config(family.scheduler_config).alphas_cumprod
+    alpha_bars = SCHEDULERS["ddim"].from_config(family.spec.scheduler_config).alphas_cumprod
     found = [level.a**2 / (level.a**2 + level.b**2) for level in schedule.levels]
     assert found == pytest.approx([*alpha_bars[even].tolist(), 1.0], rel=1e-5)
 
@@ -80,7 +80,7 @@ def test_timesteps_that_rounding_would_spoil_are_spread_evenly(
 @pytest.mark.parametrize("name", ["scenes", "PNDM"])
 @pytest.mark.parametrize("steps", [2, 20, 100])
 def test_the_latent_is_diffusers_own_wherever_that_runs(
-    family: Family, name: str, sigmas: str | None, sampler: SamplerName, steps: int
+    family: LoadedFamily, name: str, sigmas: str | None, sampler: SamplerName, steps: int
 ) -> None:
     config = configuration(family, name) | (SIGMAS[sigmas] if sigmas else {})
     reference = stepped_by_diffusers(sampler, steps, config)

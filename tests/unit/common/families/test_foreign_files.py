@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from baton.common.errors import WeightsError
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from tests.support.families import copy_family, edit_json
 
 PARTS = {
@@ -65,7 +65,7 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
 
 
 def test_foreign_files_change_neither_fingerprints_nor_what_is_loaded(
-    family: Family, copy: Path
+    family: LoadedFamily, copy: Path
 ) -> None:
     for part in PARTS.values():
         for name, make in FOREIGN.items():
@@ -73,17 +73,22 @@ def test_foreign_files_change_neither_fingerprints_nor_what_is_loaded(
     found = load_family(str(copy), ["small"])
     assert found.fingerprint == family.fingerprint
     assert found.member_fingerprints["small"] == family.member_fingerprints["small"]
-    loaded, clean = found.unets["small"].state_dict(), family.unets["small"].state_dict()
+    loaded, clean = (
+        found.models.unets["small"].state_dict(),
+        family.models.unets["small"].state_dict(),
+    )
     assert all(torch.equal(loaded[name], clean[name]) for name in clean)
     prompt = "a red cat on a blue background"
     assert torch.equal(
         found.encode_text(prompt).positive, load_family(str(copy), []).encode_text(prompt).positive
     )
-    assert found.tokenizer(prompt)["input_ids"] == family.tokenizer(prompt)["input_ids"]
+    assert (
+        found.models.tokenizer(prompt)["input_ids"] == family.models.tokenizer(prompt)["input_ids"]
+    )
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_not_taken_for_another_kind(
-    family: Family, copy: Path
+    family: LoadedFamily, copy: Path
 ) -> None:
     folder = copy / PARTS["tokenizer"]
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
@@ -92,12 +97,18 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_not_taken_for_another_kind(
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
     (folder / "tokenizer.json").unlink()
     clean = load_family(str(copy), ["small"])
-    assert clean.tokenizer("a red cat")["input_ids"] == family.tokenizer("a red cat")["input_ids"]
+    assert (
+        clean.models.tokenizer("a red cat")["input_ids"]
+        == family.models.tokenizer("a red cat")["input_ids"]
+    )
     for name in ("tokenizer.model", "tekken.json", "._tiktoken.model"):
         (folder / name).write_bytes(b"\xff")
     found = load_family(str(copy), ["small"])
     assert found.member_fingerprints == clean.member_fingerprints
-    assert found.tokenizer("a red cat")["input_ids"] == clean.tokenizer("a red cat")["input_ids"]
+    assert (
+        found.models.tokenizer("a red cat")["input_ids"]
+        == clean.models.tokenizer("a red cat")["input_ids"]
+    )
 
 
 def _split(folder: Path, weights: str) -> Path:
@@ -120,7 +131,7 @@ def _split(folder: Path, weights: str) -> Path:
     ("part", "weights"), [("small/unet", UNET), ("shared/text_encoder", "model.safetensors")]
 )
 def test_weights_in_several_files_are_digested_as_they_are_loaded(
-    family: Family, copy: Path, part: str, weights: str
+    family: LoadedFamily, copy: Path, part: str, weights: str
 ) -> None:
     index = _split(copy / part, weights)
     (copy / part / weights).unlink()
@@ -197,7 +208,7 @@ def test_a_file_that_is_not_json_is_named(copy: Path, content: bytes) -> None:
         (copy / name).write_bytes(kept)
 
 
-def test_links_to_the_files_of_a_model_are_followed(family: Family, copy: Path) -> None:
+def test_links_to_the_files_of_a_model_are_followed(family: LoadedFamily, copy: Path) -> None:
     for path in (copy / "small/unet").iterdir():
         elsewhere = path.with_name(f"blob-{path.stem}")
         path.rename(elsewhere)
@@ -206,7 +217,7 @@ def test_links_to_the_files_of_a_model_are_followed(family: Family, copy: Path) 
     assert found.member_fingerprints["small"] == family.member_fingerprints["small"]
 
 
-def test_a_vae_and_a_scheduler_may_share_a_folder(family: Family, copy: Path) -> None:
+def test_a_vae_and_a_scheduler_may_share_a_folder(family: LoadedFamily, copy: Path) -> None:
     for path in (copy / PARTS["scheduler"]).iterdir():
         path.rename(copy / PARTS["vae"] / path.name)
     edit_json(copy / "family.json", lambda m: m.update(scheduler={"path": PARTS["vae"]}))

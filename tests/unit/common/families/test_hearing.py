@@ -11,7 +11,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from baton.common.families.hearing import Hearing
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.scenes.text import MAX_TOKENS
 from baton.device_client.journal import JOURNAL_FILE, Journal
 from baton.device_client.sdk import Client
@@ -33,7 +33,7 @@ ROOM = MAX_TOKENS - 2  # start and end
 
 @pytest.mark.parametrize(("prompt", "left", "dropped"), SPOILT)
 def test_letters_that_would_end_the_prompt_are_left_out(
-    family: Family, prompt: str, left: str, dropped: tuple[str, ...]
+    family: LoadedFamily, prompt: str, left: str, dropped: tuple[str, ...]
 ) -> None:
     found = family.heard(prompt)
     assert (found.text, found.dropped, found.cut) == (left, dropped, "")
@@ -50,13 +50,13 @@ def test_letters_that_would_end_the_prompt_are_left_out(
     ["", "a red cat", "A RED\u00a0CAT\u2028", "x<|endoftext|> y", "~!@#$%^&*()_+{}|", "a" * 22],
 )
 def test_what_the_tokenizer_knows_is_heard_whole_and_without_a_note(
-    family: Family, prompt: str
+    family: LoadedFamily, prompt: str
 ) -> None:
     found = family.heard(prompt)
     assert (found.text, list(found.notes("prompt"))) == (prompt, [])
 
 
-def test_the_end_of_a_long_prompt_is_named(family: Family) -> None:
+def test_the_end_of_a_long_prompt_is_named(family: LoadedFamily) -> None:
     words = " ".join(["cat"] * ROOM)
     assert family.heard(words).cut == ""
     found = family.heard(f"{words} dog and house")
@@ -69,20 +69,20 @@ def test_the_end_of_a_long_prompt_is_named(family: Family) -> None:
     assert len(next(family.heard("cat " * 1000).notes("prompt"))) < 250
 
 
-def test_letters_left_out_make_room_for_others(family: Family) -> None:
+def test_letters_left_out_make_room_for_others(family: LoadedFamily) -> None:
     found = family.heard("猫" * 30 + " cat" * ROOM + " dog")
     assert (found.dropped, found.cut) == (("猫",), "dog")
     assert len(list(found.notes("prompt"))) == 2
 
 
-def test_many_letters_are_counted(family: Family) -> None:
+def test_many_letters_are_counted(family: LoadedFamily) -> None:
     (note,) = family.heard("".join(map(chr, range(0x4E00, 0x4E64)))).notes("prompt")
     assert "and 88 more" in note
     assert len(note) < 250
 
 
-def test_an_unknown_token_of_its_own_is_left_to_the_model(family: Family) -> None:
-    vocabulary = {**family.tokenizer.get_vocab(), "<unk>": len(family.tokenizer)}
+def test_an_unknown_token_of_its_own_is_left_to_the_model(family: LoadedFamily) -> None:
+    vocabulary = {**family.models.tokenizer.get_vocab(), "<unk>": len(family.models.tokenizer)}
     other = CLIPTokenizer(vocab=vocabulary, merges=[], unk_token="<unk>")
     assert other.unk_token_id != other.eos_token_id
     found = Hearing(other).heard("a 猫")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from baton.common.errors import InvalidRequest, WeightsError
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.latents.space import TOLERANCE, UNKNOWN, LatentSpace, relative_rms
 from tests.support.families import copy_family, edit_json
@@ -29,7 +29,7 @@ def copy(family_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", [stored_in_fp16, another_decoder, another_spacing])
 def test_a_fine_change_leaves_the_space(
-    family: Family, copy: Path, change: Callable[[Path], None]
+    family: LoadedFamily, copy: Path, change: Callable[[Path], None]
 ) -> None:
     change(copy)
     changed = load_family(str(copy), [])
@@ -38,7 +38,7 @@ def test_a_fine_change_leaves_the_space(
     assert changed.spec.latent_space.id == family.spec.latent_space.id
 
 
-def test_another_autoencoder_makes_another_space(family: Family, copy: Path) -> None:
+def test_another_autoencoder_makes_another_space(family: LoadedFamily, copy: Path) -> None:
     another_vae(copy)
     own, other = family.spec.latent_space, load_family(str(copy), []).spec.latent_space
     assert relative_rms(own.vector, other.vector) > 10 * TOLERANCE
@@ -48,7 +48,7 @@ def test_another_autoencoder_makes_another_space(family: Family, copy: Path) -> 
 
 @pytest.mark.parametrize("option", ["scaling_factor", "shift_factor"])
 def test_how_a_latent_is_scaled_is_part_of_the_space(
-    family: Family, copy: Path, option: str
+    family: LoadedFamily, copy: Path, option: str
 ) -> None:
     edit_json(copy / "shared/vae/config.json", lambda config: config.update({option: 0.8}))
     assert not load_family(str(copy), []).spec.latent_space.matches(family.spec.latent_space)
@@ -60,7 +60,7 @@ def carrying(folder: Path, space: LatentSpace) -> str:
     return str(folder)
 
 
-def test_the_manifests_space_counts_and_is_verified(family: Family, copy: Path) -> None:
+def test_the_manifests_space_counts_and_is_verified(family: LoadedFamily, copy: Path) -> None:
     vector = family.spec.latent_space.vector
     near = LatentSpace("by hand", tuple(value * (1 + TOLERANCE / 2) for value in vector))
     assert load_family(carrying(copy, near), []).spec.latent_space == near
@@ -82,7 +82,7 @@ def test_the_shipped_family_is_in_the_space_that_it_carries() -> None:
     assert load_family("scenes", []).spec.latent_space.id == "55389e90"
 
 
-def test_measuring_leaves_the_random_state_alone(family: Family, copy: Path) -> None:
+def test_measuring_leaves_the_random_state_alone(family: LoadedFamily, copy: Path) -> None:
     before = torch.get_rng_state()
     load_family(str(copy), [])
     assert torch.equal(torch.get_rng_state(), before)

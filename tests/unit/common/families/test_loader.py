@@ -16,7 +16,7 @@ from baton.common.arm import Arm
 from baton.common.errors import InvalidRequest, UnknownName, WeightsError
 from baton.common.expansion import Terms, expand
 from baton.common.families.grids import LevelGrid
-from baton.common.families.loader import Family, load_family
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.families.scenes.text import MAX_TOKENS
 from baton.common.plan import Guidance
@@ -172,7 +172,9 @@ def test_members_are_listed_from_the_largest(copy: Path) -> None:
     assert load_family(str(copy), ["small", "large"]).members == ("large", "small")
 
 
-def test_a_cut_at_a_level_lies_on_the_named_grid_that_runs(copy: Path, family: Family) -> None:
+def test_a_cut_at_a_level_lies_on_the_named_grid_that_runs(
+    copy: Path, family: LoadedFamily
+) -> None:
     longer = family.schedule("ddim", 7)
     levels = [*longer.levels[:4], longer.levels[-1]]
     grid = LevelGrid("slow", "ddim", longer.timesteps[:4], tuple(levels))
@@ -189,7 +191,7 @@ def test_a_cut_at_a_level_lies_on_the_named_grid_that_runs(copy: Path, family: F
 
 
 def test_an_unknown_member_is_refused_at_loading_and_at_use(
-    family_folder: Path, family: Family
+    family_folder: Path, family: LoadedFamily
 ) -> None:
     with pytest.raises(UnknownName, match=r"'huge'.*large, small"):
         load_family(str(family_folder), ["huge"])
@@ -198,7 +200,7 @@ def test_an_unknown_member_is_refused_at_loading_and_at_use(
 
 
 def test_fingerprints_agree_across_loads_and_tell_changed_weights(
-    family: Family, unchecked: Path
+    family: LoadedFamily, unchecked: Path
 ) -> None:
     same = load_family(str(unchecked))
     assert same.fingerprint == family.fingerprint
@@ -214,7 +216,7 @@ def test_fingerprints_agree_across_loads_and_tell_changed_weights(
 
 @pytest.mark.parametrize("name", [TEXT, "shared/tokenizer/tokenizer_config.json"])
 def test_a_members_fingerprint_covers_how_prompts_become_conditioning(
-    family: Family, unchecked: Path, name: str
+    family: LoadedFamily, unchecked: Path, name: str
 ) -> None:
     if name == TEXT:
         flip_bit(unchecked / name)
@@ -226,12 +228,12 @@ def test_a_members_fingerprint_covers_how_prompts_become_conditioning(
 
 
 @pytest.mark.parametrize("size", [0, 7, 24, 65536])
-def test_a_latent_of_an_impossible_size_is_refused(family: Family, size: int) -> None:
+def test_a_latent_of_an_impossible_size_is_refused(family: LoadedFamily, size: int) -> None:
     with pytest.raises(InvalidRequest, match=str(size)):
         family.latent_shape(size)
 
 
-def test_a_latent_is_a_quarter_of_the_picture(family: Family) -> None:
+def test_a_latent_is_a_quarter_of_the_picture(family: LoadedFamily) -> None:
     assert family.latent_shape(16) == (4, 4, 4)
     assert family.latent_shape(48) == (4, 12, 12)
 
@@ -239,7 +241,7 @@ def test_a_latent_is_a_quarter_of_the_picture(family: Family) -> None:
 @pytest.mark.parametrize(
     "prompt", ["", "a red cat", "zzz " * 500, "größer ≠ 猫 🐈", "\0\n\t", "<|endoftext|>"]
 )
-def test_any_prompt_becomes_one_context_of_fixed_length(family: Family, prompt: str) -> None:
+def test_any_prompt_becomes_one_context_of_fixed_length(family: LoadedFamily, prompt: str) -> None:
     conditioning = family.encode_text(prompt, "blurry")
     assert conditioning.positive.shape == conditioning.negative.shape == (MAX_TOKENS, 128)
     assert torch.isfinite(conditioning.positive).all()
@@ -247,7 +249,7 @@ def test_any_prompt_becomes_one_context_of_fixed_length(family: Family, prompt: 
     torch.testing.assert_close(swapped.negative, conditioning.positive, rtol=1e-4, atol=1e-5)
 
 
-def test_a_prompt_is_encoded_as_the_plain_pipeline_does(family: Family) -> None:
+def test_a_prompt_is_encoded_as_the_plain_pipeline_does(family: LoadedFamily) -> None:
     positive, negative = plain_pipeline(family, "large").encode_prompt(
         "a red cat", "cpu", 1, True, negative_prompt="blurry"
     )
@@ -256,19 +258,19 @@ def test_a_prompt_is_encoded_as_the_plain_pipeline_does(family: Family) -> None:
     torch.testing.assert_close(ours.negative, negative[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_decoded_picture_is_that_of_the_plain_pipeline(family: Family) -> None:
+def test_a_decoded_picture_is_that_of_the_plain_pipeline(family: LoadedFamily) -> None:
     x = torch.randn((4, 4, 8), generator=torch.Generator().manual_seed(0))
     picture = family.decode(x)
     assert (picture.shape, picture.dtype) == ((16, 32, 3), np.uint8)
     assert picture.flags.c_contiguous
     pipeline = plain_pipeline(family, "small")
     with torch.inference_mode():
-        decoded = family.vae.decode(x[None] / family.vae.config.scaling_factor).sample
+        decoded = family.models.vae.decode(x[None] / family.models.vae.config.scaling_factor).sample
     (reference,) = pipeline.image_processor.postprocess(decoded, output_type="np")
     assert np.abs(picture / 255 - reference).max() <= 0.5001 / 255
 
 
-def test_a_schedule_is_made_once(family: Family) -> None:
+def test_a_schedule_is_made_once(family: LoadedFamily) -> None:
     assert family.schedule("ddim", 10) is family.schedule("ddim", 10)
     for steps in (0, 10**9):
         with pytest.raises(InvalidRequest):

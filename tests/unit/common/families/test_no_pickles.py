@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from baton.common.errors import WeightsError
-from baton.common.families.loader import load_family
+from baton.common.families.loaded import load_family
 from tests.support.families import copy_family
 
 WEIGHTS = {

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from baton.common.diffusion.schedules import make_schedule
 from baton.common.errors import InvalidRequest, UnknownName, WeightsError
 from baton.common.families.grids import LevelGrid
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.families.manifest import MANIFEST_NAME, read_manifest
 from baton.common.families.prompts import sample_prompts
 from baton.common.families.scenes.scoring import scenes_prompts
@@ -35,7 +35,7 @@ def edited(folder: Path, **fields: object) -> FamilySpec:
     return read_spec(folder)
 
 
-def test_a_spec_is_what_the_loaded_family_is(family: Family, family_folder: Path) -> None:
+def test_a_spec_is_what_the_loaded_family_is(family: LoadedFamily, family_folder: Path) -> None:
     spec = read_spec(family_folder)
     assert tuple(spec.members) == family.members == MEMBERS
     assert spec.fingerprint == family.fingerprint
@@ -49,7 +49,7 @@ def test_a_spec_is_what_the_loaded_family_is(family: Family, family_folder: Path
     assert spec.prediction == make_schedule("ddim", 4, spec.scheduler_config).prediction
 
 
-def test_a_spec_cannot_be_changed(family: Family) -> None:
+def test_a_spec_cannot_be_changed(family: LoadedFamily) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         family.spec.name = "other"  # type: ignore[misc]
 
@@ -123,13 +123,13 @@ def test_a_range_of_levels_rises(copy: Path, levels: list[object]) -> None:
         read_manifest(copy)
 
 
-def test_an_unknown_member_is_said_with_the_known_ones(family: Family) -> None:
+def test_an_unknown_member_is_said_with_the_known_ones(family: LoadedFamily) -> None:
     with pytest.raises(UnknownName, match="large, small"):
         family.spec.member_fingerprint("giant")
 
 
 def test_a_fingerprint_needs_the_files_unless_the_manifest_has_their_digests(
-    family: Family, family_folder: Path, copy: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, copy: Path, tmp_path: Path
 ) -> None:
     weights = "shared/vae/diffusion_pytorch_model.safetensors"
     (copy / weights).unlink()

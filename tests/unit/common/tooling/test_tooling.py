@@ -10,7 +10,7 @@ import pytest
 from baton.common.accel.mask_settings import Settings
 from baton.common.accel.masks import load_mask
 from baton.common.errors import InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.tooling import mask_request
 from baton.common.tooling.analysis import AnalyzeRequest, place_of, terms_of
 from baton.common.tooling.mask_request import MaskRequest
@@ -25,7 +25,7 @@ def analyze_request(out: Path, **changed: object) -> AnalyzeRequest:
 
 
 def test_an_analysis_calls_back_for_every_step_and_can_be_written(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     terms, calls = terms_of(family.spec, analyze_request(tmp_path)), list[None]()
     made = measured(family, terms, lambda: calls.append(None))
@@ -38,7 +38,7 @@ def test_an_analysis_calls_back_for_every_step_and_can_be_written(
 
 
 def test_what_can_never_be_measured_is_refused_before_anything_is_loaded(
-    family: Family, tmp_path: Path
+    family: LoadedFamily, tmp_path: Path
 ) -> None:
     for changed in ({"member": "giant"}, {"steps": 1}, {"keys": 9}, {"count": 0}):
         with pytest.raises(InvalidRequest):
@@ -46,7 +46,7 @@ def test_what_can_never_be_measured_is_refused_before_anything_is_loaded(
 
 
 def test_a_mask_is_trained_stored_and_described(
-    family: Family, family_folder: Path, tmp_path: Path
+    family: LoadedFamily, family_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "mask.json"
     request = MaskRequest(str(family_folder), "small", "ddim", 4, 2, None, "blocks", out)

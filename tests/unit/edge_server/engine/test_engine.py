@@ -12,12 +12,13 @@ from torch import Tensor
 
 from baton.common.errors import BatonError, Draining, ExecutionFailed, Incompatible
 from baton.common.errors import InvalidRequest as Invalid
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, HistoryEntry, LatentState, decode_state
 from baton.common.plan import OpenPlan, Plan
 from baton.common.request import Task
-from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Started
+from baton.edge_server.engine.scheduler import Limits
 from tests.support.engines import (
     NODE,
     Counter,
@@ -55,7 +56,7 @@ def latent(outcome: HandedOff) -> LatentState:
     return decode_state(outcome.envelope).state
 
 
-def assert_as_alone(family: Family, of: Task, listener: Listener) -> None:
+def assert_as_alone(family: LoadedFamily, of: Task, listener: Listener) -> None:
     """The handoff is the solo run's, and the record tells all steps that led to it."""
     outcome, stop = listener.handoff(), of.plan.stretch_end(0)
     state, alone = latent(outcome), run_alone(family, of, stop)
@@ -73,7 +74,7 @@ def assert_as_alone(family: Family, of: Task, listener: Listener) -> None:
 
 @pytest.mark.parametrize(("active", "rows"), [(16, 64), (4, 5), (1, 2), (10, 3)])
 def test_mixed_requests_each_end_as_if_alone_whatever_the_limits(
-    family: Family, active: int, rows: int
+    family: LoadedFamily, active: int, rows: int
 ) -> None:
     counter = Counter()
     works = [work(f"r{i}", of) for i, of in enumerate(mixed_tasks())]
@@ -88,7 +89,7 @@ def test_mixed_requests_each_end_as_if_alone_whatever_the_limits(
     assert max(step.rows for step in ran) == max(counter.rows)
 
 
-def test_requests_that_arrive_while_others_run_join_them(family: Family) -> None:
+def test_requests_that_arrive_while_others_run_join_them(family: LoadedFamily) -> None:
     gate, counter = Gate(), Counter()
 
     def watch(member: str, x: Tensor) -> None:
@@ -107,7 +108,7 @@ def test_requests_that_arrive_while_others_run_join_them(family: Family) -> None
     assert counter.rows == [2, 4, 4, 4, 2]
 
 
-def test_a_place_is_freed_at_the_handoff(family: Family) -> None:
+def test_a_place_is_freed_at_the_handoff(family: LoadedFamily) -> None:
     order: list[str] = []
     jobs = []
     for name, arm in (
@@ -131,7 +132,7 @@ def _note(event: Event, order: list[str], label: str) -> None:
         order.append(label)
 
 
-def test_a_plan_that_ends_on_the_edge_ends_in_a_picture(family: Family) -> None:
+def test_a_plan_that_ends_on_the_edge_ends_in_a_picture(family: LoadedFamily) -> None:
     tasks = [task(plan("edge/large", 5, sampler), seed=i) for i, sampler in
              enumerate(("ddim", "euler", "dpmpp_2m"))]  # fmt: skip
     listeners = run_together(family, [work(f"r{i}", of) for i, of in enumerate(tasks)])
@@ -157,14 +158,14 @@ def several_stretches() -> OpenPlan:
     )
 
 
-def test_a_handoff_falls_where_the_plan_leaves_the_edge(family: Family) -> None:
+def test_a_handoff_falls_where_the_plan_leaves_the_edge(family: LoadedFamily) -> None:
     of = task(several_stretches())
     (listener,) = run_together(family, [work("r", of)])
     assert_as_alone(family, of, listener)
     assert [step.member for step in listener.handoff().executed] == ["large", "large", "small"]
 
 
-def test_a_plan_may_come_back_to_the_edge(family: Family) -> None:
+def test_a_plan_may_come_back_to_the_edge(family: LoadedFamily) -> None:
     of = task(several_stretches())
     state = run_alone(family, of, 6).state()
     (listener,) = run_together(family, [work("r", of, resume=state)])
@@ -179,7 +180,7 @@ def test_a_plan_may_come_back_to_the_edge(family: Family) -> None:
     [(0, 0, []), (1, 0, [1, 2, 3, 4, 5, 6]), (3, 0, [3, 6]), (2, 3, [5]), (7, 0, []), (200, 0, [])],
 )
 def test_a_checkpoint_comes_after_every_so_many_steps_of_this_node(
-    family: Family, every: int, first: int, expected: list[int]
+    family: LoadedFamily, every: int, first: int, expected: list[int]
 ) -> None:
     of = task(plan("edge/large@0.7>device/small", 10, "dpmpp_2m"))
     state = run_alone(family, of, first).state() if first else None
@@ -193,7 +194,7 @@ def test_a_checkpoint_comes_after_every_so_many_steps_of_this_node(
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
 def test_going_on_from_any_checkpoint_gives_the_unbroken_handoff(
-    family: Family, sampler: str
+    family: LoadedFamily, sampler: str
 ) -> None:
     of = task(plan("edge/large@0.5>device/small", 12, sampler))  # type: ignore[arg-type]
     (listener,) = run_together(family, [work("r", of, checkpoint_every=1)])
@@ -205,14 +206,16 @@ def test_going_on_from_any_checkpoint_gives_the_unbroken_handoff(
 
 
 @pytest.mark.parametrize("codec", list(Codec))
-def test_the_handoff_travels_in_the_codec_that_was_asked_for(family: Family, codec: Codec) -> None:
+def test_the_handoff_travels_in_the_codec_that_was_asked_for(
+    family: LoadedFamily, codec: Codec
+) -> None:
     (listener,) = run_together(family, [work("r", task(), codec=codec)])
     envelope = decode_state(listener.handoff().envelope, family.fingerprint)
     assert (envelope.codec, envelope.request_id) == (codec, "r")
 
 
 def test_a_dropped_job_leaves_at_its_next_step_and_its_neighbours_go_on(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     tasks = [task(plan("edge/large@0.5>device/small", 12), seed=i) for i in range(3)]
 
@@ -236,7 +239,7 @@ def test_a_dropped_job_leaves_at_its_next_step_and_its_neighbours_go_on(
 
 
 def test_a_waiting_job_can_be_dropped_and_an_unknown_one_is_no_matter(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     gate = Gate()
     running, waiting = Listener(), Listener()
@@ -254,7 +257,7 @@ def test_a_waiting_job_can_be_dropped_and_an_unknown_one_is_no_matter(
     assert waiting.events == [Dropped()]
 
 
-def beside(family: Family, *bad: object, count: int = 2) -> list[Listener]:
+def beside(family: LoadedFamily, *bad: object, count: int = 2) -> list[Listener]:
     """Run some work between good requests, which must not notice."""
     good = [task(plan("edge/large@0.5>device/small", 8, "dpmpp_2m"), seed=i) for i in range(count)]
     works = [work("first", good[0]), *bad, work("last", good[1])]
@@ -265,7 +268,7 @@ def beside(family: Family, *bad: object, count: int = 2) -> list[Listener]:
 
 
 def test_a_member_whose_model_raises_fails_its_own_requests_only(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_small(member: str, x: Tensor) -> None:
         if member == "small":
@@ -280,13 +283,13 @@ def test_a_member_whose_model_raises_fails_its_own_requests_only(
     assert "secret detail" in caplog.text
 
 
-def huge_state(family: Family, of: Task, step: int = 2) -> LatentState:
+def huge_state(family: LoadedFamily, of: Task, step: int = 2) -> LatentState:
     state = run_alone(family, of, step).state()
     return replace(state, x=state.x + np.float32(1e6), history=())
 
 
 def test_a_row_that_makes_the_whole_call_raise_fails_alone(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse_huge(member: str, x: Tensor) -> None:
         if x.abs().max() > 1e5:
@@ -299,7 +302,7 @@ def test_a_row_that_makes_the_whole_call_raise_fails_alone(
     assert "one by one" in caplog.text
 
 
-def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
+def test_a_row_that_stops_being_finite_fails_alone(family: LoadedFamily) -> None:
     of = task(plan("edge/large@0.5>device/small", 8))
     state = huge_state(family, of)
     bad = work("bad", of, resume=replace(state, x=np.full_like(state.x, 3e38)))
@@ -309,7 +312,7 @@ def test_a_row_that_stops_being_finite_fails_alone(family: Family) -> None:
     assert "finite" in str(error)
 
 
-def test_a_latent_that_its_codec_cannot_hold_fails_alone(family: Family) -> None:
+def test_a_latent_that_its_codec_cannot_hold_fails_alone(family: LoadedFamily) -> None:
     of = task(plan("edge/large@0.5>device/small", 8))
     bad = work("bad", of, codec=Codec.FP16, resume=huge_state(family, of, 3))
     (listener,) = beside(family, bad)
@@ -318,7 +321,7 @@ def test_a_latent_that_its_codec_cannot_hold_fails_alone(family: Family) -> None
     assert "fp32" in str(error)
 
 
-def test_requests_that_cannot_begin_fail_alone_and_say_why(family: Family) -> None:
+def test_requests_that_cannot_begin_fail_alone_and_say_why(family: LoadedFamily) -> None:
     of = task(plan("edge/large@0.5>device/small", 8))
     state = run_alone(family, of, 2).state()
     unsized = work("size", replace(of, size=7))
@@ -329,7 +332,7 @@ def test_requests_that_cannot_begin_fail_alone_and_say_why(family: Family) -> No
 
 
 def test_history_that_stops_the_sampler_fails_alone_even_beside_a_last_step(
-    family: Family,
+    family: LoadedFamily,
 ) -> None:
     of = task(plan("edge/large@0.5>device/small", 8, "dpmpp_2m"))
     state = run_alone(family, of, 3).state()
@@ -344,7 +347,7 @@ def test_history_that_stops_the_sampler_fails_alone_even_beside_a_last_step(
         np.testing.assert_allclose(latent(listener.handoff()).x, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_stopping_ends_what_runs_and_what_waits_as_draining(family: Family) -> None:
+def test_stopping_ends_what_runs_and_what_waits_as_draining(family: LoadedFamily) -> None:
     gate = Gate()
     listeners = [Listener() for _ in range(3)]
     engine = Engine(WatchedFamily(family, gate), NODE, Limits(active=1))
@@ -361,7 +364,7 @@ def test_stopping_ends_what_runs_and_what_waits_as_draining(family: Family) -> N
     assert [type(listener.outcome()) for listener in listeners] == [Draining] * 3
 
 
-def test_every_job_ends_exactly_once_whatever_is_dropped_when(family: Family) -> None:
+def test_every_job_ends_exactly_once_whatever_is_dropped_when(family: LoadedFamily) -> None:
     rng = np.random.default_rng(4)
     listeners: dict[str, Listener] = {}
     jobs: dict[str, Job] = {}
@@ -392,7 +395,7 @@ def test_every_job_ends_exactly_once_whatever_is_dropped_when(family: Family) ->
             assert_as_alone(family, tasks[name], listener)
 
 
-def test_a_job_tells_that_it_has_a_place_before_all_else(family: Family) -> None:
+def test_a_job_tells_that_it_has_a_place_before_all_else(family: LoadedFamily) -> None:
     (listener,) = run_together(family, [work("r")])
     assert listener.events[0] == Started()
     assert listener.events.count(Started()) == 1
@@ -403,7 +406,7 @@ class Crash(BaseException):
 
 
 def test_a_crash_of_the_thread_ends_what_runs_what_waits_and_what_comes(
-    family: Family, caplog: pytest.LogCaptureFixture
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate, crashes = Gate(), list[BatonError]()
 
@@ -432,7 +435,7 @@ def test_a_crash_of_the_thread_ends_what_runs_what_waits_and_what_comes(
     assert "secret detail" in caplog.text
 
 
-def test_what_is_submitted_to_a_stopped_engine_ends_as_draining(family: Family) -> None:
+def test_what_is_submitted_to_a_stopped_engine_ends_as_draining(family: LoadedFamily) -> None:
     with started_engine(family) as engine:
         pass
     listener = Listener()
@@ -440,7 +443,7 @@ def test_what_is_submitted_to_a_stopped_engine_ends_as_draining(family: Family) 
     assert isinstance(listener.outcome(), Draining)
 
 
-def test_an_engine_that_never_started_ends_what_it_was_given(family: Family) -> None:
+def test_an_engine_that_never_started_ends_what_it_was_given(family: LoadedFamily) -> None:
     engine, listener = Engine(family, NODE, Limits()), Listener()
     engine.submit(Job(work("r"), emit=listener))
     engine.stop()
@@ -449,7 +452,7 @@ def test_an_engine_that_never_started_ends_what_it_was_given(family: Family) -> 
 
 @pytest.mark.parametrize("attempt", range(10))
 def test_every_job_submitted_while_the_engine_stops_ends_exactly_once(
-    family: Family, attempt: int
+    family: LoadedFamily, attempt: int
 ) -> None:
     engine = Engine(family, NODE, Limits())
     engine.start()
@@ -474,7 +477,7 @@ def test_every_job_submitted_while_the_engine_stops_ends_exactly_once(
         assert sum(is_last(event) for event in listener.events) == 1
 
 
-def test_two_engines_in_one_process_do_not_meet(family: Family) -> None:
+def test_two_engines_in_one_process_do_not_meet(family: LoadedFamily) -> None:
     tasks = [task(plan("edge/large@0.5>device/small", 8), seed=i) for i in range(2)]
     listeners = [Listener(), Listener()]
     with started_engine(family) as one, started_engine(family) as two:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from baton.edge_server.engine.latency import Forecast, LatencyModel, RemainingWork
-from tests.support.families import NAME
+from baton.common.plan import Plan
+from baton.common.size import Size
+from baton.edge_server.engine.latency import Forecast, LatencyModel, Pace, RemainingWork, rows_of
+from tests.support.families import NAME, SIZE
 from tests.support.tasks import plan, plan_in
 
 
@@ -18,6 +20,11 @@ def model_of(*rounds: tuple[int, float], now: float = 0.0) -> LatencyModel:
 
 LINE = model_of(*[(rows, 0.01 + 0.002 * rows) for rows in (2, 16, 4, 8, 2)])
 FLAT = model_of((2, 0.1))
+LARGE, SMALL = (Pace(member, Size.of(SIZE)) for member in ("large", "small"))
+
+
+def left(of: Plan, done: int, stop: int) -> RemainingWork:
+    return RemainingWork.between(of, (done, stop), Size.of(SIZE), rows_of(of))[0]
 
 
 def test_a_line_over_the_rows_is_found() -> None:
@@ -57,60 +64,56 @@ def test_a_pace_grows_old() -> None:
 
 def test_remaining_work_is_what_is_left_of_the_edges_part() -> None:
     of = plan("edge/large@0.5>device/small", 8).closed()
-    assert RemainingWork.of(of, 0, 4) == RemainingWork("large", 2, 4)
-    assert RemainingWork.of(of, 3, 4) == RemainingWork("large", 2, 1)
-    assert RemainingWork.of(of, 4, 4).steps == 0
-    assert RemainingWork.of(plan("edge/small", 8, guidance=1.0).closed(), 2, 8) == RemainingWork(
-        "small", 1, 6
-    )
+    assert left(of, 0, 4) == RemainingWork(LARGE, 2, 4)
+    assert left(of, 3, 4) == RemainingWork(LARGE, 2, 1)
+    assert left(of, 4, 4).steps == 0
+    assert left(plan("edge/small", 8, guidance=1.0).closed(), 2, 8) == RemainingWork(SMALL, 1, 6)
     mixed = plan_in(NAME, "ddim", 3.0, ("large", "edge", 0, 2), ("small", "edge", 2, 4)).closed()
-    assert RemainingWork.of(mixed, 3, 4) == RemainingWork("small", 2, 1)
+    assert left(mixed, 3, 4) == RemainingWork(SMALL, 2, 1)
 
 
 def forecast(active: int = 4, rows: int = 8, model: LatencyModel = FLAT) -> Forecast:
-    return Forecast({"large": model, "small": model}, active, rows)
+    return Forecast({LARGE: model, SMALL: model}, active, rows)
 
 
 def test_alone_a_request_takes_its_steps() -> None:
-    assert forecast().seconds([RemainingWork("large", 2, 20)]) == pytest.approx(2.0)
+    assert forecast().seconds([RemainingWork(LARGE, 2, 20)]) == pytest.approx(2.0)
 
 
 def test_those_that_fit_one_call_take_no_longer_together() -> None:
-    assert forecast().seconds([RemainingWork("large", 2, 20)] * 4) == pytest.approx(2.0)
+    assert forecast().seconds([RemainingWork(LARGE, 2, 20)] * 4) == pytest.approx(2.0)
 
 
 def test_what_does_not_fit_one_call_takes_turns() -> None:
-    assert forecast(rows=4).seconds([RemainingWork("large", 2, 20)] * 4) == pytest.approx(4.0)
+    assert forecast(rows=4).seconds([RemainingWork(LARGE, 2, 20)] * 4) == pytest.approx(4.0)
 
 
 def test_members_do_not_share_calls() -> None:
-    both = [RemainingWork("large", 2, 20), RemainingWork("small", 2, 20)]
+    both = [RemainingWork(LARGE, 2, 20), RemainingWork(SMALL, 2, 20)]
     assert forecast().seconds(both) == pytest.approx(4.0)
 
 
 def test_who_waits_begins_when_the_first_has_ended() -> None:
-    running = [RemainingWork("large", 2, 5), RemainingWork("large", 2, 30)]
-    assert forecast(active=2).seconds([*running, RemainingWork("large", 2, 10)]) == pytest.approx(
-        1.5
-    )
+    running = [RemainingWork(LARGE, 2, 5), RemainingWork(LARGE, 2, 30)]
+    assert forecast(active=2).seconds([*running, RemainingWork(LARGE, 2, 10)]) == pytest.approx(1.5)
     assert forecast(active=2).seconds([*running, *running]) == pytest.approx(4.0)
 
 
 def test_the_last_of_the_works_is_asked_after_not_the_longest() -> None:
     assert forecast().seconds(
-        [RemainingWork("large", 2, 90), RemainingWork("large", 2, 3)]
+        [RemainingWork(LARGE, 2, 90), RemainingWork(LARGE, 2, 3)]
     ) == pytest.approx(0.3)
 
 
 def test_a_limit_ends_the_reckoning_early() -> None:
-    many = [RemainingWork("large", 2, 10)] * 1000
+    many = [RemainingWork(LARGE, 2, 10)] * 1000
     found = forecast().seconds(many, limit=2.0)
     assert 2.0 < found < 4.0
     assert forecast().seconds(many) == pytest.approx(250 * 1.0)
 
 
 def test_a_member_that_was_never_or_long_ago_measured_is_not_known() -> None:
-    known = Forecast({"large": FLAT}, 4, 8)
-    assert known.knows([RemainingWork("large", 2, 3)], now=1.0)
-    assert not known.knows([RemainingWork("large", 2, 3)], now=1000.0)
-    assert not known.knows([RemainingWork("large", 2, 3), RemainingWork("small", 2, 3)], now=1.0)
+    known = Forecast({LARGE: FLAT}, 4, 8)
+    assert known.knows([RemainingWork(LARGE, 2, 3)], now=1.0)
+    assert not known.knows([RemainingWork(LARGE, 2, 3)], now=1000.0)
+    assert not known.knows([RemainingWork(LARGE, 2, 3), RemainingWork(SMALL, 2, 3)], now=1.0)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from baton.common.errors import ExecutionFailed, InvalidRequest
-from baton.common.families.loader import Family
+from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import LatentState, decode_state
 from baton.common.limits import SamplerName
 from baton.common.plan import OpenPlan, StepDirective
 from baton.common.request import Task
-from baton.edge_server.engine.engine import Engine, Limits
+from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Progressed
+from baton.edge_server.engine.scheduler import Limits
 from tests.support.engines import (
     NODE,
     Counter,
@@ -35,14 +36,14 @@ Z = [True, False]
 
 
 @pytest.fixture(scope="module")
-def accelerable(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def accelerable(family: LoadedFamily, tmp_path_factory: pytest.TempPathFactory) -> LoadedFamily:
     asked: list[tuple[SamplerName, int]] = [("ddim", 10), ("dpmpp_2m", 12), ("euler", 9)]
     return masked_copy(family, tmp_path_factory.mktemp("engine") / "family", *asked)
 
 
-def mixed_tasks(family: Family) -> list[Task]:
+def mixed_tasks(family: LoadedFamily) -> list[Task]:
     """Each is handed off some steps before its end, or drawn here."""
-    graph = family.member("large").blocks
+    graph = family.blocks("large")
     plans = [
         plan("edge/large@0.8>device/small", 10, "ddim", 3.0),
         accelerated(plan("edge/large@0.8>device/small", 10, "ddim", 3.0), "propagate"),
@@ -73,13 +74,13 @@ def assert_close(state: LatentState, expected: Tensor) -> None:
     assert np.linalg.norm(state.x - expected.numpy()) <= 1e-5 * expected.norm().item()
 
 
-def assert_as_alone(family: Family, of: Task, listener: Listener) -> None:
+def assert_as_alone(family: LoadedFamily, of: Task, listener: Listener) -> None:
     outcome, stop = listener.handoff(), of.plan.stretch_end(0)
     assert_close(latent(outcome), run_alone(family, of, stop).x)
     assert [step.step for step in outcome.executed] == list(range(stop))
     assert outcome.executed[0].blocks in (
         None,
-        family.member(outcome.executed[0].member).blocks.all,
+        family.blocks(outcome.executed[0].member).all,
     )
 
 
@@ -87,7 +88,7 @@ def assert_as_alone(family: Family, of: Task, listener: Listener) -> None:
     ("active", "rows", "every"), [(16, 64, 0), (16, 16, 3), (4, 6, 2), (1, 2, 1), (5, 9, 4)]
 )
 def test_masked_propagating_and_plain_requests_each_end_as_if_alone(
-    accelerable: Family, active: int, rows: int, every: int
+    accelerable: LoadedFamily, active: int, rows: int, every: int
 ) -> None:
     counter, tasks = Counter(), mixed_tasks(accelerable)
     works = [work(f"r{i}", of, checkpoint_every=every) for i, of in enumerate(tasks)]
@@ -109,11 +110,13 @@ def test_masked_propagating_and_plain_requests_each_end_as_if_alone(
 
 
 @pytest.mark.parametrize("accel", ["propagate", "masks", "full"])
-def test_going_on_from_any_checkpoint_is_going_on_alone(accelerable: Family, accel: str) -> None:
+def test_going_on_from_any_checkpoint_is_going_on_alone(
+    accelerable: LoadedFamily, accel: str
+) -> None:
     of = task(accelerated(plan("edge/large@0.9>device/small", 10, "ddim"), accel))  # type: ignore[arg-type]
     (listener,) = run_together(accelerable, [work("r", of, checkpoint_every=1)])
     assert len(listener.checkpoints) == 8
-    whole = accelerable.member("large").blocks.all
+    whole = accelerable.blocks("large").all
     for checkpoint in listener.checkpoints:
         state = decode_state(checkpoint.envelope, accelerable.fingerprint).state
         (again,) = run_together(accelerable, [work("r", of, resume=state)])
@@ -124,7 +127,7 @@ def test_going_on_from_any_checkpoint_is_going_on_alone(accelerable: Family, acc
         )
 
 
-def test_groups_are_told_by_their_last_step(accelerable: Family) -> None:
+def test_groups_are_told_by_their_last_step(accelerable: LoadedFamily) -> None:
     of = task(accelerated(plan("edge/large", 10), "propagate"))
     (listener,) = run_together(accelerable, [work("r", of)])
     assert [event.step for event in listener.progress] == [1, 6]
@@ -135,7 +138,7 @@ def test_groups_are_told_by_their_last_step(accelerable: Family) -> None:
 
 
 def test_a_row_that_makes_the_whole_call_raise_fails_alone(
-    accelerable: Family, caplog: pytest.LogCaptureFixture
+    accelerable: LoadedFamily, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its neighbours' caches are those of the step before, when they run again one by one."""
 
@@ -155,7 +158,7 @@ def test_a_row_that_makes_the_whole_call_raise_fails_alone(
     assert "one by one" in caplog.text
 
 
-def test_blocks_that_a_member_lacks_fail_their_own_request_only(accelerable: Family) -> None:
+def test_blocks_that_a_member_lacks_fail_their_own_request_only(accelerable: LoadedFamily) -> None:
     of = with_mask(plan("edge/large@0.5>device/small", 6), [1 << 500] * 6)
     good = mixed_tasks(accelerable)[1]
     failed, listener = run_together(accelerable, [work("bad", task(of)), work("good", good)])
@@ -163,15 +166,13 @@ def test_blocks_that_a_member_lacks_fail_their_own_request_only(accelerable: Fam
     assert_as_alone(accelerable, good, listener)
 
 
-def test_a_dropped_request_frees_what_it_kept(accelerable: Family) -> None:
+def test_a_dropped_request_frees_what_it_kept(accelerable: LoadedFamily) -> None:
     tasks = mixed_tasks(accelerable)[1:4]
     kept: list[weakref.ref[Tensor]] = []
 
     def drop_at_two(event: Event) -> None:
         if isinstance(event, Progressed) and event.step == 2:
-            cache = jobs[1].started.cache
-            assert cache is not None
-            kept.extend(weakref.ref(output) for output in cache.outputs.values())
+            kept.extend(weakref.ref(output) for output in jobs[1].run.cached)
             engine.drop(jobs[1])
 
     listeners = [Listener(), Listener(drop_at_two), Listener()]
@@ -191,7 +192,7 @@ def test_a_dropped_request_frees_what_it_kept(accelerable: Family) -> None:
     assert not any(ref() is not None for ref in kept)
 
 
-def test_what_would_keep_more_than_there_is_runs_in_full(accelerable: Family) -> None:
+def test_what_would_keep_more_than_there_is_runs_in_full(accelerable: LoadedFamily) -> None:
     tasks = mixed_tasks(accelerable)[:4]
     works = [work(f"r{i}", of) for i, of in enumerate(tasks)]
     for of, listener in zip(tasks, run_together(accelerable, works, cache=100), strict=True):
@@ -203,7 +204,7 @@ def test_what_would_keep_more_than_there_is_runs_in_full(accelerable: Family) ->
         assert_as_alone(accelerable, full, listener)
 
 
-def test_requests_wait_for_memory_and_still_end_as_if_alone(accelerable: Family) -> None:
+def test_requests_wait_for_memory_and_still_end_as_if_alone(accelerable: LoadedFamily) -> None:
     """With room for one of them, those that keep outputs never share a call."""
     of = accelerated(plan("edge/large@0.9>device/small", 10), "masks")
     tasks = [task(of, seed=seed) for seed in range(3)]

@@ -1,0 +1,38 @@
+"""What prompts mean to a member: named tensors, one set for each branch of guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baton.common.limits import Branch
+
+#: By name, what the model takes beside latent and timestep: over rows, [B, ...], or of one row.
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """By branch, one row of each tensor: ``context`` [L, D] of a text, ``pooled`` [D], and so on.
+
+    A member that takes no guidance in two branches may have the positive one alone.
+    """
+
+    branches: Mapping[Branch, Tensors]
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for those whose rows can share a call: the same tensors in the same shapes."""
+        positive = self.branches["positive"]
+        return tuple((name, tuple(positive[name].shape)) for name in sorted(positive))
+
+    def row(self, branch: Branch) -> Tensors:
+        return self.branches[branch]
+
+
+def stacked(rows: Sequence[Tensors]) -> dict[str, Tensor]:
+    """Rows of one key as tensors [B, ...]."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,208 @@
+"""What the model thread does, one thing after the other: choose, execute, tell what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+
+from baton.common.diffusion.work import StepWork
+from baton.common.errors import BatonError, ExecutionFailed, origin
+from baton.edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Dropped,
+    HandedOff,
+    Job,
+    Outcome,
+    Progressed,
+    Started,
+)
+from baton.edge_server.engine.latency import LatencyModel, Pace
+from baton.edge_server.engine.runner import Ran, Runner
+from baton.edge_server.engine.scheduler import (
+    DecodeChunk,
+    Denoise,
+    Encode,
+    Limits,
+    Queues,
+    Since,
+    admitted,
+    next_item,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """The requests that are here, and one `step` after the other over them.
+
+    Every job gets one last event, and is here no more. Nothing of it is thread-safe.
+    """
+
+    def __init__(self, runner: Runner, limits: Limits) -> None:
+        self._runner = runner
+        self._limits = limits
+        self._queues: Queues[Job] = Queues()
+        self._jobs: dict[Job, None] = {}
+        self._since = Since()
+        self._begun = 0.0
+        self.latency: dict[Pace, LatencyModel] = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self._jobs
+
+    def step(self) -> None:
+        """Give free places to those that wait, then run what the scheduler chooses."""
+        self._admit(admitted(self._queues, self._limits))
+        item = next_item(self._queues, self._limits, self._since)
+        if self._since == Since():
+            self._begun = time.monotonic()
+        self._since = self._since.and_(item)
+        if isinstance(item, Encode):
+            self._encode(item.items)
+        elif isinstance(item, DecodeChunk):
+            self._decode(item.item)
+        elif isinstance(item, Denoise):
+            self._denoise(item.parts)
+            self._measure(item.parts, time.monotonic() - self._begun)
+
+    def take(self, job: Job) -> None:
+        """Put it in line; what cannot run ends at once."""
+        self._jobs[job] = None
+        try:
+            self._prepare(job)
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            self._queues.waiting.append(job)
+
+    def drop(self, job: Job) -> None:
+        """Let a job go, unless it has ended."""
+        if job in self._jobs:
+            self._queues.remove(job)
+            self._end(job, Dropped())
+
+    def close(self, error: BatonError) -> None:
+        """End all that are here."""
+        for job in list(self._jobs):
+            with contextlib.suppress(RuntimeError):  # whoever listened has closed its event loop
+                self._end(job, error)
+        self._queues = Queues()
+
+    def _prepare(self, job: Job) -> None:
+        """What would keep more than all together may runs in full."""
+        run, size = self._runner.begin(job.work), job.work.task.size
+        job.cache_bytes = self._runner.cache_bytes(run, size)
+        if job.cache_bytes > self._limits.cache_bytes:
+            run.plan, job.cache_bytes = run.plan.in_full(), 0
+        job.run = run
+        job.encoder = self._runner.encoder(run)
+
+    def _admit(self, count: int) -> None:
+        for _ in range(count):
+            job = self._queues.waiting.popleft()
+            job.queued_seconds = time.monotonic() - job.submitted
+            self._queues.unencoded.append(job)
+            job.emit(Started())
+
+    def _encode(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._queues.unencoded.remove(job)
+        failed = self._runner.encode([job.run for job in jobs])
+        for job, error in zip(jobs, failed, strict=True):
+            self._line_up(job, error)
+
+    def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> None:
+        for job, _ in parts:
+            self._queues.ready.remove(job)
+        begun = time.monotonic()
+        ran = self._runner.denoise([(job.run, work) for job, work in parts])
+        seconds = time.monotonic() - begun
+        for (job, _), came in zip(parts, ran, strict=True):
+            job.model_seconds += seconds
+            self._advance(job, came)
+
+    def _advance(self, job: Job, came: Ran) -> None:
+        """Report a step; hand off or decode if the job's part is done, else line it up anew."""
+        run = job.run
+        error = came if isinstance(came, Exception) else run.error
+        if not isinstance(came, Exception):
+            job.executed += came
+        if error is not None:
+            self._fail(job, error)
+        elif run.step < job.work.stop:
+            self._line_up(job, self._told(job))
+        elif run.step < run.plan.steps:
+            self._hand_off(job)
+        else:
+            self._queues.decoding.append(job)
+
+    def _told(self, job: Job) -> Exception | None:
+        """Emit the progress, and the checkpoint where one is due."""
+        run, every = job.run, job.work.checkpoint_every
+        try:
+            job.emit(Progressed(run.step, run.plan.steps, job.executed[-1].rows))
+            if every and (run.step - job.work.first_step) % every == 0:
+                envelope = self._runner.envelope(run, job.work)
+                job.emit(Checkpointed(envelope, tuple(job.executed)))
+        except Exception as error:
+            return error
+        return None
+
+    def _line_up(self, job: Job, error: Exception | None) -> None:
+        """For its next step, or for the encoder that the step's member reads prompts with."""
+        try:
+            if error is not None:
+                raise error
+            if self._runner.needs_encoding(job.run):
+                job.encoder = self._runner.encoder(job.run)
+                self._queues.unencoded.append(job)
+                return
+            job.row_bytes = self._runner.row_bytes(job.run, job.work.task.size)
+            job.due = self._runner.next_work(job.run)
+        except Exception as failed:
+            self._fail(job, failed)
+        else:
+            self._queues.ready.append(job)
+
+    def _hand_off(self, job: Job) -> None:
+        try:
+            envelope = self._runner.envelope(job.run, job.work)
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            self._end(job, HandedOff(envelope, tuple(job.executed), job.times()))
+
+    def _decode(self, job: Job) -> None:
+        begun = time.monotonic()
+        try:
+            picture = self._runner.decode(job.decoding)
+        except Exception as error:
+            self._queues.decoding.remove(job)
+            self._fail(job, error)
+            return
+        job.decoding.seconds += time.monotonic() - begun
+        if picture is not None:
+            self._queues.decoding.remove(job)
+            self._end(job, Drawn(picture, tuple(job.executed), job.times()))
+
+    def _measure(self, parts: Sequence[tuple[Job, StepWork]], seconds: float) -> None:
+        """Of rounds of one member and size; what their steps run is in the load."""
+        size, member = parts[0][0].work.task.size, parts[0][1].member
+        load = sum(self._runner.load(work, size) for _, work in parts)
+        pace = Pace(member, size)
+        self.latency[pace] = self.latency.get(pace, LatencyModel()).after(load, seconds)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, BatonError):
+            _log.error("request %s failed: %s", job.work.request_id, origin(error))
+            error = ExecutionFailed(f"the model failed: {type(error).__name__}")
+        self._end(job, error)
+
+    def _end(self, job: Job, event: Outcome | Dropped) -> None:
+        """The last that is heard of a job."""
+        del self._jobs[job]
+        job.emit(event)

@@ -1,0 +1,132 @@
+"""Executes what the scheduler has chosen, on the model thread; chooses nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from baton.common.diffusion.calls import Part
+from baton.common.diffusion.executor import denoise
+from baton.common.diffusion.run import Place, Run
+from baton.common.diffusion.work import StepWork
+from baton.common.errors import origin
+from baton.common.families.loaded import LoadedFamily
+from baton.common.families.local import begin_unencoded, encode, needs_encoding
+from baton.common.latents import encode_state
+from baton.common.record import ExecutedStep
+from baton.common.size import Size
+from baton.edge_server.engine.job import Decoding, Picture, Work
+
+#: What came of a request's part of a call: the steps that it took, or what went wrong.
+Ran = list[ExecutedStep] | Exception
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """One family's models, called for many requests; ``node_id`` is whose steps they are."""
+
+    def __init__(self, family: LoadedFamily, node_id: str) -> None:
+        self._family = family
+        self._place: Place = ("edge", node_id)
+
+    def begin(self, work: Work) -> Run:
+        """Without any model work. Raises BatonError for what cannot run."""
+        run = begin_unencoded(self._family, work.task, work.resume, self._place, work.plan)
+        run.pause_every = work.checkpoint_every
+        return run
+
+    def cache_bytes(self, run: Run, size: Size) -> int:
+        return self._family.cache_bytes(run.plan, size)
+
+    def row_bytes(self, run: Run, size: Size) -> int:
+        return self._family.row_bytes(run.member, size)
+
+    def load(self, work: StepWork, size: Size) -> float:
+        """What a step costs, in rows that run all blocks."""
+        return sum(
+            self._family.share(work.member, bits, size) for taken in work.blocks for bits in taken
+        )
+
+    def needs_encoding(self, run: Run) -> bool:
+        return needs_encoding(self._family, run)
+
+    def encoder(self, run: Run) -> object:
+        return self._family.models.encoder_of(run.member)
+
+    def encode(self, runs: Sequence[Run]) -> list[Exception | None]:
+        """One call; if it fails, each alone, so that nobody fails for another's prompt."""
+        try:
+            encode(self._family, runs)
+        except Exception as error:
+            if len(runs) == 1:
+                return [error]
+            _log.error("prompts could not be encoded together: %s", origin(error))
+            return [found for run in runs for found in self.encode([run])]
+        return [None] * len(runs)
+
+    def next_work(self, run: Run) -> StepWork:
+        """The run's next step, with as many ahead as its plan allows."""
+        return run.work(self._family.denoiser(run.member).graph)
+
+    def denoise(self, parts: Sequence[Part]) -> list[Ran]:
+        """One call; if it fails, once more in halves if memory was short, then each alone.
+
+        A call moves all of its runs or none, so what is done again is done from where it was.
+        """
+        try:
+            return list(self._call(parts))
+        except Exception as error:
+            short = _is_memory(error)
+            if len(parts) == 1 and not (short and parts[0][1].steps > 1):
+                return [error]
+            smaller = _halves(parts) if short else [[part] for part in parts]
+            how = (
+                "no room for a batch, its halves run"
+                if short
+                else "a batch failed, its requests run"
+            )
+            _log.error("%s one by one: %s", how, origin(error))
+        return [ran for some in smaller for ran in self._some(some)]
+
+    def _some(self, parts: Sequence[Part]) -> list[Ran]:
+        try:
+            return list(self._call(parts))
+        except Exception as error:
+            if len(parts) == 1:
+                return [error]
+        return [ran for part in parts for ran in self._some([part])]
+
+    def _call(self, parts: Sequence[Part]) -> list[list[ExecutedStep]]:
+        return denoise(parts, self._family.denoiser(parts[0][1].member))
+
+    def decode(self, decoding: Decoding) -> Picture | None:
+        """The decoder's next part; the picture after the last one."""
+        chunks = self._family.models.decoder()
+        with torch.inference_mode():
+            decoding.x = chunks[decoding.done](decoding.x)
+        decoding.done += 1
+        return self._family.picture(decoding.x) if decoding.done == len(chunks) else None
+
+    def envelope(self, run: Run, work: Work) -> bytes:
+        """The paused request, as it travels."""
+        fingerprint = work.fingerprint or self._family.fingerprint
+        return encode_state(run.state(), work.request_id, fingerprint, work.codec)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether there was no room: CPU allocators tell so in words alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def _halves(parts: Sequence[Part]) -> list[list[Part]]:
+    """Two calls for one: of half as many requests, or of half as many steps ahead of a single."""
+    if len(parts) > 1:
+        half = (len(parts) + 1) // 2
+        return [list(parts[:half]), list(parts[half:])]
+    ((run, work),) = parts
+    return [[(run, work.first((work.steps + 1) // 2))]]
