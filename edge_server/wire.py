@@ -25,7 +25,7 @@ from baton.edge_server.engine.job import (
     Times,
     Work,
 )
-from baton.edge_server.registry import Registry
+from baton.edge_server.requests.registry import Registry
 from baton.v1 import edge_pb2
 
 _MAX_FINGERPRINT = 64

@@ -11,7 +11,7 @@ from baton.common.errors import Overloaded
 from baton.common.families.loader import Family
 from baton.common.plan import StepDirective
 from baton.edge_server.engine.latency import RemainingWork
-from baton.edge_server.registry import Bounds, Registry
+from baton.edge_server.requests.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
 from tests.support.tasks import NAME, plan, plan_in, task, work
