@@ -95,10 +95,6 @@ class FamilySpec(Manifest):
         told = self.propagation.get(member)
         return Propagation(**told.model_dump()) if told else Propagation()
 
-    def licence_of(self, member: str) -> str:
-        """Empty if it is not stated."""
-        return self.members[self.check_member(member)].licence or self.licence
-
     @property
     def default_size(self) -> Size:
         return Size(self.sizes.default, self.sizes.default)
