@@ -24,7 +24,7 @@ from baton.coordinator.survey import Survey
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """Turns a question into a decision; it changes nothing, and keeps no trace of either.
+    """Turns a question into a decision, and keeps no trace of either.
 
     exploration: share of the decisions that are drawn evenly. clock: unix time, seconds.
     """
