@@ -152,11 +152,6 @@ class Arm:
         return None if counts[0] is None else sum(count or 0 for count in counts)
 
     @property
-    def decoded_at(self) -> Location:
-        """Where the last step runs, and the picture is decoded."""
-        return self.stretches[-1].location
-
-    @property
     def edge_share(self) -> float:
         """Share of the steps that run on an edge, as far as the arm alone tells, in [0, 1].
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from baton.common.arm import Arm, Stretch
 from baton.common.errors import Incompatible
 from baton.common.limits import Accel, SamplerName, check_steps
-from baton.common.plan import Grid, Guidance, GuidanceBudget, OpenPlan, OpenSegment, relay_step
+from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment, relay_step
 
 Ratios = Callable[[SamplerName, int], Sequence[float]]
 
@@ -31,7 +31,6 @@ class Terms:
     own_guidance: Mapping[str, Guidance] = field(default_factory=dict)
     named: Mapping[tuple[SamplerName, int], Grid] = field(default_factory=dict)
     ratios: Ratios | None = None
-    budget: GuidanceBudget | None = None
 
 
 def expand(arm: Arm, terms: Terms) -> OpenPlan:
@@ -49,7 +48,7 @@ def expand(arm: Arm, terms: Terms) -> OpenPlan:
             place = stretch.member, stretch.location, start, stop
             segments.append(OpenSegment(*place, grid, guidance, accel=terms.accel))
             start = stop
-    return OpenPlan(terms.family, tuple(segments), terms.budget)
+    return OpenPlan(terms.family, tuple(segments))
 
 
 def plan_of(

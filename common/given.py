@@ -7,12 +7,13 @@ that it can be stored, sent and compared. What is no such value raises InvalidRe
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Complex, Real
 from typing import SupportsFloat, SupportsIndex, TypeVar
 
 from baton.common.errors import InvalidRequest
 
+N = TypeVar("N", bound=str)
 T = TypeVar("T")
 #: Above those of any value; a number of very many digits could not even be told.
 _MOST_BITS = 128
@@ -50,6 +51,15 @@ def text(what: str, value: object) -> str:
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{what} is not valid text; write it in UTF-8") from error
     return plain
+
+
+def one_of(what: str, value: object, names: Sequence[N]) -> N:
+    """The one among ``names`` that it is."""
+    told = text(what, value)
+    for name in names:
+        if told == name:
+            return name
+    raise InvalidRequest(f"{what} is one of {', '.join(names)}, got {told[:32]!r}")
 
 
 def _tried(convert: Callable[..., T], value: object) -> T | None:

@@ -99,7 +99,7 @@ class Outcome:
         if self.ok and self.total_seconds <= 0.0:
             raise InvalidRequest("total_seconds must be positive for a request that succeeded")
         if len(self.attempts) > MAX_ATTEMPTS:
-            raise InvalidRequest(f"{len(self.attempts)} attempts; at most {MAX_ATTEMPTS}")
+            raise InvalidRequest(f"more than {MAX_ATTEMPTS} attempts")
 
     @property
     def withdrawn(self) -> bool:

@@ -79,7 +79,7 @@ class DecideQuery:
         check_range(self.device_cpu, 0.0, 1.0, "device_cpu")
         check_seconds(self.rtt_seconds, "rtt_seconds")
         if len(self.probes) > MAX_PROBES:
-            raise InvalidRequest(f"{len(self.probes)} probes; at most {MAX_PROBES}")
+            raise InvalidRequest(f"more than {MAX_PROBES} probes")
         for node_id, seconds in self.probes:
             check_id(node_id, "probes.node_id")
             check_seconds(seconds, "probes.rtt_seconds")

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from baton.common.errors import InvalidRequest
 from baton.common.foreign import one_line
-from baton.common.given import real, text
+from baton.common.given import one_of, real, text
 from baton.common.limits import (
     Accel,
     SamplerName,
@@ -82,11 +82,7 @@ def _check_fallback(fallback: object) -> bool | None:
 
 def check_preference(name: object) -> Preference:
     """Raises InvalidRequest for a name that is none."""
-    name = text("a preference", name)
-    for known in PREFERENCES:
-        if name == known:
-            return known
-    raise InvalidRequest(f"the preference is one of {', '.join(PREFERENCES)}, got {name[:32]!r}")
+    return one_of("a preference", name, PREFERENCES)
 
 
 def _check_timeout(seconds: object) -> float:

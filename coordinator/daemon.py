@@ -172,12 +172,11 @@ async def running(
     if store is None:
         store = own = SqliteStore(settings.db)
         kept = _key_file(own, settings.db)
-    try:
+    with contextlib.ExitStack() as failing:
+        failing.callback(store.close)
         secrets = Secrets.read(settings, kept)
-    except BatonError:
-        store.close()
-        raise
-    node = Node(settings, store, clocks or Clocks(time.monotonic, time.time), secrets)
+        node = Node(settings, store, clocks or Clocks(time.monotonic, time.time), secrets)
+        failing.pop_all()  # from here on the node closes it
     try:
         await node.start()
         yield node

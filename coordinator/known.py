@@ -16,7 +16,7 @@ from baton.common.errors import WeightsError
 from baton.common.families.manifest import BUILT_IN, read_manifest
 from baton.common.query import DecideQuery
 from baton.coordinator.bandit.arms import choices
-from baton.coordinator.fleet import Fleet
+from baton.coordinator.census import Census
 from baton.coordinator.values import ArmKey
 
 _log = logging.getLogger(__name__)
@@ -48,12 +48,12 @@ class Known:
     """
 
     specs: Families
-    fleet: Fleet
+    census: Census
     first_spaces: dict[str, str] = field(default_factory=dict)
 
     def part_of(self, query: DecideQuery) -> DecideQuery:
         """The question without the members and the latent space that the device alone names."""
-        known = self.fleet.named(query.family).union(self.specs.get(query.family, ()))
+        known = self.census.named(query.family).union(self.specs.get(query.family, ()))
         members = tuple(name for name in query.members if name in known)
         space = query.latent_space if query.latent_space in self._spaces(query.family) else ""
         return replace(query, members=members, latent_space=space)
@@ -70,7 +70,7 @@ class Known:
     def holder(self) -> Callable[[ArmKey], bool]:
         """Whether an arm is of a member and a latent space that are known, at this moment."""
         members = {family: frozenset(names) for family, names in self.specs.items()}
-        for family, names in self.fleet.families().items():
+        for family, names in self.census.families().items():
             members[family] = members.get(family, frozenset()) | names
         spaces = {family: self._spaces(family) for family in members}
 
@@ -81,7 +81,7 @@ class Known:
         return holds
 
     def _spaces(self, family: str) -> frozenset[str]:
-        return self.fleet.spaces(family) | {"", self.first_spaces.get(family, "")}
+        return self.census.spaces(family) | {"", self.first_spaces.get(family, "")}
 
 
 def unkept_id(query: DecideQuery) -> str:

@@ -50,13 +50,13 @@ class Learner:
         self._known = known
 
     def replay(self, store: Store) -> tuple[Restored, list[DecisionRecord]]:
-        """Learn from every reward; also gives the decisions that are pending."""
+        """Learn from every reward; also gives all decisions that are pending."""
         self._known.first_spaces.update(store.first_spaces())
         others: Counter[tuple[str, ...]] = Counter()
         count = self._bandit.replay(self._lessons(store.rewards(), others))
         pending = store.pending()
         others.update(item.features for item in pending if item.features != FEATURES)
-        return Restored(count, others), [item for item in pending if item.features == FEATURES]
+        return Restored(count, others), pending
 
     def score(self, query: DecideQuery, arm: Arm, context: FloatArray) -> Score:
         """Of the arm at ``context`` [d]."""
@@ -65,7 +65,7 @@ class Learner:
     def begin(self, record: DecisionRecord, context: FloatArray) -> ArmKey | None:
         """The arm is pulled, at ``context`` [d]. None: nothing is to be learned from it."""
         self._note_space(record.family, record.latent_space)
-        if not is_learned(record.arm):
+        if record.features != FEATURES or not is_learned(record.arm):
             return None
         key = self._roomy_key(record.family, record.latent_space, record.arm)
         if key:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 K = TypeVar("K", str, tuple[float, str])
@@ -59,27 +58,6 @@ class Standing:
 def best_first(standings: Iterable[Standing]) -> Iterator[str]:
     """Edges of all of them that take work."""
     return (node_id for _, node_id in heapq.merge(*(item.ready for item in standings)))
-
-
-class Tally:
-    """How many edges say each name (of a member, of a latent space), by family."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, Counter[str]] = {}
-
-    def add(self, family: str, names: Collection[str]) -> None:
-        self._counts.setdefault(family, Counter()).update(names)
-
-    def remove(self, family: str, names: Collection[str]) -> None:
-        left = self._counts.pop(family, Counter[str]()) - Counter(names)
-        if left:
-            self._counts[family] = left
-
-    def names(self, family: str) -> frozenset[str]:
-        return frozenset(self._counts.get(family, ()))
-
-    def families(self) -> dict[str, frozenset[str]]:
-        return {family: frozenset(counts) for family, counts in self._counts.items()}
 
 
 def _take(items: list[K], item: K) -> None:

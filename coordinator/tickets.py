@@ -69,8 +69,7 @@ class Issuer:
             subject=query.owner,
             request_id=scope.request_id,
             family=query.family,
-            # Where the space's id was matched, the edge's files may be others than the device's.
-            fingerprint="" if query.latent_space else query.fingerprint,
+            fingerprint=query.fingerprint,
             arm=scope.arm,
             max_steps=scope.steps,
             max_width=scope.size.width,

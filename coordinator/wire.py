@@ -53,7 +53,7 @@ def node_from_proto(message: pb.Node) -> NodeView:
         message.fingerprint,
         latent_space=message.latent_space,
     )
-    state = known(message.state, NODE_STATES)
+    state = known("a state", message.state, NODE_STATES)
     return NodeView(about, load_from_proto(message.load), state, message.seconds_since_heartbeat)
 
 

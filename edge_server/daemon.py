@@ -28,8 +28,8 @@ from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.membership import Link, Membership
 from baton.edge_server.name import own_name
-from baton.edge_server.registry import Bounds, Occupancy, Registry
-from baton.edge_server.result_cache import Retention
+from baton.edge_server.requests.registry import Bounds, Occupancy, Registry
+from baton.edge_server.requests.result_cache import Retention
 from baton.edge_server.servicer import EdgeServicer
 from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import Entrance, TicketGate

@@ -19,7 +19,7 @@ from baton.common.rpc.channel import channel_to
 from baton.common.rpc.joining import deregister_request, heartbeat_request, registration_to_proto
 from baton.common.rpc.peer import Peer
 from baton.common.rpc.status import parsed
-from baton.edge_server.registry import Occupancy
+from baton.edge_server.requests.registry import Occupancy
 from baton.v1 import coordinator_pb2_grpc
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.auth import caller
 from baton.common.rpc.convert import check_protocol
 from baton.edge_server import wire
-from baton.edge_server.registry import Registry
+from baton.edge_server.requests.registry import Registry
 from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import TicketGate
 from baton.v1 import edge_pb2, edge_pb2_grpc

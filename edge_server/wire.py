@@ -13,7 +13,7 @@ from baton.common.limits import MAX_STEPS
 from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import CONTROL_BYTES
-from baton.common.rpc.convert import check_protocol, executed_to_proto, plan_from_proto
+from baton.common.rpc.convert import executed_to_proto, plan_from_proto
 from baton.common.rpc.latent_spaces import Latents, space_from_proto, space_to_proto
 from baton.edge_server.engine.job import (
     Checkpointed,
@@ -25,7 +25,7 @@ from baton.edge_server.engine.job import (
     Times,
     Work,
 )
-from baton.edge_server.registry import Registry
+from baton.edge_server.requests.registry import Registry
 from baton.v1 import edge_pb2
 
 _MAX_FINGERPRINT = 64
@@ -35,12 +35,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def work_from_proto(
     message: edge_pb2.DenoiseRequest, family: LoadedFamily, owner: str = ""
 ) -> Work:
-    """Check a request of ``owner`` against the limits and the loaded family.
+    """Check a request of ``owner``, in this protocol, against the limits and the loaded family.
 
     Its plan comes out with what its ``accel`` means here. Raises InvalidRequest, UnknownName,
     CorruptEnvelope, Incompatible or WeightsError.
     """
-    check_protocol(message.protocol_version, "the client")
     if not _REQUEST_ID.fullmatch(message.request_id):
         raise InvalidRequest("a request id is 1 to 128 letters, digits, '.', '_', ':' or '-'")
     fingerprint = _check_latents(message, family)

@@ -117,11 +117,3 @@ class Accelerator:
 def _is_plain(grid: Grid) -> bool:
     """Whether it goes through all levels as the family's scheduler spaces them."""
     return grid.start == 0 and grid.until is None and not grid.name
-
-
-def available_masks(folder: Path) -> list[str]:
-    """Names such as ``ddim-50``, of the masks that a member has."""
-    if not folder.is_dir():
-        return []
-    paths = (path for path in folder.glob("*.json") if path.is_file())
-    return sorted(path.stem for path in paths if not path.name.startswith("."))

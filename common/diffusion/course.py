@@ -55,11 +55,6 @@ class Course:
     def timesteps(self) -> tuple[float, ...]:
         return tuple(t for schedule in self.schedules for t in schedule.timesteps)
 
-    @property
-    def samplers(self) -> tuple[SamplerName, ...]:
-        """By step."""
-        return tuple(s.sampler for s in self.schedules for _ in s.timesteps)
-
     def at(self, step: int) -> tuple[Schedule, int]:
         """The schedule of a step and the step's number in it. Raises IndexError past the end."""
         for schedule in self.schedules:

@@ -67,14 +67,6 @@ def model_config(folder: Path) -> dict[str, Any]:
     return json_object(folder / _CONFIG)
 
 
-def weight_bytes(folder: Path, layout: Layout) -> int:
-    """Bytes of a model's weights as they are stored; 0 for those that are not there."""
-    files = model_files(folder, layout)
-    return sum(
-        path.stat().st_size for path in files if path.suffix == ".safetensors" and path.is_file()
-    )
-
-
 def tokenizer_files(folder: Path) -> list[Path]:
     """Raises WeightsError without a vocabulary."""
     paths = [folder / name for name in _TOKENIZER]

@@ -19,7 +19,6 @@ from baton.common.families.architectures import ARCHITECTURES
 from baton.common.families.manifest import (
     MANIFEST_NAME,
     Manifest,
-    MemberPart,
     Part,
     file_digest,
     files_fingerprint,
@@ -36,7 +35,6 @@ from baton.common.families.part_files import (
     model_files,
     part_folder,
     tokenizer_files,
-    weight_bytes,
 )
 from baton.common.families.registry import check_registered
 from baton.common.limits import SamplerName
@@ -45,12 +43,6 @@ from baton.common.size import Size
 
 M = TypeVar("M", bound=BaseModel)
 _Positive = Annotated[int, Field(gt=0)]
-
-
-class MemberSpec(MemberPart):
-    """bytes: of its weights as stored, 0 if they are not."""
-
-    bytes: int
 
 
 class LatentShape(NamedTuple):
@@ -69,7 +61,6 @@ class FamilySpec(Manifest):
 
     folder: Path
     architecture: str
-    members: Mapping[str, MemberSpec]
     scheduler_config: dict[str, Any]
     latent: LatentShape
 
@@ -96,10 +87,6 @@ class FamilySpec(Manifest):
         """As the family has it for a member, or the paper's."""
         told = self.propagation.get(member)
         return Propagation(**told.model_dump()) if told else Propagation()
-
-    def licence_of(self, member: str) -> str:
-        """Empty if it is not stated."""
-        return self.members[self.check_member(member)].licence or self.licence
 
     @property
     def default_size(self) -> Size:
@@ -173,13 +160,11 @@ def read_spec(name: str | Path = "scenes") -> FamilySpec:
         check_registered(manifest.scorer, manifest.prompts)
     except UnknownName as error:
         raise WeightsError(f"{folder / MANIFEST_NAME}: {error}") from error
-    members = {member: _member(folder, part) for member, part in manifest.members.items()}
     architecture = _architecture(folder, manifest)
     vae = _configured(_Autoencoder, part_folder(folder, manifest.vae))
     known = {
         "folder": folder,
         "architecture": architecture,
-        "members": members,
         "scheduler_config": _scheduler(folder, manifest.scheduler),
         "latent": LatentShape(vae.latent_channels, 2 ** (len(vae.block_out_channels) - 1)),
     }
@@ -204,11 +189,6 @@ class _Autoencoder(_Configuration):
 
 class _Denoiser(_Configuration):
     class_name: Annotated[str, AfterValidator(_known_denoiser)] = Field(alias="_class_name")
-
-
-def _member(folder: Path, part: MemberPart) -> MemberSpec:
-    size = weight_bytes(part_folder(folder, part), DIFFUSERS)
-    return MemberSpec(**dict(part), bytes=size)
 
 
 def _architecture(folder: Path, manifest: Manifest) -> str:

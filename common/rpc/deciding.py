@@ -1,6 +1,7 @@
 """Between a coordinator's messages and the values that it and the devices share, both ways.
 
 What comes from the wire is checked by the values' own limits: InvalidRequest, naming the field.
+Of a list one item more than the limit is handed on, so that it is refused before all is built.
 Texts that come from a coordinator are made one line by a `Clean`.
 """
 
@@ -16,6 +17,7 @@ from baton.common.decision import Decision, EdgeChoice
 from baton.common.errors import InvalidRequest
 from baton.common.explanation import DECISION_STATES, ArmScore, DecisionRecord
 from baton.common.foreign import Clean, one_line
+from baton.common.given import one_of
 from baton.common.naming import MAX_ADDRESS_CHARS, check_id
 from baton.common.outcome import EdgeAttempt, Outcome
 from baton.common.query import DecideQuery, PromptFeatures
@@ -69,8 +71,6 @@ def query_to_proto(query: DecideQuery) -> pb.DecideRequest:
 def query_from_proto(message: pb.DecideRequest, owner: str = "") -> DecideQuery:
     if message.preference not in _PREFERENCE_NAMES:
         raise InvalidRequest(f"unknown preference {message.preference}")
-    if len(message.probes) > MAX_PROBES:
-        raise InvalidRequest(f"{len(message.probes)} probes; at most {MAX_PROBES}")
     prompt = message.prompt
     return DecideQuery(
         request_id=message.request_id,
@@ -84,7 +84,9 @@ def query_from_proto(message: pb.DecideRequest, owner: str = "") -> DecideQuery:
         members=check_members(message.members, "members"),
         device_cpu=message.device_cpu,
         rtt_seconds=message.rtt_seconds,
-        probes=tuple((probe.node_id, probe.rtt_seconds) for probe in message.probes),
+        probes=tuple(
+            (probe.node_id, probe.rtt_seconds) for probe in message.probes[: MAX_PROBES + 1]
+        ),
         requested_arm=_optional_arm(message.arm),
         owner=owner,
         size=Size(message.width, message.height) if message.width or message.height else None,
@@ -140,8 +142,6 @@ def outcome_to_proto(decision_id: str, outcome: Outcome) -> pb.ReportRequest:
 
 
 def outcome_from_proto(message: pb.ReportRequest) -> Outcome:
-    if len(message.attempts) > MAX_ATTEMPTS:
-        raise InvalidRequest(f"{len(message.attempts)} attempts; at most {MAX_ATTEMPTS}")
     return Outcome(
         ok=message.ok,
         arm=_optional_arm(message.arm),
@@ -152,7 +152,7 @@ def outcome_from_proto(message: pb.ReportRequest) -> Outcome:
         bytes_received=message.bytes_received,
         quality=message.quality if message.HasField("quality") else None,
         error=message.error,
-        attempts=tuple(_attempt_from_proto(attempt) for attempt in message.attempts),
+        attempts=tuple(map(_attempt_from_proto, message.attempts[: MAX_ATTEMPTS + 1])),
         edge_compute_seconds=message.edge_compute_seconds,
         edge_queue_seconds=message.edge_queue_seconds,
         transfer_seconds=message.transfer_seconds,
@@ -244,7 +244,7 @@ def record_from_proto(message: pb.DecisionRecord) -> DecisionRecord:
         request_id=one_line(message.request_id),
         created_unix=message.created_unix,
         family=one_line(message.family),
-        preference=known(message.preference, PREFERENCES),
+        preference=known("a preference", message.preference, PREFERENCES),
         arm=arm_from_proto(message.arm),
         propensity=message.propensity,
         explored=message.explored,
@@ -252,7 +252,7 @@ def record_from_proto(message: pb.DecisionRecord) -> DecisionRecord:
         scores=tuple(_score_from_proto(score) for score in message.scores),
         edges=tuple(_edge_from_proto(edge) for edge in message.edges),
         reason=one_line(message.reason),
-        state=known(message.state, DECISION_STATES),
+        state=known("a state", message.state, DECISION_STATES),
         reward=message.reward if message.HasField("reward") else None,
         outcome=outcome_from_proto(message.report) if message.HasField("report") else None,
         owner=one_line(message.owner),
@@ -273,12 +273,12 @@ def _arm_to_proto(arm: Arm | None) -> str:
     return "" if arm is None else str(arm)
 
 
-def known(name: str, names: Sequence[N]) -> N:
+def known(what: str, name: str, names: Sequence[N]) -> N:
     """The name, if it is one of ``names``. Raises InvalidRequest."""
-    for one in names:
-        if name == one:
-            return one
-    raise InvalidRequest(f"{name[:32]!r} is none of {', '.join(names)}; update the older side")
+    try:
+        return one_of(what, name, names)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error}; update the older side") from error
 
 
 def _score_to_proto(score: ArmScore) -> pb.ArmScore:

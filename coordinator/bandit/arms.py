@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from baton.common.arm import Arm
 from baton.common.plan import relay_step
 from baton.common.query import DecideQuery
-from baton.coordinator.fleet import Ranking
+from baton.coordinator.ranking import Ranking
 
 #: Shares of the steps that a relay may run on the edge.
 RELAY_FRACTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)

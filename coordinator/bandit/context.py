@@ -7,7 +7,7 @@ import numpy as np
 from baton.common.query import DecideQuery, PromptFeatures
 from baton.common.request import PREFERENCES
 from baton.coordinator.bandit.linucb import FloatArray
-from baton.coordinator.fleet import RankedEdge
+from baton.coordinator.ranking import RankedEdge
 
 #: Names of the entries, in order.
 FEATURES: tuple[str, ...] = (

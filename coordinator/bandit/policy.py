@@ -11,7 +11,7 @@ import numpy.typing as npt
 from baton.common.errors import InvalidRequest
 from baton.common.explanation import ArmScore
 from baton.coordinator.bandit.linucb import FloatArray
-from baton.coordinator.fleet import Ranking
+from baton.coordinator.ranking import Ranking
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from baton.common.rpc.edge_status import edge_status
 from baton.coordinator.daemon import Node
 from baton.edge_server.daemon import running
 from baton.edge_server.membership import Link, Membership
-from baton.edge_server.registry import Occupancy
+from baton.edge_server.requests.registry import Occupancy
 from baton.edge_server.settings import EdgeSettings
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import (

@@ -22,7 +22,7 @@ from baton.common.rpc.channel import channel_to
 from baton.common.rpc.convert import executed_from_proto, plan_to_proto
 from baton.common.rpc.latent_spaces import space_from_proto
 from baton.common.rpc.status import from_rpc_error
-from baton.edge_server.registry import Occupancy
+from baton.edge_server.requests.registry import Occupancy
 from baton.edge_server.settings import EdgeSettings
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub

@@ -24,7 +24,7 @@ from baton.common.rpc.convert import plan_to_proto
 from baton.common.rpc.status import from_rpc_error
 from baton.device_client.events import Decided, Event
 from baton.device_client.sdk import AsyncClient
-from baton.edge_server.registry import Counts
+from baton.edge_server.requests.registry import Counts
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
 from tests.support.engines import Counter, Gate

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.common.node import NodeLoad, Registration
-from baton.coordinator.fleet import ASSUMED_CAPACITY, CPU_WEIGHT, MAX_EDGES, RTT_SCALE, Fleet, Need
+from baton.coordinator.fleet import Fleet
+from baton.coordinator.leases import ASSUMED_CAPACITY, CPU_WEIGHT
+from baton.coordinator.ranking import MAX_EDGES, RTT_SCALE, Need
 from baton.coordinator.values import NodeView
 from tests.unit.coordinator.test_fleet import LEASE, Clock
 
@@ -114,10 +116,10 @@ def test_a_fleet_ranks_as_a_look_at_every_edge_would(
         watched.change("register", Registration(name, "h:1", "scenes", ("large",), "f"))
     for change in history:
         watched.change(*change)
-        watched.fleet.rank(wanted[0])  # a look changes nothing
+        watched.fleet.ranks().rank(wanted[0])  # a look changes nothing
     nodes = watched.fleet.nodes()
     for need in wanted:
-        ranking = watched.fleet.rank(need)
+        ranking = watched.fleet.ranks().rank(need)
         fit = [node for node in nodes if fits(node, need)]
         fit.sort(key=lambda node: (watched.cost(node, need), node.registration.node_id))
         told = [(edge.node_id, edge.cost) for edge in ranking.ranked]
@@ -136,6 +138,6 @@ def check_names(fleet: Fleet, nodes: list[NodeView]) -> None:
         here = [node.registration for node in nodes if node.registration.family == family]
         loaded = {member for about in here for member in about.members}
         told = {member for about in here for member in about.family_members}
-        assert fleet.members(family) == tuple(sorted(loaded))
-        assert fleet.named(family) == loaded | told
-        assert fleet.spaces(family) == {about.latent_space for about in here} - {""}
+        assert fleet.census.members(family) == tuple(sorted(loaded))
+        assert fleet.census.named(family) == loaded | told
+        assert fleet.census.spaces(family) == {about.latent_space for about in here} - {""}

@@ -28,7 +28,7 @@ from baton.coordinator.store.memory import MemoryStore
 from baton.device_client.sdk import AsyncClient
 from baton.edge_server.daemon import Node as EdgeNode
 from baton.edge_server.daemon import running as edge_running
-from baton.edge_server.registry import Registry
+from baton.edge_server.requests.registry import Registry
 from baton.edge_server.settings import EdgeSettings
 from tests.support.engines import BeforeCall, Gate, WatchedFamily
 from tests.support.tasks import run_alone

@@ -6,8 +6,8 @@ from baton.common.arm import Arm
 from baton.common.decision import EdgeChoice
 from baton.common.query import DecideQuery
 from baton.coordinator.bandit.arms import Candidate, candidates
-from baton.coordinator.fleet import RankedEdge, Ranking
 from baton.coordinator.known import is_learned
+from baton.coordinator.ranking import RankedEdge, Ranking
 
 USABLE = Ranking((RankedEdge("e1", "h:1", "idle", 0.0, 0.0, 0.0, 0),), ())
 DRAINING = Ranking((), (EdgeChoice("e1", "h:1", "draining"),))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from baton.common.query import DecideQuery, PromptFeatures
 from baton.common.request import PREFERENCES, Preference
 from baton.coordinator.bandit.context import DIMENSION, FEATURES, build_context, complexity
-from baton.coordinator.fleet import RankedEdge
+from baton.coordinator.ranking import RankedEdge
 
 COUNT = st.integers(0, 10_000)
 PROMPTS = st.builds(PromptFeatures, COUNT, COUNT, COUNT, COUNT, COUNT)

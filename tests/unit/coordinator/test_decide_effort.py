@@ -11,7 +11,8 @@ from baton.common.node import NodeLoad, Registration
 from baton.common.query import DecideQuery
 from baton.coordinator.daemon import build_decider
 from baton.coordinator.decider import Clocks
-from baton.coordinator.fleet import MAX_EDGES, MAX_NODES, Fleet
+from baton.coordinator.fleet import MAX_NODES, Fleet
+from baton.coordinator.ranking import MAX_EDGES
 from baton.coordinator.settings import Settings
 from baton.coordinator.store.memory import MemoryStore
 from baton.coordinator.store.thread import StoreThread

@@ -7,7 +7,8 @@ import pytest
 from baton.common.errors import InvalidRequest, Overloaded
 from baton.common.node import NodeLoad, Registration
 from baton.coordinator import fleet as fleet_module
-from baton.coordinator.fleet import FORGET_AFTER_LEASES, MAX_EDGES, Fleet, Need
+from baton.coordinator.fleet import FORGET_AFTER_LEASES, Fleet
+from baton.coordinator.ranking import MAX_EDGES, Need
 from baton.coordinator.values import NodeState
 
 LEASE = 10.0
@@ -43,11 +44,11 @@ def state(fleet: Fleet) -> NodeState:
 
 
 def reasons(fleet: Fleet, need: Need) -> dict[str, str]:
-    return {item.node_id: item.reason for item in fleet.rank(need).rejected}
+    return {item.node_id: item.reason for item in fleet.ranks().rank(need).rejected}
 
 
 def order(fleet: Fleet, need: Need) -> list[str]:
-    return [item.node_id for item in fleet.rank(need).ranked]
+    return [item.node_id for item in fleet.ranks().rank(need).ranked]
 
 
 NEED = Need("scenes", "f", ("large",))
@@ -118,7 +119,7 @@ def test_every_misfit_has_its_reason(fleet: Fleet) -> None:
         "fingerprint": "has another fingerprint: its latents do not fit the device's",
         "full": "full: 3 active and 1 queued of 4",
     }
-    assert fleet.rank(NEED).best is None
+    assert fleet.ranks().rank(NEED).best is None
 
 
 def test_latents_fit_by_the_space_where_both_sides_know_theirs(fleet: Fleet) -> None:
@@ -175,7 +176,7 @@ def test_the_nearer_edge_comes_first_and_says_what_was_measured(fleet: Fleet) ->
     fleet.register(edge("far"))
     fleet.register(edge("near"))
     need = Need("scenes", "f", ("large",), rtts={"near": 0.002}, default_rtt=0.05)
-    near, far = fleet.rank(need).ranked
+    near, far = fleet.ranks().rank(need).ranked
     assert (near.node_id, near.rtt, far.rtt) == ("near", 0.002, 0.05)
     assert near.reason.endswith("round trip 2.0 ms")
     assert far.reason.endswith("round trip 50.0 ms, not measured: that to the coordinator")
@@ -186,7 +187,7 @@ def test_a_burst_between_two_heartbeats_is_spread(fleet: Fleet) -> None:
         fleet.register(edge(node_id))
     first = []
     for number in range(6):
-        best = fleet.rank(NEED).best
+        best = fleet.ranks().rank(NEED).best
         assert best is not None
         first.append(best.node_id)
         fleet.assign(best.node_id, f"d{number}")
@@ -197,12 +198,12 @@ def test_an_assignment_counts_until_it_ends_or_the_edge_reports(fleet: Fleet) ->
     fleet.register(edge())
     fleet.assign("e1", "d1")
     fleet.assign("e1", "d2")
-    assert [item.waiting for item in fleet.rank(NEED).ranked] == [2]
+    assert [item.waiting for item in fleet.ranks().rank(NEED).ranked] == [2]
     fleet.release("e1", "d1")
     fleet.release("gone", "d1")
-    assert [item.waiting for item in fleet.rank(NEED).ranked] == [1]
+    assert [item.waiting for item in fleet.ranks().rank(NEED).ranked] == [1]
     fleet.heartbeat("e1", IDLE, draining=False)
-    assert [item.waiting for item in fleet.rank(NEED).ranked] == [0]
+    assert [item.waiting for item in fleet.ranks().rank(NEED).ranked] == [0]
 
 
 def test_the_best_are_named_alone_and_what_has_ended_makes_an_edge_one_of_them_again(
@@ -225,7 +226,7 @@ def test_the_best_are_named_alone_and_what_has_ended_makes_an_edge_one_of_them_a
 def test_of_many_that_do_not_fit_some_are_named_and_the_rest_are_counted(fleet: Fleet) -> None:
     for number in range(MAX_EDGES + 4):
         fleet.register(edge(f"e{number:02}", family="sd15"))
-    ranking = fleet.rank(NEED)
+    ranking = fleet.ranks().rank(NEED)
     assert (len(ranking.rejected), ranking.unnamed) == (MAX_EDGES, 4)
     assert ranking.complaint.endswith(f"serves family sd15 and {MAX_EDGES + 1} more")
 
@@ -235,7 +236,7 @@ def test_members_are_those_of_the_family_whatever_the_state(fleet: Fleet, clock:
     clock.now += LEASE + 1
     fleet.register(edge("e2", ("medium", "small")))
     fleet.register(edge("e3", ("base",), family="sd15"))
-    assert fleet.members("scenes") == ("large", "medium", "small")
+    assert fleet.census.members("scenes") == ("large", "medium", "small")
 
 
 def test_the_number_of_edges_is_bounded(fleet: Fleet) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from baton.common.errors import InvalidRequest, PermissionDenied
 from baton.common.node import NodeLoad, Registration
-from baton.coordinator.fleet import Fleet, Need
+from baton.coordinator.fleet import Fleet
+from baton.coordinator.ranking import Need
 from baton.coordinator.values import NodeView
 from tests.unit.coordinator.test_fleet import LEASE, Clock
 
@@ -89,7 +90,7 @@ def test_what_was_sent_to_one_incarnation_does_not_weigh_on_the_next(fleet: Flee
     fleet.register(edge(OLD, "i1", "mine"))
     fleet.assign("e1", "d1")
     fleet.register(edge(NEW, "i2", "mine"))
-    assert [item.waiting for item in fleet.rank(NEED).ranked] == [0]
+    assert [item.waiting for item in fleet.ranks().rank(NEED).ranked] == [0]
 
 
 def test_an_edge_without_a_secret_has_its_address_alone(fleet: Fleet) -> None:

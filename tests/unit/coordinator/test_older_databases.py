@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -128,10 +128,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def booted(path: Path) -> AsyncIterator[tuple[Decider, Fleet, Restored]]:
-    thread, fleet = StoreThread(SqliteStore(path)), Fleet(10.0, lambda: 0.0)
+async def booted(
+    path: Path, clock: Callable[[], float] = lambda: 0.0
+) -> AsyncIterator[tuple[Decider, Fleet, Restored]]:
+    thread, fleet = StoreThread(SqliteStore(path)), Fleet(10.0, clock)
     settings = Settings(seed=1, exploration=0.0)
-    decider = build_decider(settings, fleet, thread, Clocks(lambda: 0.0, lambda: 0.0))
+    decider = build_decider(settings, fleet, thread, Clocks(clock, clock))
     yield decider, fleet, await decider.restore()
     await decider.close()
     await thread.close()
@@ -221,3 +223,22 @@ async def test_a_context_of_another_length_is_named_at_the_start(tmp_path: Path)
     async with booted(tmp_path / "other.db") as (decider, _, restored):
         assert restored == Restored(0, {(): len(ARMS) + 1})
         assert decider.arms() == []
+
+
+@pytest.mark.parametrize("reported", [True, False])
+async def test_a_pending_decision_of_another_context_ends_like_any_other_and_teaches_nothing(
+    tmp_path: Path, reported: bool
+) -> None:
+    path, now, pending = tmp_path / "other.db", 0.0, f"d{len(ARMS)}"
+    made(path, entries=14)
+    async with booted(path, lambda: now) as (decider, _, restored):
+        assert restored == Restored(0, {(): len(ARMS) + 1})
+        if reported:
+            assert await decider.report(pending, OK)
+        now = 1_000.0
+        assert await decider.expire() == (0 if reported else 1)
+        assert (await decider.find(pending)).state == ("rewarded" if reported else "expired")
+        assert decider.arms() == []
+    async with booted(path) as (decider, _, restored):
+        assert restored == Restored(0, {(): len(ARMS) + 1})
+        assert await decider.expire() == 0

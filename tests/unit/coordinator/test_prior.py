@@ -11,7 +11,7 @@ from baton.coordinator.bandit.arms import candidates
 from baton.coordinator.bandit.context import DIMENSION, build_context
 from baton.coordinator.bandit.linucb import LinUCB
 from baton.coordinator.bandit.prior import static_prior
-from baton.coordinator.fleet import RankedEdge, Ranking
+from baton.coordinator.ranking import RankedEdge, Ranking
 from baton.coordinator.values import ArmKey
 
 WEIGHTS: dict[Preference, float] = {"quality": 0.8, "balanced": 0.5, "speed": 0.2}

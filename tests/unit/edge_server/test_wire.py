@@ -67,7 +67,6 @@ def test_work_does_not_show_the_prompt(family: LoadedFamily) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"protocol_version": 99}, Incompatible),
         ({"fingerprint": "0" * 32}, Incompatible),
         ({"request_id": ""}, InvalidRequest),
         ({"request_id": "x" * 129}, InvalidRequest),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.common.accel.directives import Accelerator, available_masks
+from baton.common.accel.directives import Accelerator
 from baton.common.accel.masks import load_mask, mask_path, save_mask
 from baton.common.accel.propagation import Propagation
 from baton.common.errors import Incompatible, InvalidRequest, WeightsError
@@ -242,12 +242,3 @@ def test_a_family_may_say_how_it_propagates(family: LoadedFamily, masked: Loaded
     assert family.accelerator.of("large").propagation == Propagation()
     told = masked.accelerator.of("large").propagation
     assert told == Propagation((0, 1, 6), 10, parallel=True, prior_noise=0.05)
-
-
-def test_masks_are_listed_by_sampler_and_steps(masked: LoadedFamily, tmp_path: Path) -> None:
-    assert available_masks(masked.masks_folder("large")) == ["ddim-10", "ddim-10-propagated"]
-    assert available_masks(tmp_path / "nowhere") == []
-    (tmp_path / "ddim-3.json").mkdir()
-    (tmp_path / "._ddim-3.json").write_bytes(b"\xff")
-    (tmp_path / "ddim-4.json").symlink_to(tmp_path / "nowhere")
-    assert available_masks(tmp_path) == []

@@ -132,6 +132,19 @@ def test_too_many_attempts_are_refused() -> None:
         deciding.outcome_from_proto(pb.ReportRequest(attempts=[attempt] * 65))
 
 
+def test_of_too_many_no_more_is_read_than_tells_that_they_are() -> None:
+    attempts = [pb.EdgeAttempt(address="h:1")] * 65 + [pb.EdgeAttempt()]
+    with pytest.raises(InvalidRequest, match="more than 64 attempts"):
+        deciding.outcome_from_proto(pb.ReportRequest(attempts=attempts))
+
+
+def test_a_state_that_is_unknown_here_is_named_beside_those_that_are_known() -> None:
+    message = deciding.record_to_proto(RECORD)
+    message.state = "paused"
+    with pytest.raises(InvalidRequest, match=r"one of pending, .* got 'paused'; update the older"):
+        deciding.record_from_proto(message)
+
+
 def test_no_preference_is_balanced() -> None:
     assert deciding.query_from_proto(request()).preference == "balanced"
 

@@ -28,10 +28,10 @@ from baton.edge_server.engine.job import (
     Progressed,
     Work,
 )
-from baton.edge_server.entry import Entry
-from baton.edge_server.lifecycle import State
-from baton.edge_server.registry import Bounds, Counts, Registry
-from baton.edge_server.result_cache import Retention
+from baton.edge_server.requests.entry import Entry
+from baton.edge_server.requests.lifecycle import State
+from baton.edge_server.requests.registry import Bounds, Counts, Registry
+from baton.edge_server.requests.result_cache import Retention
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.nodes import until
 from tests.support.tasks import PROMPTS, plan, run_alone, task, work

@@ -6,10 +6,9 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
 from copy import copy
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
-from baton.common.errors import BatonError
+from baton.common.errors import BatonError, InvalidRequest, PermissionDenied
 from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
@@ -21,10 +20,16 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.engine.latency import RemainingWork
-from baton.edge_server.lifecycle import State, check_transition
+from baton.edge_server.requests.lifecycle import State, check_transition
 
+Key = tuple[str, int]
 News = Queued | Progressed | Checkpointed | Outcome
 _POSITION_SECONDS = 1.0
+
+
+def key_of(work: Work) -> Key:
+    """What names it: a request may come in again under its id, from a later step."""
+    return work.request_id, work.first_step
 
 
 @dataclass(eq=False)
@@ -33,7 +38,7 @@ class Entry:
 
     Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
     position: how many wait before it, while it is queued itself; deadline: in the event loop's
-    time; job: the engine's side of it.
+    time; job: the engine's side of it; remaining: what it still asks of the model.
     """
 
     work: Work
@@ -47,7 +52,34 @@ class Entry:
     listeners: int = 0
     lingering: asyncio.TimerHandle | None = None
     expiring: asyncio.TimerHandle | None = None
+    remaining: RemainingWork = field(init=False)
+    _course: tuple[RemainingWork, ...] = field(init=False, repr=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        work = self.work
+        self._course = RemainingWork.course(work)
+        self.remaining = self._course[0]
+
+    @property
+    def key(self) -> Key:
+        return key_of(self.work)
+
+    def asks(self, work: Work) -> bool:
+        """Whether that is the same work; the latent that it goes on from is named by its key."""
+        return replace(self.work, resume=None) == replace(work, resume=None)
+
+    def check_claim(self, work: Work) -> None:
+        """Raises PermissionDenied for another's, InvalidRequest for other work under its key."""
+        name = self.work.request_id
+        if self.work.owner != work.owner:
+            raise PermissionDenied(
+                f"request id {name} is taken; choose a new one", "foreign_request"
+            )
+        if not self.asks(work):
+            raise InvalidRequest(
+                f"request id {name} was used before for something else; choose a new one"
+            )
 
     def start(self) -> None:
         self.state = check_transition(self.state, State.RUNNING)
@@ -55,6 +87,7 @@ class Entry:
     def advance(self, news: Progressed | Checkpointed) -> None:
         if isinstance(news, Progressed):
             self.progress = news
+            self.remaining = self._course[news.step - self.work.first_step]
         else:
             self.checkpoint = news
         self._wake()
@@ -67,15 +100,6 @@ class Entry:
             if timer is not None:
                 timer.cancel()
         self._wake()
-
-    def remaining(self) -> RemainingWork:
-        """What it still asks of the model: looked up, since each refusal asks all entries."""
-        done = self.progress.step if self.progress else self.work.first_step
-        return self._course[done - self.work.first_step]
-
-    @cached_property
-    def _course(self) -> tuple[RemainingWork, ...]:
-        return RemainingWork.course(self.work)
 
     @property
     def size(self) -> int:

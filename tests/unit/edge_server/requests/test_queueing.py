@@ -12,7 +12,7 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.plan import Plan, StepDirective
 from baton.common.size import Size
 from baton.edge_server.engine.latency import RemainingWork, rows_of
-from baton.edge_server.registry import Bounds, Registry
+from baton.edge_server.requests.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.families import SIZE
 from tests.support.nodes import until
@@ -57,7 +57,7 @@ async def test_a_refusal_does_not_reckon_anew_what_each_place_still_asks(
         registry = Registry(engine, Bounds(PLACES, linger=3600.0))
         registry.admit(work("measured", task(plan("edge/small", 1, guidance=1.0))))
         gate.allow(1)
-        await until(lambda: engine.forecast().latency)
+        await until(lambda: engine.forecast().latency and not registry.places)
         for number in range(PLACES):
             registry.admit(work(f"{number}", long))
 

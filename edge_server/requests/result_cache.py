@@ -6,9 +6,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from baton.edge_server.entry import Entry
-
-Key = tuple[str, int]
+from baton.edge_server.requests.entry import Entry, Key
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,10 @@ class Retention:
 
 
 class ResultCache:
-    """The oldest leave first when a bound is passed; an entry larger than the bound at once."""
+    """Keeps entries that have ended, each for a time.
+
+    The oldest leave first when a bound is passed; an entry larger than the bound at once.
+    """
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
@@ -35,7 +36,8 @@ class ResultCache:
     def get(self, key: Key) -> Entry | None:
         return self._entries.get(key)
 
-    def add(self, key: Key, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
+        key = entry.key
         self._entries[key] = entry
         self.bytes += entry.size
         loop = asyncio.get_running_loop()

@@ -6,7 +6,12 @@ from itertools import product
 
 import pytest
 
-from baton.edge_server.lifecycle import TRANSITIONS, IllegalTransition, State, check_transition
+from baton.edge_server.requests.lifecycle import (
+    TRANSITIONS,
+    IllegalTransition,
+    State,
+    check_transition,
+)
 
 ENDS = set(State) - {State.QUEUED, State.RUNNING}
 RESULTS = {State.HANDED_OFF, State.DRAWN}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from baton.common.errors import (
@@ -16,9 +15,7 @@ from baton.common.errors import (
     Cancelled,
     DeadlineExceeded,
     Draining,
-    InvalidRequest,
     Overloaded,
-    PermissionDenied,
 )
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
@@ -33,12 +30,10 @@ from baton.edge_server.engine.job import (
     Started,
     Work,
 )
-from baton.edge_server.engine.latency import RemainingWork
-from baton.edge_server.entry import Entry
-from baton.edge_server.lifecycle import State
-from baton.edge_server.result_cache import Key, ResultCache, Retention
-
-_MAX_RETRY_SECONDS = 30.0
+from baton.edge_server.requests.admission import Admission
+from baton.edge_server.requests.entry import Entry, Key, key_of
+from baton.edge_server.requests.lifecycle import State
+from baton.edge_server.requests.result_cache import ResultCache, Retention
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class Registry:
         self._bounds = bounds
         self._open: dict[Key, Entry] = {}
         self._kept = ResultCache(bounds.retention)
-        self._places = 0
+        self._admission = Admission(bounds.capacity, self._open.values(), engine.forecast)
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed: BatonError | None = None
@@ -106,7 +101,7 @@ class Registry:
     @property
     def places(self) -> int:
         """Requests that the engine holds, those that it is about to let go included."""
-        return self._places
+        return self._admission.places
 
     @property
     def kept(self) -> ResultCache:
@@ -120,35 +115,26 @@ class Registry:
         """The entry of this work, and whether it was there already.
 
         deadline: in the event loop's time; one that comes again with a later deadline gets that.
-        Raises Overloaded, DeadlineExceeded, Draining, or InvalidRequest if the id was used for
-        something else.
+        Raises Overloaded, DeadlineExceeded, Draining, or as `Entry.check_claim`.
         """
-        key = (work.request_id, work.first_step)
-        known = self._open.get(key) or self._kept.get(key)
+        known = self._find(work)
         if known is not None:
-            if known.work.owner != work.owner:
-                raise PermissionDenied(
-                    f"request id {work.request_id} is taken; choose a new one",
-                    "foreign_request",
-                )
-            if not _same(known.work, work):
-                raise InvalidRequest(
-                    f"request id {work.request_id} was used before for something else;"
-                    " choose a new one"
-                )
+            known.check_claim(work)
             if not known.state.ended:
                 self._expire_at(known, max(deadline, known.deadline))
             return known, True
+        self._check_open()
+        self._admission.check_room()
         entry = Entry(work, lambda: self._position(entry))
-        self._check_room(entry, deadline)
-        self._accept(key, entry, deadline)
+        self._admission.check_time(entry.remaining, deadline)
+        self._accept(entry, deadline)
         return entry, False
 
-    def _accept(self, key: Key, entry: Entry, deadline: float) -> None:
-        self._open[key] = entry
+    def _accept(self, entry: Entry, deadline: float) -> None:
+        self._open[entry.key] = entry
         entry.job = Job(entry.work, emit=self._emitter(entry))
         self._idle.clear()
-        self._places += 1
+        self._admission.places += 1
         self._expire_at(entry, deadline)
         self._let_linger(entry)
         self._engine.submit(entry.job)
@@ -177,9 +163,8 @@ class Registry:
 
     def holds(self, work: Work) -> bool:
         """Whether this very work runs, waits or is kept here."""
-        key = (work.request_id, work.first_step)
-        known = self._open.get(key) or self._kept.get(key)
-        return known is not None and _same(known.work, work)
+        known = self._find(work)
+        return known is not None and known.asks(work)
 
     def cancel(self, request_id: str, owner: str | None = None) -> bool:
         """End a request, in all its parts; False if there is nothing to end.
@@ -210,52 +195,20 @@ class Registry:
             return False
         return True
 
+    def _find(self, work: Work) -> Entry | None:
+        key = key_of(work)
+        return self._open.get(key) or self._kept.get(key)
+
     def _position(self, entry: Entry) -> int:
         """How many were queued before it and still are."""
         queued = (other for other in self._open.values() if other.state is State.QUEUED)
         return sum(1 for _ in takewhile(lambda other: other is not entry, queued))
 
-    def _check_room(self, entry: Entry, deadline: float) -> None:
+    def _check_open(self) -> None:
         if self._closed is not None:
             raise copy(self._closed)
         if self.draining:
             raise Draining("this edge is shutting down and takes no new requests; use another")
-        if self._places >= self._bounds.capacity:
-            raise Overloaded(
-                f"all {self._bounds.capacity} places of this edge are taken; try again later or"
-                " elsewhere",
-                retry_after=self._seconds_until_room(),
-            )
-        left = deadline - asyncio.get_running_loop().time()
-        if left < math.inf:
-            self._check_time(entry.remaining(), left)
-
-    def _check_time(self, work: RemainingWork, left: float) -> None:
-        """Refuse what cannot end in time, as far as the measured pace tells."""
-        forecast = self._engine.forecast()
-        ahead = [entry.remaining() for entry in self._open.values()]
-        if left > 0 and not forecast.knows([*ahead, work], time.monotonic()):
-            return
-        alone = forecast.seconds([work]) if left > 0 else 0.0
-        if alone >= left:
-            raise DeadlineExceeded(
-                f"{work.steps} steps take about {alone:.3g} s here and {max(left, 0):.3g} s are"
-                " left; allow more time or fewer steps"
-            )
-        needed = forecast.seconds([*ahead, work], left)
-        if needed > left:
-            raise Overloaded(
-                f"with {len(ahead)} requests ahead, {work.steps} steps would not end within the"
-                f" {left:.3g} s that are left; try again later or elsewhere",
-                retry_after=self._seconds_until_room(),
-            )
-
-    def _seconds_until_room(self) -> float:
-        """When the first of the requests ends, as far as one knows."""
-        forecast, ahead = self._engine.forecast(), [e.remaining() for e in self._open.values()]
-        if not ahead or not forecast.knows(ahead, time.monotonic()):
-            return 1.0
-        return min(forecast.seconds(ahead) / len(ahead), _MAX_RETRY_SECONDS)
 
     def _expire_at(self, entry: Entry, deadline: float) -> None:
         if entry.expiring is not None:
@@ -289,10 +242,9 @@ class Registry:
     def _end(self, entry: Entry, state: State, outcome: Outcome) -> None:
         entry.end(state, outcome)
         self.counts.add(state)
-        key = (entry.work.request_id, entry.work.first_step)
-        del self._open[key]
+        del self._open[entry.key]
         if state is not State.ABANDONED:  # nobody withdrew that one: it may be asked for again
-            self._kept.add(key, entry)
+            self._kept.add(entry)
         if not self._open:
             self._idle.set()
 
@@ -307,7 +259,7 @@ class Registry:
     def _hear(self, entry: Entry, event: Event) -> None:
         """What the engine tells; of a request that has ended, only that its place is free."""
         if not isinstance(event, Started | Progressed | Checkpointed):
-            self._places -= 1
+            self._admission.places -= 1
             entry.job = None
         if entry.state.ended or isinstance(event, Dropped):
             return
@@ -323,8 +275,3 @@ def _state_after(outcome: Outcome) -> State:
     if isinstance(outcome, HandedOff):
         return State.HANDED_OFF
     return State.DRAWN if isinstance(outcome, Drawn) else State.FAILED
-
-
-def _same(known: Work, asked: Work) -> bool:
-    """Whether two requests ask for the same; the latent they go on from is named by their key."""
-    return replace(known, resume=None) == replace(asked, resume=None)

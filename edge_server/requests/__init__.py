@@ -1,0 +1,1 @@
+"""Requests on an edge: admitted or refused, followed, ended once, and kept for a time."""
