@@ -106,9 +106,10 @@ class Report:
 
     def _arm_that_ran(self, result: Result) -> Arm:
         """The decided arm, or the device's own if no edge took part after all."""
+        decided = self._decision.arm
         if result.steps_at("edge"):
-            return self._decision.arm
-        return arm_that_ran(result.executed, result.task.plan.grids)
+            return decided
+        return arm_that_ran(result.executed, result.task.plan.grids, decided)
 
     @property
     def _newest_attempts(self) -> tuple[EdgeAttempt, ...]:
