@@ -18,7 +18,7 @@ import torch
 from baton.common.arm import Arm
 from baton.common.diffusion.executor import prior_noise
 from baton.common.diffusion.samplers import SamplerHistory, rescale, vp_form
-from baton.common.errors import InvalidRequest, Unreachable
+from baton.common.errors import Incompatible, InvalidRequest, Unreachable
 from baton.common.expansion import Terms, expand
 from baton.common.families.loader import Family
 from baton.common.limits import SAMPLERS, Location, SamplerName
@@ -35,7 +35,16 @@ from baton.device_client.sdk import AsyncClient
 from baton.device_client.settings import DeviceSettings
 from tests.support.engines import Counter, Gate
 from tests.support.families import NAME
-from tests.support.nodes import Edge, check_executed, closed_port, coordinator, device, edge, until
+from tests.support.nodes import (
+    Edge,
+    check_executed,
+    closed_port,
+    coordinator,
+    device,
+    edge,
+    one_line,
+    until,
+)
 from tests.support.tasks import PROMPTS, task
 
 PROMPT = PROMPTS[3]
@@ -353,6 +362,18 @@ async def test_an_arm_and_its_caller_do_not_both_say_the_steps(
         for arm in ("edge/large*5", "edge/large*3@s2.2>device/small*4", "device/small*5"):
             with pytest.raises(InvalidRequest, match="--steps"):
                 await client.generate(PROMPT, arm=arm, steps=5)
+    assert node.registry.counts.completed == 0
+
+
+@pytest.mark.parametrize("arm", ["edge/large@s99>device/small", "device/small@s99.0>edge/large"])
+async def test_a_stretch_that_would_end_above_the_familys_levels_is_refused(
+    node: Edge, family: Family, family_folder: Path, arm: str
+) -> None:
+    first = family.ratios("ddim", 8)[0]
+    with device(family_folder, edges=node.address) as client:
+        with pytest.raises(Incompatible, match=f"@s99.0 .* fall from {first:.3g} to ") as caught:
+            await client.generate(PROMPT, arm=arm, steps=8)
+    one_line(caught.value)
     assert node.registry.counts.completed == 0
 
 
