@@ -122,7 +122,8 @@ class DevicePart:
                 ran = self._handed_on(executed, run)
             ran.seconds = time.monotonic() - begun
         step, last = stepping / (run.step - first), task.plan.segment_at(stop - 1)
-        self._order.device.times.measured(last.member, last.accel, step, ran.seconds - stepping)
+        rest = None if ran.picture is None else ran.seconds - stepping
+        self._order.device.times.measured(last.member, last.accel, step, rest)
         return ran
 
     def _handed_on(self, executed: list[ExecutedStep], run: Run) -> _Ran:
