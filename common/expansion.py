@@ -83,8 +83,13 @@ def _stop(stretch: Stretch, terms: Terms, steps: int) -> int:
             f"{stretch} ends at a level of noise, and this node does not know at which step;"
             " say the steps of each stretch"
         )
-    above = [ratio > stretch.sigma for ratio in terms.ratios(terms.sampler, steps)]
-    return sum(above)
+    ratios = terms.ratios(terms.sampler, steps)
+    if stretch.sigma >= ratios[0]:
+        raise Incompatible(
+            f"{stretch} would end before its first step: in {steps} steps the family's levels of"
+            f" noise fall from {ratios[0]:.3g} to {ratios[-1]:.3g}"
+        )
+    return sum(ratio > stretch.sigma for ratio in ratios)
 
 
 def _grids(arm: Arm, stops: Sequence[int], terms: Terms) -> list[Grid]:

@@ -79,14 +79,17 @@ class ExecutedStep:
         return 2 if self.branches == "both" else 1
 
 
-def arm_that_ran(executed: Sequence[ExecutedStep], grids: Sequence[Grid]) -> Arm:
-    """The arm whose plan is what was executed, over the grids of that plan."""
+def arm_that_ran(executed: Sequence[ExecutedStep], grids: Sequence[Grid], planned: Arm) -> Arm:
+    """The arm whose plan is what was executed, over the grids of that plan.
+
+    It says the steps of its stretches where the planned one does.
+    """
     groups = groupby(executed, lambda step: (step.location, step.member))
     found, done = [], 0
     for (location, member), steps in groups:
         start, done = done, done + len(list(steps))
         found.append((location, member, start, done))
-    if len(grids) == 1:
+    if planned.steps is None:
         stretches = [
             Stretch(location, member, share=done / len(executed) if done < len(executed) else None)
             for location, member, _, done in found

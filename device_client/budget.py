@@ -77,11 +77,15 @@ class StepTimes:
         self._rest: float | None = None
         self._lock = threading.Lock()
 
-    def measured(self, member: str, accel: Accel, step: float, rest: float) -> None:
-        """``step``: mean seconds of a step; ``rest``: of encoding and decoding. Thread-safe."""
+    def measured(self, member: str, accel: Accel, step: float, rest: float | None) -> None:
+        """``step``: mean seconds of a step; ``rest``: of encoding and decoding, None without both.
+
+        Thread-safe.
+        """
         with self._lock:
             self._steps[member, accel] = _mean(self._steps.get((member, accel)), step)
-            self._rest = _mean(self._rest, rest)
+            if rest is not None:
+                self._rest = _mean(self._rest, rest)
 
     def needed(self, plan: OpenPlan, first: int) -> float | None:
         """Seconds for the device's steps from ``first`` on; None before the first measurement."""

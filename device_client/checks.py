@@ -9,7 +9,7 @@ from baton.common.families.manifest import BUILT_IN, find_family, read_manifest
 from baton.common.families.spec import FamilySpec, read_spec
 from baton.common.naming import check_address
 from baton.common.request import GenerationRequest
-from baton.device_client.decide import ArmNames
+from baton.device_client.arm_names import ArmNames
 from baton.device_client.provenance import Provenance
 from baton.device_client.settings import DeviceSettings, split_list
 

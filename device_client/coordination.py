@@ -25,8 +25,8 @@ from baton.common.rpc.access import Access
 from baton.common.rpc.convert import check_protocol
 from baton.common.rpc.peer import Peer, health_request
 from baton.common.rpc.status import parsed
-from baton.device_client.decide import is_static
 from baton.device_client.offline_tickets import OfflineTickets
+from baton.device_client.static_decision import is_static
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 
 _log = logging.getLogger(__name__)

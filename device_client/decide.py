@@ -1,125 +1,82 @@
-"""Where to hand over: the coordinator's word, the caller's request, or a static default."""
+"""Decide: which arm draws a picture, and which edges may serve it."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from baton.common.arm import Arm
-from baton.common.decision import Decision, EdgeChoice
-from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest, UnknownName
-from baton.common.families.manifest import Manifest
-from baton.common.limits import check_fraction
-from baton.common.request import GenerationRequest, Preference
+from baton.common.decision import Decision
+from baton.common.errors import BatonError, Incompatible
+from baton.common.query import DecideQuery
+from baton.device_client import coordination
+from baton.device_client.features import prompt_features
+from baton.device_client.order import Order
+from baton.device_client.settings import split_list
+from baton.device_client.static_decision import static_decision
 
-_DEFAULT_FRACTION = 0.4
-_STATIC = "static-"
-
-
-def is_static(decision_id: str) -> bool:
-    """Whether the device decided alone; no coordinator knows such a decision."""
-    return decision_id.startswith(_STATIC)
+#: What a coordinator says of the request itself; any other failure is its own.
+_FINAL = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 
 
-@dataclass(frozen=True)
-class ArmNames:
-    """Expands the short names of arms (``device``, ``edge``, ``relay@0.4``) for one device."""
+class Decider:
+    """Decides where a picture is drawn: as the coordinator says, or else as this device does."""
 
-    manifest: Manifest
-    device_members: Sequence[str]
+    def __init__(self, order: Order, notes: list[str]) -> None:
+        self._order = order
+        self._notes = notes
 
-    @property
-    def largest(self) -> str:
-        """The family's largest member: what an edge is for."""
-        return next(iter(self.manifest.members))
+    async def decide(self) -> Decision:
+        """Ask the coordinator unless an edge is named; decide alone if it has no sound answer.
 
-    @property
-    def _own(self) -> str:
-        """The member that finishes relays here."""
-        if not self.device_members:
-            raise Incompatible("this device holds no member; use --arm edge")
-        return self.device_members[0]
-
-    def resolve(self, name: str) -> Arm:
-        """Raises UnknownName for a name that is no arm or has no such member."""
-        kind, _, fraction = name.partition("@")
-        if name == "device":
-            return Arm.device(self._own)
-        if name == "edge":
-            return Arm.edge(self.largest)
-        if kind == "relay" and ":" not in name:
-            return Arm.relay(self.largest, self._own, self._fraction(fraction, name))
-        try:
-            arm = Arm.parse(name)
-        except UnknownName as error:
-            raise UnknownName(
-                f"{error}; or use device, edge, relay@FRACTION (for instance relay@0.4)"
-            ) from error
-        for member in arm.members:
-            self.manifest.check_member(member)
-        return arm
-
-    def requested(self, request: GenerationRequest) -> Arm | None:
-        """The arm that a caller names, if it names one.
-
-        Raises as `resolve`, and InvalidRequest if both the arm and the caller say the steps.
+        Raises what the coordinator says of the request itself, and as `static_decision`.
         """
-        if request.arm is None:
-            return None
-        arm = self.resolve(request.arm)
-        if request.steps is not None and arm.steps is not None:
-            raise InvalidRequest(f"arm {arm} says its steps itself; leave --steps out")
-        return arm
-
-    def check(self, decision: Decision, requested_arm: Arm | None) -> Decision:
-        """A coordinator's decision. Raises ExecutionFailed for one that cannot be carried out."""
-        arm = decision.arm
-        own = arm.members_on("device")
-        if not set(arm.members) <= self.manifest.members.keys():
-            raise ExecutionFailed(f"the coordinator decided for {arm}, which this family lacks")
-        if not set(own) <= set(self.device_members):
-            raise ExecutionFailed(f"the coordinator decided for {arm}, not held here")
-        if requested_arm is not None and arm != requested_arm:
-            raise ExecutionFailed(f"the coordinator decided for {arm} in place of {requested_arm}")
-        return decision
-
-    def _fraction(self, text: str, name: str) -> float:
-        if not text:
-            return _DEFAULT_FRACTION
+        settings, request = self._order.device.settings, self._order.request
+        arm = self._order.device.arm_names.requested(request)
+        alone: list[str] = []
+        if settings.coordinator and not request.edge:
+            try:
+                return await self._ask(arm)
+            except BatonError as error:
+                if error.status in _FINAL:
+                    raise
+                alone = [f"decided alone: {error}"]
+                self._notes += alone
         try:
-            return check_fraction(float(text))
-        except ValueError as error:
-            raise UnknownName(
-                f"unknown arm {name[:64]!r}: a relay fraction lies between 0 and 1"
-            ) from error
+            return self._decide_alone()
+        except Incompatible as error:
+            raise Incompatible("; ".join([str(error), *alone])) from error
 
+    async def _ask(self, arm: Arm | None) -> Decision:
+        order, device = self._order, self._order.device
+        link = order.link
+        link = replace(link, timeout=order.timer.budget.within(link.timeout))
+        decision = await coordination.ask(link, self._query(arm), device.offline_tickets)
+        return device.arm_names.check(decision, arm)
 
-def static_decision(
-    names: ArmNames,
-    requested_arm: str | None,
-    preference: Preference,
-    edges: Sequence[str],
-    fallback: bool = False,
-) -> Decision:
-    """The decision without a coordinator: the arm asked for, else a relay unless extreme ones win.
+    def _query(self, arm: Arm | None) -> DecideQuery:
+        order, request, spec = self._order, self._order.request, self._order.device.spec
+        return DecideQuery(
+            request_id=order.request_id,
+            prompt=prompt_features(request.prompt),
+            preference=request.preference,
+            family=spec.name,
+            fingerprint=spec.fingerprint,
+            latent_space=spec.latent_space.id,
+            members=tuple(order.device.settings.member_list),
+            steps=request.steps or spec.default_steps,
+            size=order.size,
+            requested_arm=arm,
+        )
 
-    Raises UnknownName for an unknown arm, Incompatible for one that needs an edge where none is
-    known, unless the device may draw in its place (``fallback``).
-    """
-    if requested_arm is not None:
-        arm, reason = names.resolve(requested_arm), "asked for"
-    elif edges and not names.device_members:
-        arm, reason = names.resolve("edge"), "this device holds no member"
-    elif not edges or preference == "speed":
-        arm = names.resolve("device")
-        reason = "fastest" if edges else "no coordinator and no edge are known"
-    elif preference == "quality":
-        arm, reason = names.resolve("edge"), "best quality"
-    else:
-        arm, reason = names.resolve(f"relay@{_DEFAULT_FRACTION}"), "static default"
-    if arm.members_on("edge") and not (edges or fallback):
-        raise Incompatible(f"arm {arm} needs an edge; name one with --edge HOST:PORT")
-    choices = tuple(EdgeChoice(address, address, "configured") for address in edges)
-    decision_id = f"{_STATIC}{uuid.uuid4().hex[:12]}"
-    return Decision(decision_id, arm, choices if arm.members_on("edge") else (), reason)
+    def _decide_alone(self) -> Decision:
+        device, request, spec = self._order.device, self._order.request, self._order.device.spec
+        named = split_list(request.edge or "") or device.settings.edge_list
+
+        def decide(edges: Sequence[str]) -> Decision:
+            fallback = bool(request.fallback)
+            return static_decision(
+                device.arm_names, request.arm, request.preference, edges, fallback
+            )
+
+        return device.offline_tickets.apply(decide, named, spec.name, spec.fingerprint)

@@ -1,4 +1,4 @@
-"""What a device draws itself, on its model thread."""
+"""The device's part: a stretch of the plan on its own model thread."""
 
 from __future__ import annotations
 
@@ -7,79 +7,63 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from baton.common.errors import Cancelled, Incompatible, executing
-from baton.common.families.spec import FamilySpec
+from baton.common.errors import Cancelled, ExecutionFailed, executing
 from baton.common.latents import LatentState, decode_state, encode_state
 from baton.common.plan import OpenPlan
-from baton.common.quality.verifier import Scorer
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
-from baton.common.rpc.access import Access
-from baton.device_client.budget import StepTimes, Timer
-from baton.device_client.decide import ArmNames
-from baton.device_client.edge_session import EdgePart
-from baton.device_client.events import Event, Stepped
-from baton.device_client.model_thread import ModelThread
-from baton.device_client.offline_tickets import OfflineTickets
-from baton.device_client.settings import DeviceSettings
+from baton.device_client.events import Stepped
+from baton.device_client.order import Order
+from baton.device_client.plan import Planner
+from baton.device_client.so_far import SoFar
 
 if TYPE_CHECKING:  # a device that holds no member draws without torch
     from baton.common.diffusion.run import Run
-    from baton.common.families.loaded import LoadedFamily
 
-NO_MEMBER = "this device holds no member to draw with"
 _GRACE_SECONDS = 1.0  # for the end of a step, and decoding, before a hung model is given up
 
 
-@dataclass(frozen=True)
-class Device:
-    """What the pictures of one client share. loaded: None on a device that holds no member."""
-
-    spec: FamilySpec
-    settings: DeviceSettings
-    scorer: Scorer | None
-    model_thread: ModelThread
-    access: Access
-    offline_tickets: OfflineTickets
-    loaded: LoadedFamily | None = None
-    times: StepTimes = field(default_factory=StepTimes)
-
-    @property
-    def arm_names(self) -> ArmNames:
-        return ArmNames(self.spec, self.settings.member_list)
-
-    @property
-    def family(self) -> LoadedFamily:
-        """The loaded one. Raises Incompatible on a device that holds no member."""
-        if self.loaded is None:
-            raise Incompatible(NO_MEMBER)
-        return self.loaded
-
-
 class DevicePart:
-    """Runs the plan's next stretch here. timer: of the whole picture; emit: hears the steps."""
+    """Draws a stretch of the plan here, on the model thread."""
 
-    def __init__(
-        self, device: Device, request_id: str, timer: Timer, emit: Callable[[Event], None]
-    ) -> None:
-        self._device = device
-        self._request_id = request_id
-        self._timer = timer
-        self._emit = emit
+    def __init__(self, order: Order, so_far: SoFar, planner: Planner) -> None:
+        self._order = order
+        self._so_far = so_far
+        self._planner = planner
 
-    async def run(self, task: Task, part: EdgePart) -> float:
-        """Go on from where the part is, to the picture or to the next edge's first step.
+    async def run(self, task: Task) -> Task:
+        """Go on to the picture or to an edge's first step; anew if what edges brought is of no use.
 
-        Returns the seconds that it took. Standing in line for the model thread counts for nothing.
+        Returns the task whose plan says what ran, all of it here if it began anew.
+        """
+        so_far = self._so_far
+        try:
+            if so_far.state is not None:
+                so_far.taken_over.add(so_far.resume_step)
+            await self._stretch(task)
+            return task
+        except ExecutionFailed as error:
+            if so_far.state is None or self._order.request.fallback is False:
+                raise
+            so_far.notes.append(f"what came from an edge was of no use here: {error}")
+        so_far.begin_anew()
+        task = self._planner.fall_back(task, None)
+        await self._stretch(task)
+        return task
+
+    async def _stretch(self, task: Task) -> None:
+        """Standing in line for the model thread counts for nothing.
+
         Raises DeadlineExceeded before it begins if the time that is left is known not to do.
         """
-        first = part.resume_step
+        so_far, timer = self._so_far, self._order.timer
+        first = so_far.resume_step
         self._check_time(task.plan, first)
         loop, asked = asyncio.get_running_loop(), time.monotonic()
         begun, withdrawn = threading.Event(), threading.Event()
@@ -87,48 +71,48 @@ class DevicePart:
         def begin_now() -> None:
             if not begun.is_set():
                 begun.set()
-                self._timer.budget = self._timer.budget.later(time.monotonic() - asked)
+                timer.budget = timer.budget.later(time.monotonic() - asked)
 
         def on_step(record: ExecutedStep) -> None:
             if withdrawn.is_set():
                 raise Cancelled("the request was withdrawn")
-            self._timer.budget.check()
+            timer.budget.check()
             event = Stepped(record.step + 1, task.plan.steps, "device", record.member)
-            loop.call_soon_threadsafe(self._emit, event)
+            loop.call_soon_threadsafe(self._order.emit, event)
 
         def watch() -> None:
             with contextlib.suppress(RuntimeError):  # it has ended meanwhile
-                limit.reschedule(loop.time() + self._timer.budget.left + _GRACE_SECONDS)
+                limit.reschedule(loop.time() + timer.budget.left + _GRACE_SECONDS)
 
         def work() -> _Ran:
             begin_now()
             loop.call_soon_threadsafe(watch)
             self._check_time(task.plan, first)
-            return self._work(task, part, on_step)
+            return self._work(task, on_step)
 
         try:
             async with asyncio.timeout(None) as limit:
-                ran = await asyncio.wrap_future(self._device.model_thread.submit(work))
+                ran = await asyncio.wrap_future(self._order.device.model_thread.submit(work))
         except TimeoutError as error:
-            raise self._timer.budget.exceeded() from error
+            raise timer.budget.exceeded() from error
         finally:
             withdrawn.set()
             begin_now()
-        part.executed = [*part.executed, *ran.executed]
-        part.state, part.newest, part.picture = ran.state, ran.envelope, ran.picture
-        return ran.seconds
+        so_far.executed = [*so_far.executed, *ran.executed]
+        so_far.state, so_far.newest, so_far.picture = ran.state, ran.envelope, ran.picture
+        so_far.device_seconds += ran.seconds
 
     def _check_time(self, plan: OpenPlan, first: int) -> None:
-        needed = self._device.times.needed(plan, first)
-        self._timer.budget.check(needed or 0.0)
+        needed = self._order.device.times.needed(plan, first)
+        self._order.timer.budget.check(needed or 0.0)
 
-    def _work(self, task: Task, part: EdgePart, on_step: Callable[[ExecutedStep], None]) -> _Ran:
+    def _work(self, task: Task, on_step: Callable[[ExecutedStep], None]) -> _Ran:
         """The stretch itself, measured."""
         from baton.common.families.local import begin, run_here
 
-        family, begun = self._device.family, time.monotonic()
+        family, begun = self._order.device.family, time.monotonic()
         with executing("the model"):
-            run = begin(family, task, part.state)
+            run = begin(family, task, self._so_far.state)
             first, stop, ready = run.step, task.plan.stretch_end(run.step), time.monotonic()
             executed = run_here(family, run, stop, on_step)
             stepping = time.monotonic() - ready
@@ -138,13 +122,15 @@ class DevicePart:
                 ran = self._handed_on(executed, run)
             ran.seconds = time.monotonic() - begun
         step, last = stepping / (run.step - first), task.plan.segment_at(stop - 1)
-        self._device.times.measured(last.member, last.accel, step, ran.seconds - stepping)
+        rest = None if ran.picture is None else ran.seconds - stepping
+        self._order.device.times.measured(last.member, last.accel, step, rest)
         return ran
 
     def _handed_on(self, executed: list[ExecutedStep], run: Run) -> _Ran:
         """Whoever goes on, this device too, does so from what the envelope has rounded."""
-        fingerprint, codec = self._device.family.fingerprint, self._device.settings.codec
-        envelope = encode_state(run.state(), self._request_id, fingerprint, codec)
+        device = self._order.device
+        fingerprint, codec = device.family.fingerprint, device.settings.codec
+        envelope = encode_state(run.state(), self._order.request_id, fingerprint, codec)
         return _Ran(executed, decode_state(envelope, fingerprint).state, envelope)
 
 

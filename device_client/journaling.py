@@ -13,10 +13,10 @@ from baton.common.plan import OpenPlan
 from baton.common.record import ExecutedStep
 from baton.common.request import GenerationRequest, Task
 from baton.common.size import Size
-from baton.device_client.decide import is_static
 from baton.device_client.journal import Entry, Journal, Settled, Stretch
 from baton.device_client.result import Result, Seconds, Traffic
 from baton.device_client.session import PictureSession
+from baton.device_client.static_decision import is_static
 
 
 async def run_and_tell(session: PictureSession, journal: Journal) -> Result:
@@ -48,18 +48,18 @@ def _unfinished(session: PictureSession, created: float, error: BaseException) -
     if isinstance(error, asyncio.CancelledError):
         return replace(entry, ending="cancelled")
     status = error.status if isinstance(error, BatonError) else BatonError.status
-    message = session.request.hide(str(error))  # a caller may name an arm as the prompt
+    message = session.order.request.hide(str(error))  # a caller may name an arm as the prompt
     return replace(entry, error=status, message=message)
 
 
 def _so_far(session: PictureSession, created: float) -> Entry:
-    request, task, part = session.request, session.task, session.part
-    notes = [*session.notes, *session.unheard(quote=False)]
+    request, task, so_far = session.order.request, session.task, session.so_far
+    notes = [*so_far.notes, *session.order.unheard(quote=False)]
     return Entry(
-        request_id=session.request_id,
+        request_id=session.order.request_id,
         created_unix=created,
         ending="failed",
-        family=session.device.spec.name,
+        family=session.order.device.spec.name,
         preference=request.preference,
         seed=request.seed,
         sampler=">".join(task.plan.samplers) if task else request.sampler or "",
@@ -68,9 +68,9 @@ def _so_far(session: PictureSession, created: float) -> Entry:
         size=_size(task, request),
         decision=_settled(session),
         planned=_planned(task.plan) if task else (),
-        attempts=tuple(session.attempts),
-        executed=_stretches(part.executed),
-        traffic=Traffic(part.sent, part.received),
+        attempts=tuple(so_far.attempts),
+        executed=_stretches(so_far.executed),
+        traffic=Traffic(so_far.sent, so_far.received),
         notes=tuple(notes),
     )
 
@@ -85,7 +85,7 @@ def _settled(session: PictureSession) -> Settled | None:
     if decision is None:
         return None
     static = is_static(decision.decision_id)
-    coordinator = "" if static else session.device.settings.coordinator
+    coordinator = "" if static else session.order.device.settings.coordinator
     return Settled(
         decision.decision_id, str(decision.arm), decision.reason, decision.edges, coordinator
     )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from baton.common.arm import Arm
 from baton.common.limits import Location
 from baton.common.outcome import EdgeAttempt
 from baton.common.plan import OpenPlan
@@ -74,7 +75,7 @@ class Result:
         ran = [(step.member, step.location) for step in self.executed]
         if ran == [(segment.member, segment.location) for segment in planned]:
             return self.arm
-        return str(arm_that_ran(self.executed, self.task.plan.grids))
+        return str(arm_that_ran(self.executed, self.task.plan.grids, Arm.parse(self.arm)))
 
     def steps_at(self, location: Location) -> int:
         return sum(step.location == location for step in self.executed)

@@ -20,12 +20,12 @@ from baton.common.limits import check_seed
 from baton.common.quiet import without_models
 from baton.common.request import GenerationRequest, check_request
 from baton.device_client.checks import check_device
-from baton.device_client.device_part import Device
 from baton.device_client.events import Event, Finished
 from baton.device_client.journal import Journal
 from baton.device_client.journaling import run_and_tell
 from baton.device_client.model_thread import ModelThread
 from baton.device_client.offline_tickets import OfflineTickets
+from baton.device_client.order import Device
 from baton.device_client.result import Result
 from baton.device_client.session import PictureSession
 from baton.device_client.settings import DeviceSettings
@@ -90,7 +90,7 @@ class AsyncClient:
         try:
             while (event := await queue.get()) is not None:
                 yield event
-            yield Finished(await task, request_id=session.request_id)
+            yield Finished(await task, request_id=session.order.request_id)
         finally:
             task.cancel()
             await asyncio.wait([task])

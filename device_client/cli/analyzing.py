@@ -7,13 +7,11 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from baton.common.cli import print_json, print_rows
 from baton.common.families.spec import read_spec
 from baton.common.quiet import quiet_libraries
 from baton.common.tooling.analysis import AnalyzeRequest, Terms, place_of, terms_of
+from baton.device_client.cli.progress import Bar
 from baton.device_client.settings import DeviceSettings
 
 if TYPE_CHECKING:
@@ -40,11 +38,8 @@ def _measured(settings: DeviceSettings, terms: Terms, quiet: bool) -> Analysis:
 
     use_threads(settings.threads)
     family = load_family(settings.family, [terms.member])
-    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"{terms.member}, {len(terms.tasks)} pictures", total=terms.calls)
-        return measured(family, terms, lambda: progress.advance(bar))
+    with Bar(f"{terms.member}, {len(terms.tasks)} pictures", terms.calls, quiet) as bar:
+        return measured(family, terms, bar.advance)
 
 
 def _tell(made: Analysis, found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from baton.common.cli import print_json
 from baton.common.errors import BatonError
 from baton.common.explanation import DecisionRecord, arms_by_bound
+from baton.common.limits import Location
 from baton.common.outcome import EdgeAttempt
 from baton.common.plain import plain
 from baton.device_client import coordination
@@ -147,9 +148,17 @@ def _attempt(attempt: EdgeAttempt) -> str:
 
 
 def _why_not_used(entry: Entry) -> str:
+    if entry.ending != "picture" and _next_place(entry) == "edge":
+        return "the request ended before its turn"
     if any(not attempt.error for attempt in entry.attempts):
         return "another had done the edge's part"
     return "the request ended before its turn" if entry.ending != "picture" else "not needed"
+
+
+def _next_place(entry: Entry) -> Location | None:
+    """Where the first step that did not run was to run."""
+    done = entry.executed[-1].stop if entry.executed else 0
+    return next((part.location for part in entry.planned if part.start <= done < part.stop), None)
 
 
 def _steps(what: str, stretches: Sequence[Stretch]) -> Iterator[str]:

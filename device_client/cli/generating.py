@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from baton.common.cli import print_json
 from baton.common.errors import InvalidRequest
 from baton.common.outputs import check_writable, claiming, file_or_folder
 from baton.common.quiet import quiet_libraries
 from baton.common.request import GenerationRequest, check_request
 from baton.device_client.checks import check_device, check_here
+from baton.device_client.cli.progress import Bar
 from baton.device_client.events import (
     Decided,
     EdgeLost,
@@ -176,18 +174,11 @@ def verdict(result: Result) -> str:
     return f"not verified ✗ ({', '.join(wrong)})"
 
 
-class Display:
+class Display(Bar):
     """A bar of the newest steps of all pictures; says where they run and when they move."""
 
     def __init__(self, quiet: bool) -> None:
-        console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-        self._progress = Progress(
-            TextColumn("{task.description:<28}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console,
-        )
-        self._bar = self._progress.add_task("deciding", total=None)
+        super().__init__("deciding", quiet=quiet)
         self._planned: dict[str, int] = {}
         self._done: dict[str, int] = {}
 
@@ -201,31 +192,20 @@ class Display:
         """The newest step of each picture, added up: some are run in one call, or again."""
         return sum(self._done.values())
 
-    def __enter__(self) -> Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
     def on_event(self, event: Event) -> None:
         if isinstance(event, Decided):
             self._planned[event.request_id] = event.plan.steps
-            self._progress.update(self._bar, total=self.planned)
-            self._say(f"{event.decision.arm} ({event.decision.reason})")
+            self.show(total=self.planned)
+            self.say(f"{event.decision.arm} ({event.decision.reason})")
         elif isinstance(event, Stepped):
             self._done[event.request_id] = event.step
             where = f"{event.location}: {event.member} step {event.step}"
-            self._progress.update(self._bar, description=where, completed=self.done)
+            self.show(where, self.done)
         elif isinstance(event, Queued):
-            where = f"edge: {event.position} waiting before"
-            self._progress.update(self._bar, description=where)
+            self.show(f"edge: {event.position} waiting before")
         elif isinstance(event, HandedOver):
-            self._say(f"handed over at step {event.step}: {event.size} bytes")
+            self.say(f"handed over at step {event.step}: {event.size} bytes")
         elif isinstance(event, EdgeLost):
-            self._say(f"edge {event.address} lost ({event.reason}); on from {event.resume_step}")
+            self.say(f"edge {event.address} lost ({event.reason}); on from {event.resume_step}")
         elif isinstance(event, Reattached):
-            self._say(f"edge {event.address} reached again ({event.reason})")
-
-    def _say(self, text: str) -> None:
-        self._progress.console.print(text, style="dim", highlight=False, markup=False)
+            self.say(f"edge {event.address} reached again ({event.reason})")

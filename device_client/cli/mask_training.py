@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from baton.common.accel.mask_settings import Settings
 from baton.common.cli import print_json
 from baton.common.quiet import quiet_libraries
 from baton.common.tooling.mask_request import MaskRequest, MaskTerms, terms_of
+from baton.device_client.cli.progress import Bar
 
 if TYPE_CHECKING:
     from baton.common.tooling.mask_training import TrainedMask
@@ -44,17 +42,9 @@ def _trained(
     from baton.common.tooling.mask_training import train_mask
 
     family = load_family(request.family, [request.member])
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        bar = progress.add_task("training the mask", total=request.steps)
+    with Bar("training the mask", request.steps, quiet, remaining=True) as bar:
 
         def on_step(settled: int, speed: float) -> None:
-            told = f"training the mask ({speed:.2f}x)"
-            progress.update(bar, completed=settled, description=told)
+            bar.show(f"training the mask ({speed:.2f}x)", settled)
 
         return train_mask(family, request, terms, settings, on_step)

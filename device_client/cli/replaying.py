@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from baton.common.cli import print_json
 from baton.common.config import user_path
 from baton.common.quiet import quiet_libraries
 from baton.device_client.checks import family_to_replay
+from baton.device_client.cli.progress import Bar
 from baton.device_client.events import Stepped
 from baton.device_client.png import check_png, read_png
 
@@ -35,14 +33,10 @@ def replay_file(path: Path, family: str | None, out: Path | None, as_json: bool)
     quiet_libraries()
     from baton.device_client.replaying import replay_saved
 
-    console = Console(stderr=True, quiet=as_json or not sys.stderr.isatty())
-    columns = TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("reading", total=None)
+    with Bar("reading", quiet=as_json) as bar:
 
         def on_step(event: Stepped) -> None:
-            what = f"{event.member} step {event.step}"
-            progress.update(bar, description=what, completed=event.step, total=event.steps)
+            bar.show(f"{event.member} step {event.step}", event.step, event.steps)
 
         made = replay_saved(path, saved, family, on_step)
     if out is not None:

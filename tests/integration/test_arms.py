@@ -3,78 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
 
-from baton.common.arm import Arm
-from baton.common.diffusion.blocks import ModelInputs
-from baton.common.diffusion.conditioning import stacked
-from baton.common.diffusion.run import prior_noise
-from baton.common.diffusion.samplers import SamplerHistory, rescale, vp_form
-from baton.common.errors import InvalidRequest, Unreachable
-from baton.common.expansion import Terms, expand
+from baton.common.errors import Incompatible, InvalidRequest, Unreachable
 from baton.common.families.loaded import LoadedFamily
-from baton.common.limits import BOTH, SAMPLERS, Location, SamplerName
-from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment
-from baton.common.record import plan_that_ran
-from baton.common.request import Task
+from baton.common.limits import SAMPLERS, SamplerName
 from baton.coordinator.daemon import Node
-from baton.device_client import Result, replay
+from baton.device_client import Result
 from baton.device_client.cli.explaining import explain
 from baton.device_client.events import Finished, HandedOver, Stepped
 from baton.device_client.journal import JOURNAL_FILE, LAST, Entry, Journal
-from baton.device_client.png import read_png
-from baton.device_client.sdk import AsyncClient
 from baton.device_client.settings import DeviceSettings
 from tests.support.engines import Counter, Gate
-from tests.support.families import NAME
-from tests.support.nodes import Edge, check_executed, closed_port, coordinator, device, edge, until
-from tests.support.tasks import PROMPTS, task
+from tests.support.nodes import (
+    Edge,
+    check_executed,
+    closed_port,
+    coordinator,
+    device,
+    edge,
+    one_line,
+    until,
+)
+from tests.support.relayed import PROMPT, Doomed, Meant, by_hand, check_kept, steps_of
+from tests.support.tasks import task
 
-PROMPT = PROMPTS[3]
-GUIDANCE = 3.0
 CODECS = ("fp32", "fp16", "int8")
-
-#: Place, member, the step at which it ends, and the level at which its grid ends there, if it does.
-Ran = tuple[Location, str, int, float | None]
-
-
-@dataclass(frozen=True)
-class Meant:
-    """What an arm means in so many steps; None: as many as it says itself."""
-
-    steps: int | None
-    ran: tuple[Ran, ...]
-
-    @property
-    def options(self) -> dict[str, int]:
-        return {} if self.steps is None else {"steps": self.steps}
-
-    def plan(self, sampler: SamplerName = "ddim") -> OpenPlan:
-        return plan_of(sampler, self.ran)
-
-
-def plan_of(sampler: SamplerName, ran: Sequence[Ran]) -> OpenPlan:
-    """Written out stretch by stretch: those up to a level share the grid that ends there."""
-    segments: list[OpenSegment] = []
-    first = 0
-    for index, (location, member, stop, _) in enumerate(ran):
-        end, until = next((s, level) for _, _, s, level in ran[index:] if level or s == ran[-1][2])
-        start = segments[-1].stop if segments else 0
-        grid = Grid(sampler, first, end, until)
-        segments.append(OpenSegment(member, location, start, stop, grid, Guidance(GUIDANCE)))
-        first = stop if stop == end else first
-    return OpenPlan(NAME, tuple(segments))
-
 
 ARMS: dict[str, Meant] = {
     "edge/large*5": Meant(None, (("edge", "large", 5, None),)),
@@ -84,6 +44,9 @@ ARMS: dict[str, Meant] = {
     "device/small*1>edge/large*2>device/small*4": Meant(
         None,
         (("device", "small", 1, None), ("edge", "large", 3, None), ("device", "small", 7, None)),
+    ),
+    "device/small*2>edge/large*3": Meant(
+        None, (("device", "small", 2, None), ("edge", "large", 5, None))
     ),
     "edge/large@0.3>device/small@0.7>edge/large": Meant(
         10,
@@ -102,51 +65,6 @@ ARMS: dict[str, Meant] = {
         None, (("device", "large", 2, 1.5), ("device", "small", 5, None))
     ),
 }
-
-
-def by_hand(family: LoadedFamily, of: Task) -> npt.NDArray[np.uint8]:
-    """The task's picture, all its steps on this device: nothing but levels, models and sampler."""
-    plan, course = of.plan.closed(), family.course(of.plan)
-    texts = family.encode_text(of.prompt, of.negative)
-    conditioning = stacked([texts.row(branch) for branch in BOTH])
-    x = prior_noise(of.seed, family.latent_shape(of.size)) * course.initial_scale
-    history: SamplerHistory | None = None
-    with torch.inference_mode():
-        for step in range(plan.steps):
-            level, segment = course.levels[step], plan.segment_at(step)
-            latents = torch.stack([rescale(x, level, vp_form(level))] * 2)
-            timesteps = torch.tensor([course.timesteps[step]] * 2)
-            inputs = ModelInputs(latents, timesteps, conditioning)
-            positive, negative = family.denoiser(segment.member)(inputs)
-            out = negative + segment.guidance.scale * (positive - negative)
-            x, history = course.advance(x, out, step, history)
-    return family.decode(x)
-
-
-def means(family: LoadedFamily, arm: str, plan: OpenPlan) -> bool:
-    """Whether the arm draws over the same grids, each step at the same place on the same member."""
-    guidance = plan.segments[0].guidance
-    terms = Terms(NAME, plan.samplers[0], plan.steps, guidance, ratios=family.ratios)
-    meant = expand(Arm.parse(arm), terms)
-    return (steps_of(meant), meant.grids) == (steps_of(plan), plan.grids)
-
-
-def steps_of(plan: OpenPlan) -> list[tuple[str, str]]:
-    return [(s.location, s.member) for s in plan.segments for _ in range(s.start, s.stop)]
-
-
-def check_kept(family: LoadedFamily, result: Result, folder: Path) -> None:
-    """Saved and read back it is the same, and so it is drawn again."""
-    path = result.save(folder / "a.png")
-    found = read_png(path).provenance
-    ran = plan_that_ran(result.task.plan, result.executed)
-    assert found == replace(result.provenance, task=replace(result.task, plan=ran))
-    assert ran.grids == result.task.plan.grids
-    check_executed(found.executed, result.task.plan)
-    assert means(family, result.arm_executed, found.task.plan)
-    again = replay(path, family)
-    assert again.verdict == "identical", again.difference
-    np.testing.assert_array_equal(again.picture, result.picture)
 
 
 @pytest.fixture
@@ -198,7 +116,7 @@ def test_a_grid_of_its_own_begins_at_the_level_of_the_cut(
     assert levels[-1] == 0
     assert levels == sorted(levels, reverse=True)
     assert len(set(levels)) == 8
-    assert (course.steps, {one.sampler for one in course.schedules}) == (7, {sampler})
+    assert course.samplers == (sampler,) * 7
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -248,27 +166,6 @@ ALONE = {
         "last": "edge/large*6@s2.2>device/small*8>edge/large*2>device/small*4",
     },
 }
-
-
-@dataclass
-class Doomed:
-    """An edge that does a step whenever its client has seen the one before, until it is cut off."""
-
-    node: Edge
-    gate: Gate
-    seen_last: int
-    options: dict[str, Any] = field(default_factory=dict)
-
-    async def draw(self, client: AsyncClient, *others: str) -> Result:
-        edges, lost = ",".join([self.node.address, *others]), False
-        self.gate.allow(1)
-        async for event in client.stream(PROMPT, edge=edges, seed=1, **self.options):
-            if isinstance(event, Finished):
-                return event.result
-            if isinstance(event, Stepped) and event.location == "edge" and not lost:
-                lost = event.step == self.seen_last
-                self.node.cable.cut() if lost else self.gate.allow(1)
-        raise AssertionError("no result")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +227,7 @@ async def test_a_device_that_went_first_goes_on_alone_where_no_edge_is_reached(
             await client.generate(PROMPT, arm=arm)
         result = await client.generate(PROMPT, arm=arm, fallback=True)
     assert [step.node_id for step in result.executed] == ["device"] * 7
-    assert result.arm_executed == "device/small"
+    assert result.arm_executed == "device/small*7"
     check_kept(family, result, tmp_path)
     if codec == "fp32":
         np.testing.assert_array_equal(result.picture, by_hand(family, result.task))
@@ -362,6 +259,20 @@ async def test_an_arm_and_its_caller_do_not_both_say_the_steps(
         for arm in ("edge/large*5", "edge/large*3@s2.2>device/small*4", "device/small*5"):
             with pytest.raises(InvalidRequest, match="--steps"):
                 await client.generate(PROMPT, arm=arm, steps=5)
+    assert node.registry.counts.completed == 0
+
+
+@pytest.mark.parametrize("arm", ["edge/large@s99>device/small", "device/small@s99.0>edge/large"])
+async def test_a_stretch_that_would_end_above_the_familys_levels_is_refused(
+    node: Edge, family: LoadedFamily, family_folder: Path, arm: str
+) -> None:
+    first = family.ratios("ddim", 8)[0]
+    with (
+        device(family_folder, edges=node.address) as client,
+        pytest.raises(Incompatible, match=f"@s99.0 .* fall from {first:.3g} to ") as caught,
+    ):
+        await client.generate(PROMPT, arm=arm, steps=8)
+    one_line(caught.value)
     assert node.registry.counts.completed == 0
 
 

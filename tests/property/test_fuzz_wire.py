@@ -26,7 +26,9 @@ from baton.common.rpc.channel import bind
 from baton.common.rpc.convert import executed_to_proto, plan_to_proto
 from baton.common.rpc.edge_status import edge_status
 from baton.coordinator import wire
-from baton.device_client.edge_session import EdgePart, EdgeRequest, EdgeSession
+from baton.device_client.edge_request import EdgeRequest
+from baton.device_client.edge_session import EdgeSession
+from baton.device_client.so_far import SoFar
 from baton.edge_server.wire import work_from_proto
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import edge_pb2
@@ -244,9 +246,9 @@ class Liar:
         await server.start()
         return server
 
-    def told_to(self, request: EdgeRequest) -> EdgePart:
+    def told_to(self, request: EdgeRequest) -> SoFar:
         """What a device makes of it. Raises its BatonError."""
-        part = EdgePart()
+        part = SoFar()
         session = EdgeSession(self.address, request, part, Deaf())
         try:
             self.runner.run(session.run(b"", 60.0))
@@ -339,7 +341,7 @@ def test_who_leaves_hands_over_where_it_is(
         ([*truth[:3], edge_pb2.DenoiseEvent(drained={})], 2),
     ):
         liar.events = [event.SerializeToString() for event in events]
-        part = EdgePart()
+        part = SoFar()
         with pytest.raises(Draining):
             liar.runner.run(EdgeSession(liar.address, asked, part, Deaf()).run(b"", 60.0))
         assert (part.resume_step, len(part.executed), part.handed_over) == (step, step, False)

@@ -78,13 +78,23 @@ def ratios(sampler: SamplerName, steps: int) -> list[float]:
     return [8.0 * (steps - step) / steps for step in range(steps)]
 
 
-@pytest.mark.parametrize(("sigma", "cut"), [(7.9, 1), (4.0, 5), (3.9, 6), (0.1, 10), (9.0, 0)])
+@pytest.mark.parametrize(("sigma", "cut"), [(7.9, 1), (4.0, 5), (3.9, 6), (0.1, 10)])
 def test_a_level_on_the_shared_grid_cuts_before_the_first_step_at_or_below_it(
     sigma: float, cut: int
 ) -> None:
     plan = of(f"edge/large@s{sigma}>device/small", replace(TERMS, ratios=ratios))
     assert sum(s.stop - s.start for s in plan.segments if s.location == "edge") == cut
     assert plan.grids == (Grid("ddim", 0, 10),)
+
+
+@pytest.mark.parametrize("sigma", [8.0, 9.0, 99.0])
+def test_a_level_that_no_step_is_above_is_refused_by_its_name_with_the_familys_range(
+    sigma: float,
+) -> None:
+    with pytest.raises(Incompatible) as caught:
+        of(f"edge/large@s{sigma}>device/small", replace(TERMS, ratios=ratios))
+    assert f"edge/large@s{sigma} " in str(caught.value)
+    assert "in 10 steps the family's levels of noise fall from 8 to 0.8" in str(caught.value)
 
 
 def test_who_does_not_know_the_levels_cannot_place_a_cut_at_one() -> None:

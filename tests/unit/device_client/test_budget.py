@@ -46,6 +46,15 @@ def test_the_device_needs_its_steps_and_the_rest() -> None:
     assert times.needed(alone, 0) == pytest.approx(4 * 1.0 + 4 * 0.5 + 2.0)
 
 
+def test_a_stretch_that_is_handed_on_says_nothing_of_decoding() -> None:
+    times, of = StepTimes(), plan("device/small@0.5>edge/large", 8)
+    times.measured("small", "none", 0.5, None)
+    assert times.needed(of, 0) is None
+    times.measured("small", "none", 0.5, 2.0)
+    times.measured("small", "none", 0.5, None)
+    assert times.needed(of, 0) == pytest.approx(4 * 0.5 + 2.0)
+
+
 def test_cheaper_steps_have_times_of_their_own() -> None:
     times, of = StepTimes(), plan("device/small", 4)
     times.measured("small", "none", 1.0, 0.0)

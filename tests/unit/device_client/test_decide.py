@@ -8,7 +8,8 @@ from baton.common.arm import Arm
 from baton.common.errors import BatonError, Incompatible, UnknownName
 from baton.common.families.manifest import read_manifest
 from baton.common.request import Preference
-from baton.device_client.decide import ArmNames, static_decision
+from baton.device_client.arm_names import ArmNames
+from baton.device_client.static_decision import static_decision
 
 EDGES = ("10.0.0.1:7701", "10.0.0.2:7701")
 

@@ -116,6 +116,22 @@ def test_it_tells_the_whole_story() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("stop", "why"),
+    [(4, "another had done the edge's part"), (7, "the request ended before its turn")],
+)
+def test_an_edge_that_was_not_used_is_told_by_where_the_request_ended(stop: int, why: str) -> None:
+    """Of a plan that comes back to the edges."""
+    ended = replace(
+        ENTRY,
+        ending="cancelled",
+        planned=(*ENTRY.planned[:1], Stretch(4, 7, "small", "device"), Stretch(7, 10, "l", "edge")),
+        executed=(Stretch(0, stop, "large", "edge", "e1"),),
+    )
+    lines = told(ended)
+    assert lines[lines.index("  3. e3 at h:3: busy") + 1] == f"     not used: {why}"
+
+
 def test_a_coordinator_that_does_not_answer_is_told_as_one() -> None:
     plain = told(ENTRY)
     silent = told(ENTRY, Hindsight(silence="no answer from c:1"))

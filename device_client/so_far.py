@@ -1,0 +1,60 @@
+"""How far one picture has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from baton.common.build import NodeBuild
+from baton.common.latents import LatentState
+from baton.common.outcome import EdgeAttempt
+from baton.common.record import ExecutedStep
+from baton.device_client.wire import EdgeTimes
+
+
+@dataclass
+class SoFar:
+    """How far one picture has come, over all nodes that worked on it, and what is to be told of it.
+
+    state: the newest latent, from a checkpoint or a handoff, after ``executed``; newest: its
+    envelope, from which any node can go on; picture: set once the last step ran, uint8 [H, W, 3];
+    nodes: what each edge that accepted the request draws with, by node id; begun: an edge has
+    accepted it, and not said that it waits there. taken_over: the steps at which the device went
+    on from another's latent. times: of the edges that did their part, together; edge_seconds,
+    device_seconds: at edges, as seen from here, and of model work here. notes: what did not go as
+    planned, a line each; attempts: the edges tried, in order.
+    """
+
+    state: LatentState | None = None
+    newest: bytes = field(default=b"", repr=False)
+    executed: list[ExecutedStep] = field(default_factory=list)
+    picture: npt.NDArray[np.uint8] | None = None
+    nodes: dict[str, NodeBuild] = field(default_factory=dict)
+    begun: bool = False
+    handed_over: bool = False
+    handoff_bytes: int = 0
+    sent: int = 0
+    received: int = 0
+    taken_over: set[int] = field(default_factory=set)
+    times: EdgeTimes = field(default_factory=EdgeTimes)
+    edge_seconds: float = 0.0
+    device_seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    attempts: list[EdgeAttempt] = field(default_factory=list)
+
+    def begin_anew(self) -> None:
+        """Forget what was drawn so far: the edges brought it in vain."""
+        self.attempts = [attempt.in_vain() for attempt in self.attempts]
+        self.state, self.newest, self.executed = None, b"", []
+        self.taken_over.clear()
+
+    @property
+    def done(self) -> bool:
+        """Whether the edges have done their part of the stretch."""
+        return self.handed_over or self.picture is not None
+
+    @property
+    def resume_step(self) -> int:
+        return self.state.step if self.state else 0
