@@ -36,7 +36,7 @@ class GenerationRequest:
     """
 
     prompt: str = field(repr=False)
-    negative: str = field(default="", repr=False)
+    negative_prompt: str = field(default="", repr=False)
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
@@ -51,7 +51,7 @@ class GenerationRequest:
 
     def hide(self, text: str) -> str:
         """A text as one line without the prompts, which a node might have put into it."""
-        return one_line(text, self.prompt, self.negative)
+        return one_line(text, self.prompt, self.negative_prompt)
 
 
 def check_request(request: GenerationRequest) -> GenerationRequest:
@@ -59,7 +59,7 @@ def check_request(request: GenerationRequest) -> GenerationRequest:
     return replace(
         request,
         prompt=check_prompt(request.prompt),
-        negative=check_prompt(request.negative, "negative prompt"),
+        negative_prompt=check_prompt(request.negative_prompt, "negative prompt"),
         steps=None if request.steps is None else check_steps(request.steps),
         guidance=None if request.guidance is None else check_guidance(request.guidance),
         seed=check_seed(request.seed),
@@ -97,13 +97,15 @@ class Task:
     """One picture to draw. seed: of the starting noise."""
 
     prompt: str = field(repr=False)
-    negative: str = field(repr=False)
+    negative_prompt: str = field(repr=False)
     plan: OpenPlan
     seed: int
     size: Size
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", check_prompt(self.prompt))
-        object.__setattr__(self, "negative", check_prompt(self.negative, "negative prompt"))
+        object.__setattr__(
+            self, "negative_prompt", check_prompt(self.negative_prompt, "negative prompt")
+        )
         object.__setattr__(self, "seed", check_seed(self.seed))
         object.__setattr__(self, "size", Size.of(self.size))

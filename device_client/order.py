@@ -80,7 +80,7 @@ class Order:
 
         A device without one cannot tell.
         """
-        texts = {"prompt": self.request.prompt, "negative prompt": self.request.negative}
+        texts = {"prompt": self.request.prompt, "negative prompt": self.request.negative_prompt}
         family = self.device.loaded
         if family is None:
             return []

@@ -29,7 +29,7 @@ class Planner:
             self._so_far.notes.append(spec.sampler_note)
         plan = expand(arm, self._terms())
         self._check_own(plan)
-        return Task(request.prompt, request.negative, plan, request.seed, self._order.size)
+        return Task(request.prompt, request.negative_prompt, plan, request.seed, self._order.size)
 
     def fall_back(self, task: Task, lost: BatonError | None) -> Task:
         """The task with all that is left of its plan on this device.

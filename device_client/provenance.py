@@ -96,8 +96,8 @@ class Provenance:
             "Model": f"{plan.family}/{'>'.join(self.members_run)}",
         }
         lines = [task.prompt]
-        if task.negative:
-            lines.append(f"Negative prompt: {task.negative}")
+        if task.negative_prompt:
+            lines.append(f"Negative prompt: {task.negative_prompt}")
         lines.append(", ".join(f"{key}: {value}" for key, value in settings.items()))
         return "\n".join(lines)
 
@@ -112,7 +112,7 @@ class Provenance:
                 "fingerprint": self.fingerprint,
                 "nodes": {node_id: asdict(node) for node_id, node in self.nodes.items()},
                 "prompt": task.prompt,
-                "negative_prompt": task.negative,
+                "negative_prompt": task.negative_prompt,
                 "seed": task.seed,
                 "size": asdict(task.size),
                 "segments": [_terms(segment) for segment in plan.segments],

@@ -67,7 +67,7 @@ def denoise_request(asked: Asked, resume: bytes) -> edge_pb2.DenoiseRequest:
         protocol_version=PROTOCOL_VERSION,
         request_id=asked.request_id,
         prompt=asked.task.prompt,
-        negative_prompt=asked.task.negative,
+        negative_prompt=asked.task.negative_prompt,
         plan=plan_to_proto(asked.task.plan),
         seed=asked.task.seed,
         width=asked.task.size.width,

@@ -193,5 +193,5 @@ def _check_steps(known: _Request, work: Work) -> None:
 
 def _digest(task: Task) -> bytes:
     """Of the picture that a task draws; the prompt itself is not remembered."""
-    drawn = (task.prompt, task.negative, task.seed, task.size, task.plan)
+    drawn = (task.prompt, task.negative_prompt, task.seed, task.size, task.plan)
     return hashlib.blake2b(repr(drawn).encode(), digest_size=16).digest()

@@ -45,7 +45,7 @@ def begin_unencoded(
     else:
         shape = family.latent_shape(task.size)
         run = start_run(plan, course, None, task.seed, shape, place, device)
-    run.texts = task.prompt, task.negative
+    run.texts = task.prompt, task.negative_prompt
     return run
 
 

@@ -29,7 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def generate(
     prompt: Prompt,
-    negative: Annotated[str, typer.Option(help="What it should not show.")] = "",
+    negative_prompt: Annotated[
+        str, typer.Option("--negative-prompt", "--negative", help="What it should not show.")
+    ] = "",
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; random if left out.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 turns it off.")] = None,
@@ -75,7 +77,7 @@ def generate(
     request = generating.Request(
         GenerationRequest(
             prompt,
-            negative,
+            negative_prompt,
             steps,
             guidance,
             generating.pick_seed(seed),

@@ -42,14 +42,16 @@ from rich.progress import track
 
 from baton.common.arm import Arm
 from baton.common.diffusion.blocks import BlockGraph, BlockSchedule, ModelInputs
+from baton.common.diffusion.conditioning import stacked
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.rows import Row, RowBatch
 from baton.common.expansion import plan_of
-from baton.common.families.loaded import LoadedFamily, Member, load_family
+from baton.common.families.architectures.sd1 import Member
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.local import begin
 from baton.common.families.scenes.evaluate import Case, seeded_cases, world_drawn_by
 from baton.common.files import saving
-from baton.common.limits import ACCELS
+from baton.common.limits import ACCELS, BOTH
 from baton.common.plan import OpenPlan
 from baton.common.quiet import quiet_libraries
 from tests.bench import accel_plots, accel_tables, report
@@ -295,8 +297,8 @@ def _times(name: str, seconds: dict[int, dict[str, list[float]]]) -> Result:
 def _inputs(family: LoadedFamily) -> ModelInputs:
     shape = family.latent_shape(family.spec.sizes.default)
     prompt = family.encode_text("a red cat")
-    contexts = torch.stack([prompt.positive, prompt.negative])
-    return ModelInputs(torch.zeros(2, *shape), torch.full((2,), 500), contexts)
+    conditioning = stacked([prompt.row(branch) for branch in BOTH])
+    return ModelInputs(torch.zeros(2, *shape), torch.full((2,), 500), conditioning)
 
 
 def run(size: Size, seed: int, arm: Arm, out: Path) -> Path:

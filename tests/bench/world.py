@@ -31,10 +31,11 @@ from matplotlib import pyplot as plt
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.run import Run, start_run
-from baton.common.families.loaded import LoadedFamily, Member, load_family
+from baton.common.families.architectures.sd1 import Member
+from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.scenes.cases import Case, seeded_cases
 from baton.common.families.scenes.evaluate import world_drawn_by
-from baton.common.families.scenes.members import FINISHER
+from baton.common.families.scenes.training.members import FINISHER
 from baton.common.families.scenes.verify import Verdict, verify
 from baton.common.files import saving
 from baton.common.plan import FULL_STEP, OpenPlan, StepDirective

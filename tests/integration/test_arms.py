@@ -98,7 +98,7 @@ async def test_an_arm_draws_what_its_steps_by_hand_draw_bit_for_bit(
     with device(family_folder, edges=node.address) as client:
         for arm, meant in ARMS.items():
             asked = {"arm": arm, "sampler": sampler, "seed": 6, **meant.options}
-            result = await client.generate(PROMPT, negative="blue", **asked)
+            result = await client.generate(PROMPT, negative_prompt="blue", **asked)
             expected = task(meant.plan(sampler), PROMPT, "blue", seed=6)
             np.testing.assert_array_equal(result.picture, by_hand(family, expected))
             assert result.task == expected

@@ -83,7 +83,7 @@ async def joined(brain: Node) -> None:
 
 async def failure(client: AsyncClient, **options: object) -> str:
     with pytest.raises(BatonError) as caught:
-        await client.generate(PROMPT, negative=NEGATIVE, **options)
+        await client.generate(PROMPT, negative_prompt=NEGATIVE, **options)
     return str(caught.value)
 
 
@@ -107,7 +107,7 @@ async def test_a_relay_leaves_no_trace_of_the_prompt(
         async with edge(family, coordinator=brain.address):
             await joined(brain)
             with device(family_folder, coordinator=brain.address) as client:
-                result = await client.generate(PROMPT, negative=NEGATIVE, arm=RELAY, steps=4)
+                result = await client.generate(PROMPT, negative_prompt=NEGATIVE, arm=RELAY, steps=4)
             record = await brain.decider.find(result.decision_id)
         check_nowhere(logs, tmp_path, capfd, repr(record))  # with the write-ahead log
         assert (tmp_path / "c.db-wal").stat().st_size > 0
@@ -124,7 +124,9 @@ async def test_a_model_that_fails_leaves_no_trace_of_the_prompt(
         async with edge(family, Breaking(), coordinator=brain.address):
             await joined(brain)
             with device(family_folder, coordinator=brain.address) as client:
-                result = await client.generate(PROMPT, negative=NEGATIVE, arm="edge", steps=4)
+                result = await client.generate(
+                    PROMPT, negative_prompt=NEGATIVE, arm="edge", steps=4
+                )
             record = await brain.decider.find(result.decision_id)
         check_nowhere(logs, tmp_path, capfd, f"{record!r} {result.notes}")
     assert any("failed" in line for line in logs.lines)
@@ -161,7 +163,7 @@ async def test_an_edge_that_gossips_reaches_neither_coordinator_nor_logs(
             await joined(brain)
             with device(family_folder, coordinator=brain.address) as client:
                 asked = {"arm": RELAY, "steps": 4, "fallback": True}
-                result = await client.generate(PROMPT, negative=NEGATIVE, **asked)
+                result = await client.generate(PROMPT, negative_prompt=NEGATIVE, **asked)
             record = await brain.decider.find(result.decision_id)
         check_nowhere(logs, tmp_path, capfd, repr(record))
     assert result.steps_at("edge") == 0

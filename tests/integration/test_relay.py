@@ -73,7 +73,7 @@ async def test_a_plan_draws_the_same_picture_here_and_there_bit_for_bit(
 ) -> None:
     result = await client.generate(
         PROMPT,
-        negative="blue",
+        negative_prompt="blue",
         arm=arm,
         edge=node.address,
         sampler=sampler,

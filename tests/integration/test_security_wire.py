@@ -168,7 +168,7 @@ async def test_the_coordinator_is_sent_neither_prompt_nor_picture(
         await until(brain.fleet.nodes)
         with device(family_folder, coordinator=address) as client:
             results = [
-                await client.generate(PROMPT, negative=f"no {MARKER}", arm=arm, steps=4)
+                await client.generate(PROMPT, negative_prompt=f"no {MARKER}", arm=arm, steps=4)
                 for arm in arms
             ]
         record = await brain.decider.find(results[0].decision_id)

@@ -19,13 +19,13 @@ from baton.common.families.manifest import (
     Sizes,
     file_digest,
 )
-from baton.common.families.scenes.members import (
+from baton.common.families.scenes.text import build_tokenizer
+from baton.common.families.scenes.training.members import (
     LATENT_CHANNELS,
     TEXT_WIDTH,
     build_scheduler,
     build_text_encoder,
 )
-from baton.common.families.scenes.text import build_tokenizer
 from baton.common.families.scenes.worlds import FLAT
 
 NAME = "tiny"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from baton.common.accel.propagation import propagated
 from baton.common.diffusion.blocks import BlockGraph
-from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.executor import step_alone
 from baton.common.diffusion.run import Run
@@ -65,13 +63,3 @@ def propagating(
 
 def shipped(run: Run) -> LatentState:
     return decode_state(encode_state(run.state(), "r", "f", Codec.FP32), "f").state
-
-
-def filled(conditioning: Conditioning, value: float) -> Conditioning:
-    """The same, every number of it a value."""
-    return Conditioning(
-        {
-            branch: {name: torch.full_like(tensor, value) for name, tensor in row.items()}
-            for branch, row in conditioning.branches.items()
-        }
-    )

@@ -39,7 +39,7 @@ def drawn_by_diffusers(
     pipeline.scheduler = scheduler.from_config(dict(config or family.spec.scheduler_config))
     latents: Tensor = pipeline(
         prompt=task.prompt,
-        negative_prompt=task.negative or None,
+        negative_prompt=task.negative_prompt or None,
         height=task.size.height,
         width=task.size.width,
         num_inference_steps=task.plan.steps,

@@ -69,7 +69,7 @@ def plan_of(sampler: SamplerName, ran: Sequence[Ran]) -> OpenPlan:
 def by_hand(family: LoadedFamily, of: Task) -> npt.NDArray[np.uint8]:
     """The task's picture, all its steps on this device: nothing but levels, models and sampler."""
     plan, course = of.plan.closed(), family.course(of.plan)
-    texts = family.encode_text(of.prompt, of.negative)
+    texts = family.encode_text(of.prompt, of.negative_prompt)
     conditioning = stacked([texts.row(branch) for branch in BOTH])
     x = prior_noise(of.seed, family.latent_shape(of.size)) * course.initial_scale
     history: SamplerHistory | None = None

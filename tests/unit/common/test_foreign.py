@@ -31,7 +31,7 @@ def test_whatever_is_told_comes_out_as_one_short_printable_line(text: str, promp
     ],
 )
 def test_a_prompt_is_found_however_it_is_spaced_and_written(told: str) -> None:
-    request = GenerationRequest(PROMPT, negative="no fog")
+    request = GenerationRequest(PROMPT, negative_prompt="no fog")
     assert request.hide(f"cannot draw {told}: No Fog") == "cannot draw (the prompt): (the prompt)"
 
 

@@ -272,7 +272,7 @@ def test_an_empty_or_huge_prompt_is_refused_without_repeating_it(prompt: str) ->
 
 
 def test_a_negative_prompt_may_be_empty_but_not_huge() -> None:
-    assert Task("a cat", "", PLAN, seed=0, size=SQUARE).negative == ""
+    assert Task("a cat", "", PLAN, seed=0, size=SQUARE).negative_prompt == ""
     with pytest.raises(InvalidRequest, match="negative"):
         Task("a cat", "x" * (MAX_PROMPT_CHARS + 1), PLAN, seed=0, size=SQUARE)
 

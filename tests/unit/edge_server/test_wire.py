@@ -54,7 +54,7 @@ def resumed(
 def test_a_good_request_becomes_work(family: LoadedFamily) -> None:
     item = work_from_proto(request(codec="int8", checkpoint_every=5, negative_prompt="x"), family)
     assert (item.request_id, item.codec, item.checkpoint_every) == ("r-1", Codec.INT8, 5)
-    assert (item.task.plan, item.task.seed, item.task.negative) == (RELAY, 7, "x")
+    assert (item.task.plan, item.task.seed, item.task.negative_prompt) == (RELAY, 7, "x")
     assert (item.first_step, item.stop, item.resume) == (0, 3, None)
     assert work_from_proto(request(fingerprint=family.fingerprint), family).codec is Codec.FP16
 

@@ -32,9 +32,9 @@ from baton.common.families.scenes.evaluate import (
     world_drawn_by,
 )
 from baton.common.families.scenes.grammar import GENEVAL_TASKS, SURFACE_TASK, sample_spec, tasks_of
-from baton.common.families.scenes.members import FINISHER, build_unet
 from baton.common.families.scenes.render import compose, render
 from baton.common.families.scenes.training.export import TRAINING_NAME
+from baton.common.families.scenes.training.members import FINISHER, build_unet
 from baton.common.families.scenes.training.vae import acceptance, psnr, to_model_range
 from baton.common.files import saving
 from baton.common.quality.scores import Score

@@ -21,13 +21,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from baton.common.families.scenes.members import build_scheduler, build_unet
 from baton.common.families.scenes.training.dataset import LatentDataset
 from baton.common.families.scenes.training.device import Machine
 from baton.common.families.scenes.training.grounding import Grounding
 from baton.common.families.scenes.training.layout import LayoutHead
 from baton.common.families.scenes.training.loop import Allowance, Optimisation, TrainState
 from baton.common.families.scenes.training.meaning import MeaningHeads
+from baton.common.families.scenes.training.members import build_scheduler, build_unet
 from baton.common.families.scenes.worlds import World
 
 _NOISY_FROM = 500  # of 1000: from here on (sigma 2.2) the layout is still open

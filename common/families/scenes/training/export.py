@@ -22,14 +22,14 @@ from baton.common.families.manifest import (
     Sizes,
     file_digest,
 )
-from baton.common.families.scenes.members import (
+from baton.common.families.scenes.training.loop import read_averages, read_position
+from baton.common.families.scenes.training.members import (
     FINISHER,
     MEMBERS,
     build_scheduler,
     build_text_encoder,
     build_unet,
 )
-from baton.common.families.scenes.training.loop import read_averages, read_position
 from baton.common.families.scenes.training.stages import STAGES, tokenizer_of, trained_vae
 from baton.common.families.scenes.worlds import CELL, World
 from baton.common.files import saving

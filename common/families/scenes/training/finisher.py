@@ -19,11 +19,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from baton.common.families.scenes.members import FINISHER, build_unet
 from baton.common.families.scenes.training.dataset import LatentDataset
 from baton.common.families.scenes.training.denoiser import NoiseProcess
 from baton.common.families.scenes.training.device import Machine
 from baton.common.families.scenes.training.loop import Allowance, Optimisation, TrainState
+from baton.common.families.scenes.training.members import FINISHER, build_unet
 from baton.common.families.scenes.worlds import World
 from baton.common.files import saving
 

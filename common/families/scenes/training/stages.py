@@ -14,12 +14,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from baton.common.errors import ExecutionFailed
-from baton.common.families.scenes.members import (
-    FINISHER,
-    TEXT_WIDTH,
-    build_text_encoder,
-    build_unet,
-)
 from baton.common.families.scenes.text import build_tokenizer
 from baton.common.families.scenes.training.dataset import LatentDataset, load_dataset, load_pictures
 from baton.common.families.scenes.training.denoiser import Text, train_denoiser
@@ -32,6 +26,12 @@ from baton.common.families.scenes.training.loop import (
     read_position,
 )
 from baton.common.families.scenes.training.meaning import MeaningHeads, train_meaning
+from baton.common.families.scenes.training.members import (
+    FINISHER,
+    TEXT_WIDTH,
+    build_text_encoder,
+    build_unet,
+)
 from baton.common.families.scenes.training.pack import write_pack
 from baton.common.families.scenes.training.vae import acceptance, build_vae, set_scaling, train_vae
 from baton.common.families.scenes.worlds import World

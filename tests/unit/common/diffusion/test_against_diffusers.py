@@ -44,7 +44,7 @@ CASES = [
 
 def drawn_by_us(family: LoadedFamily, member: str, of: Task, config: dict[str, Any]) -> Tensor:
     course = Course((make_schedule(of.plan.samplers[0], of.plan.steps, config),))
-    conditioning = family.encode_text(of.prompt, of.negative)
+    conditioning = family.encode_text(of.prompt, of.negative_prompt)
     run = start_run(of.plan.closed(), course, conditioning, of.seed, family.latent_shape(of.size))
     for _ in range(of.plan.steps):
         step_alone(run, family.denoiser(member))

@@ -30,8 +30,8 @@ from baton.common.latents import (
 from baton.common.limits import SAMPLERS, SamplerName
 from baton.common.plan import Plan
 from baton.common.request import Task
+from tests.support.conditionings import filled
 from tests.support.engines import Counter, WatchedFamily
-from tests.support.masked_runs import filled
 from tests.support.tasks import PROMPTS, plan, run_alone, task
 
 STEPS = 12

@@ -17,11 +17,11 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.limits import SAMPLERS, SamplerName
 from baton.common.plan import Plan, StepDirective
+from tests.support.conditionings import filled
 from tests.support.graphs import Unrectified, random_mask, with_directives, with_mask
 from tests.support.masked_runs import (
     KEYS,
     calls_of,
-    filled,
     finished,
     graph_of,
     propagating,

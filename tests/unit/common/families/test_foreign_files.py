@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from baton.common.errors import WeightsError
 from baton.common.families.loaded import LoadedFamily, load_family
+from tests.support.conditionings import context
 from tests.support.families import copy_family, edit_json
 
 PARTS = {
@@ -80,7 +81,7 @@ def test_foreign_files_change_neither_fingerprints_nor_what_is_loaded(
     assert all(torch.equal(loaded[name], clean[name]) for name in clean)
     prompt = "a red cat on a blue background"
     assert torch.equal(
-        found.encode_text(prompt).positive, load_family(str(copy), []).encode_text(prompt).positive
+        context(found.encode_text(prompt)), context(load_family(str(copy), []).encode_text(prompt))
     )
     assert (
         found.models.tokenizer(prompt)["input_ids"] == family.models.tokenizer(prompt)["input_ids"]
@@ -136,8 +137,8 @@ def test_weights_in_several_files_are_digested_as_they_are_loaded(
     index = _split(copy / part, weights)
     (copy / part / weights).unlink()
     found = load_family(str(copy), ["small"])
-    prompt = found.encode_text("a red cat").positive
-    torch.testing.assert_close(prompt, family.encode_text("a red cat").positive)
+    prompt = context(found.encode_text("a red cat"))
+    torch.testing.assert_close(prompt, context(family.encode_text("a red cat")))
     (copy / part / "model-00003-of-00003.safetensors").write_bytes(b"foreign")
     assert load_family(str(copy), ["small"]).member_fingerprints == found.member_fingerprints
     path = next(index.parent.glob("*-00001-of-00002.safetensors"))

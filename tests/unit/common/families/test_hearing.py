@@ -15,6 +15,7 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.scenes.text import MAX_TOKENS
 from baton.device_client.journal import JOURNAL_FILE, Journal
 from baton.device_client.sdk import Client
+from tests.support.conditionings import context
 
 #: A prompt, the same without the letters that no token stands for, and those letters.
 SPOILT: list[tuple[str, str, tuple[str, ...]]] = [
@@ -41,8 +42,8 @@ def test_letters_that_would_end_the_prompt_are_left_out(
     assert all(repr(letter) in note for letter in dropped)
     assert note.isprintable()
     spoilt, plain = family.encode_text(prompt, prompt), family.encode_text(left, left)
-    assert torch.equal(spoilt.positive, plain.positive)
-    assert torch.equal(spoilt.negative, plain.negative)
+    assert torch.equal(context(spoilt), context(plain))
+    assert torch.equal(context(spoilt, "negative"), context(plain, "negative"))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_the_end_of_a_long_prompt_is_named(family: LoadedFamily) -> None:
     assert f"negative prompt is longer than {ROOM} tokens" in note
     assert "'dog and house'" in note
     whole, cut = family.encode_text(f"{words} dog"), family.encode_text(words)
-    assert torch.equal(whole.positive, cut.positive)
+    assert torch.equal(context(whole), context(cut))
     assert len(next(family.heard("cat " * 1000).notes("prompt"))) < 250
 
 
@@ -99,9 +100,9 @@ def test_the_picture_is_that_of_the_prompt_without_the_letters_and_says_so(
     client: Client, tmp_path: Path
 ) -> None:
     options = {"arm": "device", "steps": 2}
-    plain = client.generate("a red  cat", negative="a dog", **options)
+    plain = client.generate("a red  cat", negative_prompt="a dog", **options)
     assert plain.notes == ()
-    spoilt = client.generate("a red 猫 cat", negative="a ödog", **options)
+    spoilt = client.generate("a red 猫 cat", negative_prompt="a ödog", **options)
     np.testing.assert_array_equal(spoilt.picture, plain.picture)
     assert [("'猫'" in note, "'ö'" in note) for note in spoilt.notes] == [
         (True, False),

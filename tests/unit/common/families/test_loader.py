@@ -20,6 +20,7 @@ from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.manifest import MANIFEST_NAME
 from baton.common.families.scenes.text import MAX_TOKENS
 from baton.common.plan import Guidance
+from tests.support.conditionings import context
 from tests.support.families import copy_family, edit_json, flip_bit
 from tests.support.reference import plain_pipeline
 
@@ -243,10 +244,14 @@ def test_a_latent_is_a_quarter_of_the_picture(family: LoadedFamily) -> None:
 )
 def test_any_prompt_becomes_one_context_of_fixed_length(family: LoadedFamily, prompt: str) -> None:
     conditioning = family.encode_text(prompt, "blurry")
-    assert conditioning.positive.shape == conditioning.negative.shape == (MAX_TOKENS, 128)
-    assert torch.isfinite(conditioning.positive).all()
+    assert (
+        context(conditioning).shape == context(conditioning, "negative").shape == (MAX_TOKENS, 128)
+    )
+    assert torch.isfinite(context(conditioning)).all()
     swapped = family.encode_text("blurry", prompt)
-    torch.testing.assert_close(swapped.negative, conditioning.positive, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        context(swapped, "negative"), context(conditioning), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_prompt_is_encoded_as_the_plain_pipeline_does(family: LoadedFamily) -> None:
@@ -254,8 +259,8 @@ def test_a_prompt_is_encoded_as_the_plain_pipeline_does(family: LoadedFamily) ->
         "a red cat", "cpu", 1, True, negative_prompt="blurry"
     )
     ours = family.encode_text("a red cat", "blurry")
-    torch.testing.assert_close(ours.positive, positive[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours.negative, negative[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(context(ours), positive[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(context(ours, "negative"), negative[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_decoded_picture_is_that_of_the_plain_pipeline(family: LoadedFamily) -> None:

@@ -15,7 +15,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from baton.common.errors import ExecutionFailed, InvalidRequest, WeightsError
 from baton.common.families.scenes.grammar import parse_prompt
 from baton.common.families.scenes.icons import ICONS, stamp
-from baton.common.families.scenes.members import build_text_encoder, build_unet
 from baton.common.families.scenes.render import PlacedIcon, Scene
 from baton.common.families.scenes.text import MAX_TOKENS, build_tokenizer
 from baton.common.families.scenes.training import pack as packing
@@ -38,6 +37,7 @@ from baton.common.families.scenes.training.meaning import (
     meaning,
     train_meaning,
 )
+from baton.common.families.scenes.training.members import build_text_encoder, build_unet
 from baton.common.families.scenes.training.pack import read_pack, write_pack
 from baton.common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
 from baton.common.families.scenes.training.vae import batch_of_pictures, build_vae, psnr, train_vae
