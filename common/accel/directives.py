@@ -70,7 +70,8 @@ class Accelerator:
     def _expand(self, segment: OpenSegment) -> Segment:
         if segment.member not in self._members:
             return segment.closed()
-        named = [item.blocks for item in segment.directives if item.blocks is not None]
+        said = (bits for item in segment.directives for bits in (item.blocks, item.negative_blocks))
+        named = [bits for bits in said if bits is not None]
         if named:
             graph = self._members[segment.member].graph
             if graph is None or max(named) > graph.all:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from baton.common.arm import Arm
-from baton.common.errors import InvalidRequest, UnknownName
+from baton.common.errors import Incompatible, InvalidRequest, UnknownName
 from baton.common.expansion import Terms, expand, plan_of
 from baton.common.limits import (
     LOCATIONS,
@@ -114,6 +114,11 @@ def test_an_expanded_choice_covers_every_step_once_in_full(
 @given(arms(), st.integers(1, MAX_STEPS))
 def test_an_expanded_arm_runs_its_stretches_in_order(arm: Arm, steps: int) -> None:
     terms = Terms("tiny", "ddim", steps, Guidance(2.0), ratios=_ratios)
+    highest = max((s.sigma for s in arm.stretches if s.sigma is not None), default=0.0)
+    if not arm.steps and highest >= _ratios("ddim", steps)[0]:
+        with pytest.raises(Incompatible, match="before its first step"):
+            expand(arm, terms)
+        return
     plan = expand(arm, terms)
     assert plan.steps == (arm.steps or steps)
     asked = [(s.location, s.member) for s in arm.stretches]

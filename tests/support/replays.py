@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ class Undecoded(LoadedFamily):
 
     def __init__(self, family: LoadedFamily) -> None:
         self.__dict__.update(family.__dict__)
+        self.models = copy.copy(family.models)
+        self.models.decoder = lambda: [lambda x: x]
 
-    def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
-        return np.ascontiguousarray(x.numpy()).view(np.uint8)
+    def picture(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(pixels.numpy()).view(np.uint8)
 
 
 def drawn(family: LoadedFamily, of: Task | None = None) -> tuple[npt.NDArray[np.uint8], Provenance]:

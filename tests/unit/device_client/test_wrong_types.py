@@ -28,7 +28,7 @@ from tests.support.nodes import coordinator
 PROMPT = "a red cat"
 WRONG: dict[str, list[Any]] = {
     "prompt": [None, 3, b"a red cat", ["a red cat"]],
-    "negative": [None, 3, b"blue"],
+    "negative_prompt": [None, 3, b"blue"],
     "steps": [2.0, "2", True, b"2", [2], np.float32(2)],
     "guidance": ["2", b"2", [2.0], True, 1j, 10**400],
     "seed": [None, 2.0, "2", True, b"2"],
@@ -146,7 +146,7 @@ class Undecodable(LoadedFamily):
     def __init__(self, family: LoadedFamily) -> None:
         self.__dict__.update(family.__dict__)
 
-    def decode(self, x: Tensor) -> Any:
+    def picture(self, pixels: Tensor) -> Any:
         raise MemoryError(PROMPT)
 
 

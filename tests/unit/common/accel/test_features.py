@@ -30,7 +30,7 @@ from baton.common.diffusion.run import Run, start_run
 from baton.common.errors import ExecutionFailed, InvalidRequest
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
-from baton.common.limits import SamplerName
+from baton.common.limits import BOTH, SamplerName
 from baton.common.plan import Plan, StepDirective
 from tests.support.tasks import PROMPTS, plan, task
 
@@ -193,7 +193,7 @@ class Toy:
 
     def run(self, family: LoadedFamily) -> Run:
         of = plan("device:toy", len(self.values))
-        nothing = Conditioning(torch.zeros(1, 1), torch.zeros(1, 1))
+        nothing = Conditioning({branch: {"context": torch.zeros(1, 1)} for branch in BOTH})
         return start_run(of.closed(), family.course(of), nothing, 0, (1, 2, 2))
 
 

@@ -135,15 +135,21 @@ def test_a_directive_outside_the_limits_is_refused(changes: dict[str, object], w
         plan_from_proto(message(segment(directives=[directive] * 4)))
 
 
-def test_blocks_may_be_said_by_branch_as_long_as_they_are_the_same() -> None:
+def test_blocks_may_be_said_by_branch() -> None:
     def directives(*blocks: bytes) -> list[plan_pb2.StepDirective]:
         return [plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH, blocks=blocks)] * 4
 
     found = plan_from_proto(message(segment(directives=directives(b"\5", b"\5"))))
     assert {directive.blocks for directive in found.segments[0].directives} == {5}
-    for blocks in ((b"\5", b"\1"), (b"\5",) * 3):
-        with pytest.raises(Incompatible, match="same blocks on both branches"):
-            plan_from_proto(message(segment(directives=directives(*blocks))))
+    assert {directive.negative_blocks for directive in found.segments[0].directives} == {None}
+    apart = plan_from_proto(message(segment(directives=directives(b"\5", b"\1"))))
+    said = {
+        (directive.blocks, directive.negative_blocks) for directive in apart.segments[0].directives
+    }
+    assert said == {(5, 1)}
+    assert plan_from_proto(plan_to_proto(apart)) == apart
+    with pytest.raises(InvalidRequest, match="2 branches"):
+        plan_from_proto(message(segment(directives=directives(*[b"\5"] * 3))))
 
 
 def test_an_unknown_acceleration_is_an_unknown_name_in_a_short_line() -> None:
