@@ -121,7 +121,8 @@ async def check_serves(stub: Any, family: LoadedFamily) -> None:
 _DEVICE = plan_pb2.LOCATION_DEVICE
 _DIRECTIVES = [plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH)]
 _REUSED = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_REUSE)
-_TWO_SETS = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH, blocks=[b"\x01", b"\x03"])
+_TWO_SETS = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_POSITIVE, blocks=[b"\x01", b"\x03"])
+_THREE_SETS = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH, blocks=[b"\x01"] * 3)
 
 REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
     "no protocol version": ({"protocol_version": 0}, Incompatible),
@@ -193,9 +194,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
         {"plan": planned([piece(directives=[plan_pb2.StepDirective(branches=9)] * STEPS)])},
         InvalidRequest,
     ),
-    "another set of blocks for each branch": (
+    "blocks of more branches than there are": (
+        {"plan": planned([piece(directives=[_THREE_SETS] * STEPS)])},
+        InvalidRequest,
+    ),
+    "blocks of a branch that does not run": (
         {"plan": planned([piece(directives=[_TWO_SETS] * STEPS)])},
-        Incompatible,
+        InvalidRequest,
     ),
     "an unknown acceleration": ({"plan": planned([piece(accel="magic")])}, UnknownName),
     "an unknown member": ({"plan": planned([piece("giant")])}, UnknownName),

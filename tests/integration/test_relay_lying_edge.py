@@ -110,9 +110,16 @@ LIES: dict[str, Script] = {
         accepted(),
         handoff(liar.envelope(ask), [stretch(branches=9)]),
     ],
-    "another set of blocks for each branch": lambda liar, ask: [
+    "blocks of more branches than there are": lambda liar, ask: [
         accepted(),
-        handoff(liar.envelope(ask), [stretch(blocks=[b"\x01", b"\x03"])]),
+        handoff(liar.envelope(ask), [stretch(blocks=[b"\x01"] * 3)]),
+    ],
+    "blocks of a branch that did not run": lambda liar, ask: [
+        accepted(),
+        handoff(
+            liar.envelope(ask),
+            [stretch(branches=plan_pb2.BRANCHES_POSITIVE, blocks=[b"\x01", b"\x03"])],
+        ),
     ],
     "steps that do not say on what they ran": lambda liar, ask: [
         accepted(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from baton.common.diffusion.conditioning import Conditioning
+from baton.common.families.architectures.adapter import Texts
 from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.access import Access, AdminSettings
 from baton.common.rpc.tickets import Signer, Ticket
@@ -112,7 +115,10 @@ class EncodeCounter(WatchedFamily):
     def __init__(self, family: LoadedFamily, before: BeforeCall) -> None:
         super().__init__(family, before)
         self.encoded = 0
+        self.models, encode = copy.copy(family.models), family.models.encode
 
-    def encode_text(self, prompt: str, negative: str = "") -> Conditioning:
-        self.encoded += 1
-        return super().encode_text(prompt, negative)
+        def counting(member: str, texts: Sequence[Texts]) -> list[Conditioning]:
+            self.encoded += len(texts)
+            return encode(member, texts)
+
+        self.models.encode = counting  # type: ignore[method-assign]
