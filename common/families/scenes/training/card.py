@@ -222,9 +222,10 @@ def _member_table(measured: Measured) -> list[str]:
     first = milliseconds[family.members[0]]
     for name, took in milliseconds.items():
         guided = "one branch" if name == FINISHER else "guided"
+        cheaper = "" if name == family.members[0] else f"{first / took:.1f}x cheaper"
         lines.append(
             f"| {name} | {_parameters(family, name) / 1e6:.2f} M | {took:.1f} ms, {guided} |"
-            f" {first / took:.1f}x cheaper |"
+            f" {cheaper} |"
         )
     return lines
 

@@ -91,7 +91,7 @@ def write_manifest(out: Path, guidance: float, world: World) -> None:
         default_guidance=guidance,
         scorer="scenes",
         prompts="scenes",
-        save_scale=8,
+        save_scale=4,
         latent_space=latent_space_of(AutoencoderKL.from_pretrained(out / "shared" / "vae").float()),
         digests={path.relative_to(out).as_posix(): file_digest(path) for path in files},
     )
