@@ -61,6 +61,22 @@ def test_late_gains_are_from_the_first_level_below_one_to_the_last() -> None:
     assert "surface" not in gains
 
 
+def test_a_family_compared_with_is_told_by_its_name_and_its_levels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "FEWER", (2,))
+    monkeypatch.setattr(world, "SHARES", (0.5,))
+    arguments = ["--family", "new=scenes", "--beside", "old=scenes", "--count", "1", "--steps", "2"]
+    world.main([*arguments, "--out", str(tmp_path)])
+    told = json.loads((tmp_path / "world.json").read_text())
+    tables = {
+        name: {row["table"] for row in told["rows"] if row["family"] == name}
+        for name in ("new", "old")
+    }
+    assert tables["new"] > tables["old"] == {"levels"}
+    assert set(told["ratios"]["late"]) == {"new", "old"}
+
+
 def test_the_command_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "FEWER", (2, 3))
     monkeypatch.setattr(world, "SHARES", (0.5,))

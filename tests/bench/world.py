@@ -9,6 +9,8 @@ Rows of ``bench/world.json``, all over the same prompts and noise, scored by the
 - ``steps``, ``alone``: the first and the last member alone, at several numbers of steps.
 - ``shares``: the first member, then the last, cut at a share of the steps; and the mirror.
 - ``finisher``: the first member guided down to a sigma, then the finisher in one branch.
+
+Of a family that is only there to be compared with (``--beside``) the levels are measured alone.
 """
 
 from __future__ import annotations
@@ -197,11 +199,15 @@ def mixes(studio: Studio, steps: int) -> dict[str, list[Mix]]:
     }
 
 
-def measure(family: LoadedFamily, count: int, seed: int, steps: int) -> dict[str, Any]:
-    """Every table, as rows."""
-    studio = Studio(family, seeded_cases(world_drawn_by(family), count, seed))
+def measure_levels(studio: Studio) -> dict[str, Any]:
+    """The tables of what each level decides, as rows."""
     levels = studio.levels(max(FEWER))
-    tables: dict[str, Any] = {"levels": levels, "late": late_gains(levels)}
+    return {"levels": levels, "late": late_gains(levels)}
+
+
+def measure_mixes(studio: Studio, steps: int) -> dict[str, Any]:
+    """The tables of who may take which steps, as rows."""
+    tables: dict[str, Any] = {}
     for title, drawn in mixes(studio, steps).items():
         tables[title] = []
         for mix in drawn:
@@ -236,9 +242,17 @@ def plot(tables: Mapping[str, Mapping[str, Any]], out: Path) -> None:
     plt.close(figure)
 
 
+def named(text: str) -> tuple[str, str]:
+    """``NAME=FAMILY``, or a family whose name is how it is told."""
+    name, _, source = text.rpartition("=")
+    return name or source, source
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", action="append", help="name or folder; may be repeated")
+    of = "[NAME=]FAMILY, which is a name or a folder; may be repeated"
+    parser.add_argument("--family", action="append", type=named, help=of)
+    parser.add_argument("--beside", action="append", type=named, default=[], help=of)
     parser.add_argument("--count", type=int, default=300, help="prompts")
     parser.add_argument("--seed", type=int, default=5, help="of the prompts")
     parser.add_argument("--steps", type=int, default=20, help="of the relays")
@@ -247,8 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     quiet_libraries()
     tables = {}
-    for name in options.family or ["scenes"]:
-        tables[name] = measure(load_family(name), options.count, options.seed, options.steps)
+    for name, source in [*(options.family or [("scenes", "scenes")]), *options.beside]:
+        family = load_family(source)
+        studio = Studio(family, seeded_cases(world_drawn_by(family), options.count, options.seed))
+        tables[name] = measure_levels(studio)
+        if (name, source) not in options.beside:
+            tables[name] |= measure_mixes(studio, options.steps)
     rows = [
         {"family": name, "table": title, **row}
         for name, table in tables.items()

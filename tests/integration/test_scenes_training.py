@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,11 @@ def test_a_toy_family_is_trained_interrupted_packed_resumed_exported_and_draws(
         *["--count", "2", "--steps", "2"],
     )
     assert card.returncode == 0, card.stderr
-    assert "| surface |" in (tmp_path / "family/README.md").read_text()
+    told = (tmp_path / "family/README.md").read_text()
+    assert "| surface |" in told
+    for stage in STAGES:
+        (machine,) = read_position(tmp_path / f"a/{stage}.safetensors").machines
+        assert re.search(rf"^\| {stage} \|.* {re.escape(machine)} \|$", told, re.MULTILINE)
     assert (tmp_path / "bench/scenes.json").is_file()
 
 

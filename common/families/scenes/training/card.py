@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -196,6 +196,8 @@ def _card(measured: Measured) -> str:
         "",
         *_member_table(measured),
         "",
+        *_training_table(measured.training.get("stages", {})),
+        "",
         f"Scores by the exact verifier on {count} seeded prompts (seed {seed}), DDIM,"
         f" {measured.steps} steps, guidance {manifest.default_guidance:g}. *Strict*: share of"
         " pictures that show everything the prompt says; *graded*: mean share of its facts;"
@@ -217,22 +219,32 @@ def _card(measured: Measured) -> str:
 
 def _member_table(measured: Measured) -> list[str]:
     family, milliseconds = measured.family, measured.milliseconds
-    stages = measured.training.get("stages", {})
     lines = [
-        "| model | parameters | step, batch 1 | cost against the first | samples seen | minutes |",
-        "|---|---|---|---|---|---|",
+        "| model | parameters | step, batch 1 | cost against the first |",
+        "|---|---|---|---|",
     ]
     first = milliseconds[family.members[0]]
     for name, took in milliseconds.items():
         guided = "one branch" if name == FINISHER else "guided"
-        stage = stages.get(name, {})
+        cheaper = "" if name == family.members[0] else f"{first / took:.1f}x cheaper"
         lines.append(
             f"| {name} | {_parameters(family, name) / 1e6:.2f} M | {took:.1f} ms, {guided} |"
-            f" {first / took:.1f}x cheaper | {stage.get('samples', 0):,} |"
-            f" {stage.get('seconds', 0) / 60:.0f} |"
+            f" {cheaper} |"
         )
-    machine = measured.training.get("machine")
-    return [*lines, "", f"Trained on {machine}."] if machine else lines
+    return lines
+
+
+def _training_table(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of every stage, and on what machines, if any stage's averages say so."""
+    told = any(stage["machines"] for stage in stages.values())
+    lines = [
+        "| stage | samples seen | minutes |" + " trained on |" * told,
+        "|---|---|---|" + "---|" * told,
+    ]
+    for name, stage in stages.items():
+        line = f"| {name} | {stage['samples']:,} | {stage['seconds'] / 60:.1f} |"
+        lines.append(line + f" {', then '.join(stage['machines'])} |" * told)
+    return lines
 
 
 def _parameters(family: LoadedFamily, name: str) -> int:

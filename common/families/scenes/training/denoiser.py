@@ -99,7 +99,7 @@ def train_denoiser(
     for module in modules.values():
         module.to(machine.device)
     options = machine.pick(OPTIMISATION, OPTIMISATION_CUDA)
-    state = TrainState.resumed(run_dir / member, modules, options, machine.on_save)
+    state = TrainState.resumed(run_dir / member, modules, options, machine)
     loss = _Losses(unet, text, modules["layout"], Grounding(unet), data, machine, options.batch)
     state.run(loss, allowance)
     return unet

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from baton.common.build import processor_name
+
 _SEEDS = 1_000_003
 T = TypeVar("T")
 
@@ -24,6 +26,13 @@ class Machine:
     device: torch.device
     seed: int = 0
     on_save: Callable[[], None] = lambda: None
+
+    @property
+    def name(self) -> str:
+        """As a person calls it."""
+        if self.is_cuda:
+            return torch.cuda.get_device_name(self.device)
+        return f"{processor_name()}, threads: {torch.get_num_threads()}"
 
     @property
     def is_cuda(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from baton.common.build import processor_name
 from baton.common.families.latent_space import latent_space_of
 from baton.common.families.manifest import (
     MANIFEST_NAME,
@@ -93,7 +91,7 @@ def write_manifest(out: Path, guidance: float, world: World) -> None:
         default_guidance=guidance,
         scorer="scenes",
         prompts="scenes",
-        save_scale=8,
+        save_scale=4,
         latent_space=latent_space_of(AutoencoderKL.from_pretrained(out / "shared" / "vae").float()),
         digests={path.relative_to(out).as_posix(): file_digest(path) for path in files},
     )
@@ -106,8 +104,6 @@ def _write_training(run_dir: Path, out: Path) -> None:
     positions = {stage: read_position(run_dir / f"{stage}.safetensors") for stage in STAGES}
     facts = {
         "stages": {stage: asdict(position) for stage, position in positions.items()},
-        "machine": {"processor": processor_name(), "cpus": os.cpu_count()},
-        "torch": torch.__version__,
     }
     with saving(out / TRAINING_NAME) as file:
         file.write(json.dumps(facts, indent=2).encode() + b"\n")

@@ -77,7 +77,7 @@ def train_finisher(
     torch.manual_seed(machine.seed)
     unet = build_unet(FINISHER, world).to(machine.device)
     unet.load_state_dict(teachers.small.state_dict())
-    state = TrainState.resumed(run_dir / FINISHER, {"unet": unet}, OPTIMISATION, machine.on_save)
+    state = TrainState.resumed(run_dir / FINISHER, {"unet": unet}, OPTIMISATION, machine)
     if state.position.finished:
         state.load_averages()
         return unet

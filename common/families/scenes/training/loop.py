@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,11 +22,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from baton.common.errors import WeightsError
+from baton.common.families.scenes.training.device import Machine
 from baton.common.files import saving
 
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY = 100
 _HICCUP = 5.0  # a step that takes so many times the usual one was stopped; the rest is no training
+
+#: The machine of steps that were stored without one.
+UNKNOWN = "unknown"
 
 #: One training step: the loss, and what to log (tensors without gradient).
 StepLoss = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
@@ -57,16 +62,25 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a stage has come. progress: of the cosine, 0 to 1; seconds: spent in its steps."""
+    """How far a stage has come. progress: of the cosine, 0 to 1; seconds: spent in its steps.
+
+    machines: on which it trained, in their order; none if its averages do not say.
+    """
 
     step: int = 0
     samples: int = 0
     progress: float = 0.0
     seconds: float = 0.0
+    machines: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
         return self.progress >= 1.0
+
+    def on(self, machine: str) -> Position:
+        """The same place, from which this machine goes on."""
+        known = self.machines or (UNKNOWN,) * (self.step > 0)
+        return self if machine in known else replace(self, machines=(*known, machine))
 
 
 class TrainState:
@@ -89,7 +103,7 @@ class TrainState:
             self.parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay
         )
         self.position = Position()
-        self.on_save: Callable[[], None] = lambda: None
+        self.machine = Machine(self.parameters[0].device)
         self._warm = 0  # steps since the optimizer was new
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -102,12 +116,12 @@ class TrainState:
         path: Path,
         modules: Mapping[str, nn.Module],
         optimisation: Optimisation,
-        on_save: Callable[[], None],
+        machine: Machine,
     ) -> TrainState:
-        """From where it stands, if it has begun; ``on_save`` is called after every checkpoint."""
+        """From where it stands, if it has begun."""
         state = cls(path, modules, optimisation)
         state.resume()
-        state.on_save = on_save
+        state.machine = machine
         return state
 
     def restart_averages(self) -> None:
@@ -140,7 +154,7 @@ class TrainState:
             module.load_state_dict(saved["modules"][name])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.averages = saved["averages"]
-        self.position, self._warm = Position(**saved["position"]), int(saved["warm"])
+        self.position, self._warm = _position(saved["position"]), int(saved["warm"])
 
     def _load_averages(self) -> None:
         self.position = read_position(self._file("safetensors"))
@@ -164,7 +178,7 @@ class TrainState:
         with saving(self._file("safetensors")) as file:
             file.write(save(half, metadata=metadata))
         self._saved_at = time.monotonic()
-        self.on_save()
+        self.machine.on_save()
 
     def load_averages(self) -> None:
         """Replace the modules' weights by their averages."""
@@ -173,6 +187,8 @@ class TrainState:
 
     def run(self, loss: StepLoss, allowance: Allowance) -> None:
         """Train until the allowance is used up; save; leave the averages in the modules."""
+        if not self.position.finished:
+            self.position = self.position.on(self.machine.name)
         clock = _Clock()
         while not self.position.finished and self.position.step != allowance.stop_after:
             self._step(loss)
@@ -244,7 +260,7 @@ class TrainState:
         self._sums, self._count = {}, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._file("jsonl").open("a") as log:
-            log.write(json.dumps({**asdict(at), **row}) + "\n")
+            log.write(json.dumps({**_numbers(at), **row}) + "\n")
         left = allowance.seconds - at.seconds
         if allowance.steps is not None:
             left = at.seconds / at.step * (allowance.steps - at.step)
@@ -271,12 +287,21 @@ class _Clock:
         return took
 
 
+def _numbers(at: Position) -> dict[str, float]:
+    """What a log's line tells of the place."""
+    return {key: value for key, value in asdict(at).items() if key != "machines"}
+
+
 def read_position(path: Path) -> Position:
     """Where the averages in a file stand; the beginning if there is no such file."""
     if not path.exists():
         return Position()
     with safe_open(path, "pt") as file:
-        return Position(**json.loads(file.metadata()["position"]))
+        return _position(json.loads(file.metadata()["position"]))
+
+
+def _position(stored: Mapping[str, Any]) -> Position:
+    return Position(**{**stored, "machines": tuple(stored.get("machines", ()))})
 
 
 def read_averages(path: Path, module: str) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ def train_meaning(
     """
     (text_encoder, heads), (tokens, meanings) = modules, data
     named = {"text_encoder": text_encoder, "meaning": heads}
-    state = TrainState.resumed(run_dir / "meaning", named, options, machine.on_save)
+    state = TrainState.resumed(run_dir / "meaning", named, options, machine)
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = machine.rows(len(tokens), options.batch, machine.generator(step))

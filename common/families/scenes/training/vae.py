@@ -101,7 +101,7 @@ def train_vae(
     torch.manual_seed(0)
     options = options or machine.pick(OPTIMISATION, OPTIMISATION_CUDA)
     vae = build_vae(world).to(machine.device)
-    state = TrainState.resumed(run_dir / "vae", {"vae": vae}, options, machine.on_save)
+    state = TrainState.resumed(run_dir / "vae", {"vae": vae}, options, machine)
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         generator = machine.generator(step)

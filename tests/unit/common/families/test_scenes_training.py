@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from baton.common.families.scenes.grammar import parse_prompt
 from baton.common.families.scenes.icons import ICONS, stamp
 from baton.common.families.scenes.render import PlacedIcon, Scene
 from baton.common.families.scenes.text import MAX_TOKENS, build_tokenizer
+from baton.common.families.scenes.training import card
 from baton.common.families.scenes.training import pack as packing
 from baton.common.families.scenes.training.dataset import LatentDataset, load_dataset, tokenize
 from baton.common.families.scenes.training.denoiser import Text, train_denoiser
@@ -27,6 +29,7 @@ from baton.common.families.scenes.training.layout import LayoutHead, layout
 from baton.common.families.scenes.training.loop import (
     Allowance,
     Optimisation,
+    Position,
     TrainState,
     read_averages,
     read_position,
@@ -130,6 +133,41 @@ def test_a_stage_with_seconds_ends_by_itself_over_all_its_runs(tmp_path: Path) -
     assert last.step > 5
     assert last.seconds >= first.position.seconds
     assert Line(tmp_path).run(Allowance(seconds=0.2)).position == last  # it is done
+
+
+class Cluster(Machine):
+    """A machine of another name."""
+
+    @property
+    def name(self) -> str:
+        return "a cluster"
+
+
+def test_a_stage_tells_every_machine_that_it_trained_on(tmp_path: Path) -> None:
+    Line(tmp_path).run(Allowance(steps=4, stop_after=2))
+    assert read_position(tmp_path / "line.safetensors").machines == (CPU.name,)
+    for _ in range(2):  # the second finds it finished
+        line = Line(tmp_path)
+        line.state.machine = Cluster(torch.device("cpu"))
+        assert line.run(Allowance(steps=4)).position.machines == (CPU.name, "a cluster")
+
+
+def test_averages_that_know_no_machine_are_of_an_unknown_one() -> None:
+    assert Position(step=3).machines == ()
+    assert Position(step=3).on("here").machines == ("unknown", "here")
+    assert Position().on("here").machines == ("here",)
+
+
+def test_the_card_names_the_machine_of_each_stage_where_it_is_known() -> None:
+    stages = {
+        "vae": asdict(Position(8, 256, 1.0, 90.0)),
+        "large": asdict(Position(9, 1152, 1.0, 414.0, ("a cluster", "a laptop"))),
+    }
+    assert card._training_table(stages)[2:] == [
+        "| vae | 256 | 1.5 |  |",
+        "| large | 1,152 | 6.9 | a cluster, then a laptop |",
+    ]
+    assert card._training_table({"vae": stages["vae"]})[2:] == ["| vae | 256 | 1.5 |"]
 
 
 def test_a_finished_stage_leaves_its_averages_in_the_modules(tmp_path: Path) -> None:
