@@ -196,8 +196,9 @@ class LoadedFamily:
     def encode_text(
         self, prompt: str, negative: str = "", member: str | None = None
     ) -> Conditioning:
-        """Encode a prompt for a member, the first one if none is named."""
-        return self.models.encode(member or next(iter(self.spec.members)), [(prompt, negative)])[0]
+        """Encode a prompt for a member, the first loaded one if none is named."""
+        member = member or next(iter((*self.members, *self.spec.members)))
+        return self.models.encode(member, [(prompt, negative)])[0]
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:

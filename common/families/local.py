@@ -9,12 +9,15 @@ import torch
 from baton.common.arm import Arm
 from baton.common.diffusion.executor import step_alone
 from baton.common.diffusion.run import HERE, Place, Run, resume_run, start_run
-from baton.common.expansion import plan_of
+from baton.common.expansion import Terms, expand
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents.state import LatentState
-from baton.common.plan import Plan
+from baton.common.plan import Guidance, Plan
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
+
+#: A scale of guidance at which a step takes both branches, if its member has two.
+_GUIDED = 2.0
 
 
 def begin(
@@ -92,9 +95,12 @@ def use_threads(threads: int) -> None:
 
 def warm_up(family: LoadedFamily) -> None:
     """Draw once with each member, so that the first request pays no one-off costs."""
+    spec = family.spec
     for member in family.members:
-        plan = plan_of(Arm.device(member), family.name, "ddim", 1, 2.0)
-        task = Task("warm up", "", plan, seed=0, size=family.spec.default_size)
+        guidance = Guidance(_GUIDED)
+        terms = Terms(family.name, "ddim", 1, guidance, own_guidance=spec.own_guidance(_GUIDED))
+        plan = expand(Arm.device(member), terms)
+        task = Task("warm up", "", plan, seed=0, size=spec.default_size)
         run = begin(family, task)
         run_here(family, run, 1)
         family.decode(run.x)

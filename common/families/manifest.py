@@ -61,9 +61,10 @@ class MemberPart(Part):
 
 
 class Sizes(_Strict):
-    """Sides of a picture, pixels."""
+    """Sides of a picture, pixels. default: its width, and its height unless ``height`` says."""
 
     default: int
+    height: int | None = None
     minimum: int
     maximum: int
     multiple: int

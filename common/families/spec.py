@@ -90,7 +90,8 @@ class FamilySpec(Manifest):
 
     @property
     def default_size(self) -> Size:
-        return Size(self.sizes.default, self.sizes.default)
+        width, height = self.sizes.default, self.sizes.height
+        return Size(width, width if height is None else height)
 
     def latent_shape(self, size: object) -> tuple[int, int, int]:
         """[C, H, W] of the latent of a picture of a size. Raises InvalidRequest for a bad one."""
