@@ -28,9 +28,10 @@ from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.size import MAX_SIDE, Size
 
-CHUNK_VERSION = 4
-#: The oldest that is read.
+CHUNK_VERSION = 5
+#: The oldest that is read, and the last in which both branches of a step run the same blocks.
 _OLDEST = 3
+_ALIKE = 4
 #: A record names, at each step, the rows of its batch and the blocks that they ran. Since what is
 #: parsed takes far more room than its text, its parts are counted before.
 MAX_CHUNK_CHARS = 512 * 1024 + MAX_STEPS * MAX_ROWS * (len(str(1 << MAX_BLOCKS)) + 16)
@@ -304,6 +305,8 @@ def _check_names(chunk: _Chunk) -> None:
 
 def _check_executed(chunk: _Chunk) -> None:
     count = len(chunk.executed)
+    if chunk.version <= _ALIKE and any(step.negative_blocks is not None for step in chunk.executed):
+        raise InvalidRequest("its plan is damaged: its version has no blocks of a second branch")
     if [step.step for step in chunk.executed] != list(range(count)):
         raise InvalidRequest("its plan is damaged: its steps are not all there, in order")
     try:

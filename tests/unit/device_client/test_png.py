@@ -13,7 +13,7 @@ from baton.common.errors import InvalidRequest
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
-from baton.device_client.provenance import Provenance
+from baton.device_client.provenance import CHUNK_VERSION, Provenance
 from baton.device_client.result import Result, Seconds, Traffic
 from tests.support.tasks import plan, task
 
@@ -87,7 +87,7 @@ def test_the_chunk_holds_what_really_ran(tmp_path: Path) -> None:
     grid = {"sampler": "ddim", "start": 0, "stop": 6, "until": None, "name": "", "digest": ""}
     guidance = {"scale": 3.0, "kind": "two_branches"}
     assert chunk == {
-        "version": 4,
+        "version": CHUNK_VERSION,
         "protocol": PROTOCOL_VERSION,
         "family": "tiny",
         "fingerprint": "f" * 32,

@@ -19,7 +19,7 @@ from baton.common.errors import BatonError, Incompatible, InvalidRequest
 from baton.common.record import ExecutedStep
 from baton.common.size import Size
 from baton.device_client.png import read_png, save_png
-from baton.device_client.provenance import Provenance
+from baton.device_client.provenance import CHUNK_VERSION, Provenance
 from tests.support.tasks import plan, task
 
 BUILD = Build("0.1.0", "2.13.0+cpu", "0.42.1", "5.0", "2.4", "x86_64 AVX512 A Processor")
@@ -319,7 +319,7 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     [
         ({"version": 1}, "draw"),
         ({"version": 2}, "draw"),
-        ({"version": 5}, "update"),
+        ({"version": CHUNK_VERSION + 1}, "update"),
         ({"version": 99, "more": []}, "update"),
     ],
 )
@@ -336,6 +336,36 @@ def test_the_protocol_over_which_it_was_drawn_decides_nothing(tmp_path: Path) ->
     for protocol in (1, 2, 99):
         chunk = json.loads(MADE.chunk()) | {"protocol": protocol}
         assert read_png(written(tmp_path / "a.png", json.dumps(chunk))).provenance == MADE
+
+
+def fourth(made: Provenance) -> dict[str, Any]:
+    """What version 4 of the chunk holds of such a picture."""
+    return json.loads(made.chunk()) | {"version": 4}
+
+
+@pytest.mark.parametrize("made", [MADE, REUSING], ids=["plain", "accelerated"])
+def test_a_picture_of_version_4_is_read_as_it_ran(tmp_path: Path, made: Provenance) -> None:
+    read = read_png(written(tmp_path / "a.png", json.dumps(fourth(made)))).provenance
+    assert read == read_png(save_png(IMAGE, tmp_path / "b.png", made)).provenance
+
+
+def by_branch(made: Provenance) -> Provenance:
+    """With a step whose branches ran different blocks."""
+    first, *others = made.executed
+    first = replace(first, blocks=7, negative_blocks=3)
+    return replace(made, executed=(first, *others))
+
+
+def test_blocks_of_a_branch_of_its_own_come_back_and_are_told_to_no_older_baton(
+    tmp_path: Path,
+) -> None:
+    """One that reads up to version 4 would pass them over, and draw another picture."""
+    made = by_branch(MADE)
+    path = save_png(IMAGE, tmp_path / "a.png", made)
+    assert read_png(path).provenance.executed == made.executed
+    assert json.loads(made.chunk())["version"] > 4
+    damaged = refusal(written(tmp_path / "b.png", json.dumps(fourth(made))))
+    assert "branch" in damaged
 
 
 def third(made: Provenance) -> dict[str, Any]:
