@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from baton.common.errors import Incompatible
 from baton.common.limits import Branch
 
 #: By name, what the model takes beside latent and timestep: over rows, [B, ...], or of one row.
@@ -18,7 +19,8 @@ Tensors = Mapping[str, Tensor]
 class Conditioning:
     """By branch, one row of each tensor: ``context`` [L, D] of a text, ``pooled`` [D], and so on.
 
-    A member that takes no guidance in two branches may have the positive one alone.
+    Both branches have the same ones in the same shapes; a member that takes no guidance in two
+    branches may have the positive one alone.
     """
 
     branches: Mapping[Branch, Tensors]
@@ -28,6 +30,11 @@ class Conditioning:
         """Equal for those whose rows can share a call: the same tensors in the same shapes."""
         positive = self.branches["positive"]
         return tuple((name, tuple(positive[name].shape)) for name in sorted(positive))
+
+    def check(self, branches: Iterable[Branch], member: str) -> None:
+        """Raises Incompatible if one of them is missing."""
+        if missing := [branch for branch in branches if branch not in self.branches]:
+            raise Incompatible(f"{member} takes no guidance with a {missing[0]} branch")
 
     def row(self, branch: Branch) -> Tensors:
         return self.branches[branch]

@@ -17,7 +17,7 @@ from baton.common.diffusion.samplers import SamplerHistory, rescale
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
 from baton.common.latents.state import HistoryEntry, LatentState
-from baton.common.limits import DEVICE_NODE, MAX_ROWS, Branch, Location
+from baton.common.limits import ALONE, BOTH, DEVICE_NODE, MAX_ROWS, Branch, Location
 from baton.common.plan import Plan, Segment, followers
 
 #: Location and node id.
@@ -100,12 +100,13 @@ class Run:
         """The next step, with as many ahead as its plan, its pauses and ``most_rows`` allow.
 
         steps: so many instead, as they once ran. Raises InvalidRequest for blocks that the member
-        lacks.
+        lacks, Incompatible for a branch of guidance that it does not take.
         """
         segment = self.segment
         most = 1 + followers(segment, self.step, self._left()) if steps is None else steps
         taken = range(self.step, self.step + most)
         branches = tuple(self.plan.branches_at(step) for step in taken)
+        self.encoded.check(BOTH if BOTH in branches else ALONE, segment.member)
         blocks: list[tuple[Blocks | None, ...]]
         if segment.masked:
             blocks = self._blocks(self.flows(graph), segment, branches, steps is not None)
