@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from baton.common.diffusion.samplers import (
@@ -19,7 +14,6 @@ from baton.common.diffusion.samplers import (
     SamplerHistory,
     advance_rows,
     rescaling,
-    vp_form,
 )
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import Incompatible
@@ -27,7 +21,9 @@ from baton.common.latents.state import NoiseLevel
 from baton.common.limits import SamplerName
 from baton.common.plan import Grid
 
-MakeSchedule = Callable[[SamplerName, int], Schedule]
+#: The family's schedule of a sampler, a number of steps, and the levels ``b / a`` at which it
+#: begins and ends; None: at its noisiest, and its last.
+MakeSchedule = Callable[[SamplerName, int, float | None, float | None], Schedule]
 
 
 @dataclass(frozen=True)
@@ -87,26 +83,22 @@ class Course:
 
 
 def make_course(
-    grids: Sequence[Grid],
-    make: MakeSchedule,
-    config: Mapping[str, Any],
-    named: Mapping[str, Schedule] | None = None,
+    grids: Sequence[Grid], make: MakeSchedule, named: Mapping[str, Schedule] | None = None
 ) -> Course:
-    """The course of a plan's grids. make: the family's schedule of a sampler and number of steps.
+    """The course of a plan's grids.
 
     named: schedules by the digests of the grids that the family names. Raises Incompatible for a
     grid that the family does not have, or whose levels lie outside the family's.
     """
     begins = [None, *(grid.until for grid in grids)]
-    schedules = []
-    for grid, begin in zip(grids, begins, strict=False):
-        if grid.digest:
-            schedules.append(_named(grid, named or {}))
-        elif begin is None and grid.until is None:
-            schedules.append(make(grid.sampler, grid.steps))
-        else:
-            schedules.append(_between(make(grid.sampler, grid.steps), config, begin, grid.until))
-    return Course(tuple(schedules))
+    return Course(
+        tuple(
+            _named(grid, named or {})
+            if grid.digest
+            else make(grid.sampler, grid.steps, begin, grid.until)
+            for grid, begin in zip(grids, begins, strict=False)
+        )
+    )
 
 
 def _named(grid: Grid, named: Mapping[str, Schedule]) -> Schedule:
@@ -114,62 +106,3 @@ def _named(grid: Grid, named: Mapping[str, Schedule]) -> Schedule:
     if found is None or (found.sampler, found.steps) != (grid.sampler, grid.steps):
         raise Incompatible(f"this node has no grid {grid.name!r} of levels with that digest")
     return found
-
-
-def _between(
-    plain: Schedule, config: Mapping[str, Any], begin: float | None, until: float | None
-) -> Schedule:
-    """As many steps as ``plain`` has, evenly spaced in training timesteps from level to level.
-
-    begin, until: levels ``b / a``; None: the family's noisiest, and its last. Timesteps between two
-    that were trained have a level between theirs.
-    """
-    scheduler: Any = DDIMScheduler.from_config(dict(config))
-    alpha_bars = scheduler.alphas_cumprod.double().numpy()
-    first = len(alpha_bars) - 1.0 if begin is None else _timestep(begin, alpha_bars)
-    last = -1.0 if until is None else _timestep(until, alpha_bars)
-    steps = plain.steps
-    timesteps = tuple(first + (last - first) * step / steps for step in range(steps))
-    found = np.interp(timesteps, np.arange(len(alpha_bars)), alpha_bars)
-    levels = [_native(plain.sampler, _vp(alpha_bar)) for alpha_bar in found.tolist()]
-    if begin is not None:
-        levels[0] = _native(plain.sampler, _at_ratio(begin))
-    end = plain.levels[-1] if until is None else _native(plain.sampler, _at_ratio(until))
-    if not all(one.noisier_than(two) for one, two in pairwise([*levels, end])):
-        raise Incompatible(f"{steps} steps do not fit between these levels of noise")
-    scale = 1.0 / vp_form(levels[0]).a if plain.sampler == "euler" else 1.0
-    return replace(
-        plain,
-        timesteps=timesteps,
-        levels=(*levels, end),
-        initial_scale=scale,
-        first_order_end=until is None and plain.first_order_end,
-    )
-
-
-def _timestep(ratio: float, alpha_bars: npt.NDArray[np.float64]) -> float:
-    alpha_bar = 1.0 / (1.0 + ratio * ratio)
-    if not alpha_bars[-1] <= alpha_bar <= alpha_bars[0]:
-        low, high = (np.sqrt(1.0 / bar - 1.0) for bar in (alpha_bars[0], alpha_bars[-1]))
-        raise Incompatible(
-            f"the family's levels of noise are from {low:.3g} to {high:.3g}, not {ratio:g}"
-        )
-    falling = alpha_bars[::-1]
-    return float(len(alpha_bars) - 1 - np.interp(alpha_bar, falling, np.arange(len(falling))))
-
-
-def _vp(alpha_bar: float) -> NoiseLevel:
-    return NoiseLevel(alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5)
-
-
-def _at_ratio(ratio: float) -> NoiseLevel:
-    return vp_form(NoiseLevel(1.0, ratio))
-
-
-def _native(sampler: SamplerName, level: NoiseLevel) -> NoiseLevel:
-    """A variance-preserving level in the sampler's own form."""
-    if sampler != "euler":
-        return level
-    if level.a == 0:
-        raise Incompatible("euler cannot begin without any signal")
-    return NoiseLevel(1.0, level.b / level.a)

@@ -92,11 +92,16 @@ class LoadedFamily:
 
     def course(self, plan: OpenPlan | Plan, size: Size | None = None) -> Course:
         """The noise levels of a whole plan. Raises Incompatible for grids that it does not have."""
+        shape = self.latent_shape(size or self.spec.default_size)
 
-        def make(sampler: SamplerName, steps: int) -> Schedule:
-            return self.schedule(sampler, steps, size)
+        def make(
+            sampler: SamplerName, steps: int, begin: float | None, until: float | None
+        ) -> Schedule:
+            if begin is None and until is None:
+                return self._schedule(sampler, steps, shape)
+            return self.models.schedule(sampler, steps, shape, begin, until)
 
-        return make_course(plan.grids, make, self.spec.scheduler_config, self._named_schedules)
+        return make_course(plan.grids, make, self._named_schedules)
 
     @cached_property
     def _named_schedules(self) -> Mapping[str, Schedule]:

@@ -47,6 +47,8 @@ PROMPTS = ("a red cat", "two blue houses on a hill", "one green dog", "a tree")
 EDGE_ONLY = "edge/large@0.5>edge/small"
 RELAY = "edge/large@0.5>device/small"
 DED = "device/small*2>edge/large*2>device/small*2"
+#: Over two grids of levels.
+LEVELS = "edge/large*3@s2.0>device/small*3"
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def holding(folder: Path, family: LoadedFamily, codec: str) -> Iterator[AsyncCli
 
 
 @pytest.mark.parametrize("codec", list(Codec))
-@pytest.mark.parametrize("arm", [RELAY, DED, EDGE_ONLY])
+@pytest.mark.parametrize("arm", [RELAY, DED, EDGE_ONLY, LEVELS])
 async def test_a_relay_over_a_real_edge_is_replayed_bit_for_bit(
     family: LoadedFamily, folder: Path, codec: Codec, arm: str
 ) -> None:
@@ -191,6 +193,12 @@ def check_relayed(family: LoadedFamily, result: Result, arm: str, codec: Codec) 
     alone = drawn_here(family, result.task)
     limit = {Codec.FP32: 1, Codec.FP16: 2, Codec.INT8: 16}[codec]
     assert np.abs(alone.astype(int) - result.picture).max() <= limit
+
+
+def test_members_are_told_their_own_time_on_every_grid(family: LoadedFamily) -> None:
+    course = family.course(plan(family, LEVELS))
+    assert len(course.schedules) == 2
+    assert all(0.0 <= time < 1.0 for time in course.timesteps)
 
 
 def test_a_node_warms_up_with_every_member(family: LoadedFamily) -> None:

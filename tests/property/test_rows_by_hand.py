@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from baton.common.diffusion.between import make_schedule_between
 from baton.common.diffusion.blocks import ModelInputs
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.course import make_course
@@ -22,7 +23,7 @@ from baton.common.diffusion.samplers import (
     vp_form,
 )
 from baton.common.diffusion.scheduler_config import Prediction
-from baton.common.diffusion.schedules import Schedule, make_schedule
+from baton.common.diffusion.schedules import Schedule
 from baton.common.latents.state import NoiseLevel
 from baton.common.limits import BOTH, SAMPLERS, SamplerName
 from baton.common.plan import Grid, Guidance, Plan, Segment, StepDirective
@@ -133,10 +134,12 @@ def runs(draw: st.DrawFn) -> Run:
     clip = draw(st.booleans())
     config = CONFIG | {"prediction_type": draw(st.sampled_from(KINDS)), "clip_sample": clip}
 
-    def make(sampler: SamplerName, steps: int) -> Schedule:
-        return make_schedule(sampler, steps, config)
+    def make(
+        sampler: SamplerName, steps: int, begin: float | None, until: float | None
+    ) -> Schedule:
+        return make_schedule_between(sampler, steps, config, begin, until)
 
-    course, seed = make_course(grids, make, config), draw(st.integers(0, 99))
+    course, seed = make_course(grids, make), draw(st.integers(0, 99))
     return start_run(Plan("f", tuple(segments)), course, conditioning(seed), seed, SHAPE)
 
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baton.common.diffusion.between import make_schedule_between
 from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
-from baton.common.diffusion.schedules import Schedule, make_schedule
+from baton.common.diffusion.schedules import Schedule
 from baton.common.families.architectures.adapter import Chunk, Shape, Texts
 from baton.common.families.hearing import Heard
 from baton.common.families.loaded import LoadedFamily
@@ -138,9 +139,16 @@ class Awkward:
         encoder = self._encoders[member]
         return [Conditioning({"positive": encoder(prompt)}) for prompt, _ in texts]
 
-    def schedule(self, sampler: SamplerName, steps: int, shape: Shape) -> Schedule:
+    def schedule(
+        self,
+        sampler: SamplerName,
+        steps: int,
+        shape: Shape,
+        begin: float | None = None,
+        until: float | None = None,
+    ) -> Schedule:
         """The members take shares of the training's timesteps for their time."""
-        made = make_schedule(sampler, steps, self._config)
+        made = make_schedule_between(sampler, steps, self._config, begin, until)
         return replace(made, timesteps=tuple(t / 1000 for t in made.timesteps))
 
     def denoiser(self, member: str) -> Member:

@@ -55,8 +55,18 @@ class Adapter(Protocol):
         """Several requests' prompts for a member: each bit for bit what it is alone."""
         ...
 
-    def schedule(self, sampler: SamplerName, steps: int, shape: Shape) -> Schedule:
-        """Noise levels, and what the members take for their time. Raises Incompatible."""
+    def schedule(
+        self,
+        sampler: SamplerName,
+        steps: int,
+        shape: Shape,
+        begin: float | None = None,
+        until: float | None = None,
+    ) -> Schedule:
+        """Noise levels, and what the members take for their time. Raises Incompatible.
+
+        begin, until: the levels ``b / a`` of a part; None: the noisiest, and the last.
+        """
         ...
 
     def denoiser(self, member: str) -> Denoiser:

@@ -16,11 +16,12 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from baton.common.diffusion.between import make_schedule_between
 from baton.common.diffusion.blocks import BlockGraph, ModelInputs
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.graphs import graph_of
-from baton.common.diffusion.schedules import Schedule, make_schedule
+from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import Incompatible, WeightsError
 from baton.common.families.architectures.adapter import Chunk, Shape, Texts
 from baton.common.families.hearing import Heard, Hearing
@@ -101,8 +102,15 @@ class Sd1:
             {"positive": {"context": context[0]}, "negative": {"context": context[1]}}
         )
 
-    def schedule(self, sampler: SamplerName, steps: int, shape: Shape) -> Schedule:
-        return make_schedule(sampler, steps, self._scheduler_config)
+    def schedule(
+        self,
+        sampler: SamplerName,
+        steps: int,
+        shape: Shape,
+        begin: float | None = None,
+        until: float | None = None,
+    ) -> Schedule:
+        return make_schedule_between(sampler, steps, self._scheduler_config, begin, until)
 
     def denoiser(self, member: str) -> Member:
         return self._denoisers[member]

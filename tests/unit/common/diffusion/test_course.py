@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from baton.common.arm import Arm
+from baton.common.diffusion.between import make_schedule_between
 from baton.common.diffusion.course import Course, make_course
 from baton.common.diffusion.schedules import Schedule, make_schedule
 from baton.common.errors import Incompatible
@@ -34,12 +35,14 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def make(sampler: SamplerName, steps: int) -> Schedule:
-    return make_schedule(sampler, steps, CONFIG)
+def make(
+    sampler: SamplerName, steps: int, begin: float | None = None, until: float | None = None
+) -> Schedule:
+    return make_schedule_between(sampler, steps, CONFIG, begin, until)
 
 
 def course(*grids: Grid, **more: Any) -> Course:
-    return make_course(grids, make, CONFIG, **more)
+    return make_course(grids, make, **more)
 
 
 def ratios(made: Course) -> list[float]:
