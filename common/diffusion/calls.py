@@ -182,6 +182,9 @@ def _own(cache: BranchCache) -> BranchCache:
 def _stand_ins(graph: BlockGraph, recorded: RecordedBatch, inputs: ModelInputs) -> list[Row]:
     """Rows that run the recorded blocks; what they read of earlier steps may be anything."""
     shapes = profile(graph, inputs).shapes
-    anything = {block: (torch.zeros(1, *shape), 0) for block, shape in enumerate(shapes)}
+    device = inputs.sample.device
+    anything = {
+        block: (torch.zeros(1, *shape, device=device), 0) for block, shape in enumerate(shapes)
+    }
     blocks = recorded.blocks or [None] * recorded.rows
     return [Row(graph.all if bits is None else bits & graph.all, anything) for bits in blocks]
