@@ -172,9 +172,7 @@ def kept_gains(
     return rows_told, kept
 
 
-def to_bare(
-    family: LoadedFamily, member: str, repeats: int
-) -> tuple[list[dict[str, Any]], float]:
+def to_bare(family: LoadedFamily, member: str, repeats: int) -> tuple[list[dict[str, Any]], float]:
     """Rows, and the engine's rows per second to those of a bare loop."""
     ways: dict[str, _Way] = {
         "engine": lambda: draw(family, member, _BARE_STEPS, "none", SHIPPED),
