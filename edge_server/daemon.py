@@ -55,7 +55,7 @@ class Node:
         self._engine = Engine(
             family,
             settings.node_id,
-            Limits(settings.max_active, settings.max_rows, settings.cache_mib << 20),
+            limits_of(settings),
             settings.threads or torch.get_num_threads(),
         )
         self.registry = Registry(self._engine, _bounds(settings))
@@ -136,6 +136,12 @@ class Node:
 
     def _occupancy(self) -> Occupancy:
         return self.registry.occupancy()
+
+
+def limits_of(settings: EdgeSettings) -> Limits:
+    """Of the engine."""
+    kept, activations = settings.cache_mib << 20, settings.activation_mib << 20
+    return Limits(settings.max_active, settings.max_rows, kept, activations)
 
 
 def _bounds(settings: EdgeSettings) -> Bounds:

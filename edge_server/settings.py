@@ -55,6 +55,9 @@ class EdgeSettings(ServerAccess, ClientAccess):
     #: MiB of block outputs that requests may keep between their steps, all together; one that
     #: wants more alone runs in full.
     cache_mib: int = Field(default=1024, ge=0, le=1 << 20)
+    #: MiB that the blocks of one model call may put out at a time; of larger pictures fewer rows
+    #: run together, one at least.
+    activation_mib: int = Field(default=8192, ge=1, le=1 << 20)
     #: Requests that may wait for a place.
     max_queue: int = Field(default=64, ge=0, le=10_000)
     #: Threads of the model; 0 leaves torch's default. More than one wait for one another wherever

@@ -121,7 +121,7 @@ class Evaluated:
         """
         records = _records([(track.run, track.work) for track in self.tracks])
         caches = [self.call.caches(index) for index in range(len(self.tracks))]
-        finite = torch.cat(list(self.flags)).tolist() if self.flags else []
+        finite = _joined(self.flags).tolist() if self.flags else []
         for track, taken, kept in zip(self.tracks, records, caches, strict=True):
             del taken[track.commit(finite, kept) :]
         return records
@@ -181,15 +181,26 @@ def _guided(out: Tensor, parts: Sequence[Part], denoiser: Denoiser) -> Tensor:
                 negative.append(first + 1)
                 scales.append((scale,))
             first += len(of)
-    device = out.device
-    found = out[torch.tensor(positive, device=device)]
+    found = _rows(out, positive)
     if not guided:
         return found
-    index = torch.tensor(guided, device=device)
-    leading = found if len(guided) == len(positive) else found[index]
-    away = out[torch.tensor(negative, device=device)]
-    led = denoiser.guide(leading, away, columns(scales, out)[0])
-    return led if leading is found else found.index_copy(0, index, led)
+    leading = found if len(guided) == len(positive) else _rows(found, guided)
+    led = denoiser.guide(leading, _rows(out, negative), columns(scales, out)[0])
+    if leading is found:
+        return led
+    return found.index_copy(0, torch.tensor(guided, device=out.device), led)
+
+
+def _rows(of: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows, ascending: a view where they are evenly spaced, as in most rounds."""
+    first, apart = rows[0], rows[1] - rows[0] if len(rows) > 1 else 1
+    if rows == list(range(first, first + apart * len(rows), apart)):
+        return of[first : rows[-1] + 1 : apart]
+    return of[torch.tensor(rows, device=of.device)]
+
+
+def _joined(flags: Sequence[Tensor]) -> Tensor:
+    return flags[0] if len(flags) == 1 else torch.cat(list(flags))
 
 
 def _advance(going: list[_Track], x: Tensor, predicted: Tensor, flags: list[Tensor]) -> None:
@@ -199,18 +210,17 @@ def _advance(going: list[_Track], x: Tensor, predicted: Tensor, flags: list[Tens
     if not able:
         return
     if len(able) < len(going):
-        x, going = x[torch.tensor(able, device=x.device)], [going[place] for place in able]
-    steps = [track.first + len(track.latents) for track in going]
-    if steps != list(range(len(predicted))):
-        predicted = predicted[torch.tensor(steps, device=x.device)]
+        x, going = _rows(x, able), [going[place] for place in able]
+    predicted = _rows(predicted, [track.first + len(track.latents) for track in going])
     x, histories = advance_rows(x, predicted, [move for move in moves if move is not None])
     factors = [track.run.course.into_next(track.step) for track in going]
     if any(each != 1.0 for each in factors):
         x = x * columns([(each,) for each in factors], x)[0]
     first = sum(map(len, flags))
     flags.append(torch.isfinite(x).flatten(1).all(dim=1))
+    rows = x.unbind(0)
     for place, (track, history) in enumerate(zip(going, histories, strict=True)):
-        track.latents.append(x[place])
+        track.latents.append(rows[place])
         track.histories.append(history)
         track.flags.append(first + place)
 

@@ -55,11 +55,8 @@ def rescaling(source: NoiseLevel, target: NoiseLevel) -> float:
 
 def columns(values: Sequence[Sequence[float]], like: Tensor) -> list[Tensor]:
     """Coefficients by row and kind as a column [n, 1, ...] of each kind, beside rows like these."""
-    shape = (len(values),) + (1,) * (like.dim() - 1)
-    return [
-        torch.tensor(column, dtype=like.dtype, device=like.device).view(shape)
-        for column in zip(*values, strict=True)
-    ]
+    told = torch.tensor(tuple(zip(*values, strict=True)), dtype=like.dtype, device=like.device)
+    return list(told.view(-1, len(values), *(1,) * (like.dim() - 1)).unbind(0))
 
 
 class Position(NamedTuple):

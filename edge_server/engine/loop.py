@@ -13,6 +13,7 @@ from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
     Dropped,
+    Event,
     HandedOff,
     Job,
     Outcome,
@@ -88,8 +89,7 @@ class Loop:
     def close(self, error: BatonError) -> None:
         """End all that are here."""
         for job in list(self._jobs):
-            with contextlib.suppress(RuntimeError):  # whoever listened has closed its event loop
-                self._end(job, error)
+            self._end(job, error)
         self._queues = Queues()
 
     def _prepare(self, job: Job) -> None:
@@ -105,8 +105,12 @@ class Loop:
         for _ in range(count):
             job = self._queues.waiting.popleft()
             job.queued_seconds = time.monotonic() - job.submitted
-            self._queues.unencoded.append(job)
-            job.emit(Started())
+            try:
+                self._tell(job, Started())
+            except ExecutionFailed as error:
+                self._fail(job, error)
+            else:
+                self._queues.unencoded.append(job)
 
     def _encode(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -144,10 +148,10 @@ class Loop:
         """Emit the progress, and the checkpoint where one is due."""
         run, every = job.run, job.work.checkpoint_every
         try:
-            job.emit(Progressed(run.step, run.plan.steps, job.executed[-1].rows))
+            self._tell(job, Progressed(run.step, run.plan.steps, job.executed[-1].rows))
             if every and (run.step - job.work.first_step) % every == 0:
                 envelope = self._runner.envelope(run, job.work)
-                job.emit(Checkpointed(envelope, tuple(job.executed)))
+                self._tell(job, Checkpointed(envelope, tuple(job.executed)))
         except Exception as error:
             return error
         return None
@@ -205,4 +209,13 @@ class Loop:
     def _end(self, job: Job, event: Outcome | Dropped) -> None:
         """The last that is heard of a job."""
         del self._jobs[job]
-        job.emit(event)
+        with contextlib.suppress(ExecutionFailed):
+            self._tell(job, event)
+
+    def _tell(self, job: Job, event: Event) -> None:
+        """Raises ExecutionFailed where the listener fails: that ends no request but its own."""
+        try:
+            job.emit(event)
+        except Exception as error:  # for one, it has closed its event loop
+            _log.warning("request %s: its listener failed: %s", job.work.request_id, origin(error))
+            raise ExecutionFailed("what listens to this request has failed") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
@@ -107,8 +107,8 @@ class Since:
     def and_(self, item: Encode[I] | Denoise[I] | DecodeChunk[I] | None) -> Since:
         """With one more item."""
         if isinstance(item, Encode):
-            return replace(self, encoded=True)
-        return replace(self, decoded=True) if isinstance(item, DecodeChunk) else Since()
+            return Since(True, self.decoded)
+        return Since(self.encoded, True) if isinstance(item, DecodeChunk) else Since()
 
 
 def next_item(
@@ -127,12 +127,13 @@ def next_item(
 
 def admitted(queues: Queues[I], limits: Limits) -> int:
     """How many of those that wait get a place: in their order, while what they keep has room."""
-    if not queues.waiting:
-        return 0
     taken = len(queues.unencoded) + len(queues.ready)
+    places = min(len(queues.waiting), limits.active - taken)
+    if places <= 0:
+        return 0
     kept = sum(item.cache_bytes for item in chain(queues.unencoded, queues.ready))
     admit = 0
-    for item in islice(queues.waiting, max(0, limits.active - taken)):
+    for item in islice(queues.waiting, places):
         kept += item.cache_bytes
         if kept > limits.cache_bytes and (taken or admit):
             break
@@ -157,6 +158,8 @@ def _batch(ready: Sequence[I], limits: Limits) -> list[tuple[I, StepWork]]:
     chosen: list[I] = []
     waits = False
     for item in ready:
+        if left <= 0 and chosen:
+            break
         if item.due.group != group:
             continue
         if chosen and item.due.least_rows > left:
@@ -178,7 +181,7 @@ def _rows(item: I, limits: Limits) -> int:
 def _deepened(items: Sequence[I], left: int) -> list[int]:
     """By item, the steps that it takes: one more each in turn, while there are rows left."""
     steps = [1] * len(items)
-    deeper = True
+    deeper = any(item.due.steps > 1 for item in items)
     while deeper and left > 0:
         deeper = False
         for place, item in enumerate(items):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+_MODEL_CODE = {"torch", "diffusers", "transformers", "safetensors"}
 _PROBE = """
 import importlib, pkgutil, sys
 
@@ -31,7 +32,7 @@ def modules_after_importing_all_of(package: str) -> set[str]:
 @pytest.mark.parametrize("package", ["coordinator", "baton.common.rpc", "baton.common.latents"])
 def test_importing_a_torch_free_package_loads_no_model_code(package: str) -> None:
     loaded = {name.partition(".")[0] for name in modules_after_importing_all_of(package)}
-    assert not loaded & {"torch", "diffusers", "transformers", "safetensors"}
+    assert not loaded & _MODEL_CODE
 
 
 @pytest.mark.parametrize(
@@ -39,11 +40,19 @@ def test_importing_a_torch_free_package_loads_no_model_code(package: str) -> Non
     ["baton.common.families.spec", "baton.device_client.sdk", "baton.device_client.session"],
 )
 def test_a_device_that_holds_no_member_loads_no_model_code(module: str) -> None:
+    assert not loaded_with(module) & _MODEL_CODE
+
+
+def test_choosing_what_a_model_does_next_loads_no_model_code() -> None:
+    assert not loaded_with("baton.edge_server.engine.scheduler") & _MODEL_CODE
+
+
+def loaded_with(module: str) -> set[str]:
+    """The packages that a fresh interpreter has loaded after it has imported a module."""
     probe = [sys.executable, "-c", "import importlib, sys; importlib.import_module(sys.argv[1]);"]
     probe[-1] += "print(*sys.modules)"
     done = subprocess.run([*probe, module], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert not loaded & {"torch", "diffusers", "transformers", "safetensors"}
+    return {name.partition(".")[0] for name in done.stdout.split()}
 
 
 @pytest.mark.parametrize("package", ["baton.common.rpc", "baton.common.latents"])

@@ -44,7 +44,7 @@ class Member(Denoiser):
             self.graph = graph_of(model)
 
     def __call__(self, inputs: ModelInputs) -> Tensor:
-        sample = inputs.sample.to(self.model.dtype)
+        sample = inputs.sample.to(self.model.conv_in.weight.dtype)
         out: Tensor = self.model(sample, inputs.timesteps, inputs.context, return_dict=False)[0]
         return out.float()
 
@@ -69,8 +69,7 @@ class Sd1:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.vae.device
-        return device
+        return next(self.vae.parameters()).device
 
     @property
     def members(self) -> tuple[str, ...]:

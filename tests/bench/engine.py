@@ -1,0 +1,219 @@
+"""What the engine costs beside the models that it calls, in CPU seconds of the model thread.
+
+    python -m tests.bench.engine [--repeats 5] [--steps 20 --steps 50]
+
+Eight guided requests of the built-in family run together, to one step before their end, so that no
+decoding counts. What is compared runs one after the other within a repeat, on one thread, each time
+in another order; ratios are medians of those within a repeat. Of a row, and of ``ratios``:
+
+- ``cpu_seconds``: from the first request's place to the last handoff, encoding included; ``rows``:
+  the engine's limit; ``calls``: of the model; ``gain``: over no acceleration at as many steps.
+- ``kept``: the gain at shipped limits to the gain where all that can be decoded ahead is. Both draw
+  the same but for the last bits, so no score stands beside them.
+- ``rows_per_second``: bare, of calls of the denoiser on inputs made beforehand; else of the
+  engine's rounds, from the end of the first one on. ``to_bare``: the one to the other.
+
+Writes ``bench/engine.json``.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import track
+
+from baton.common.arm import Arm
+from baton.common.diffusion.blocks import ModelInputs
+from baton.common.diffusion.conditioning import stacked
+from baton.common.expansion import plan_of
+from baton.common.families.loaded import LoadedFamily, load_family
+from baton.common.latents import Codec
+from baton.common.limits import BOTH, Accel
+from baton.common.request import Task
+from baton.edge_server.engine.engine import Engine
+from baton.edge_server.engine.job import Event, Job, Progressed, Work
+from baton.edge_server.engine.scheduler import Limits
+from tests.bench import report
+from tests.bench.timing import one_thread
+from tests.support.engines import Counter, WatchedFamily, is_last
+
+REQUESTS = 8
+SHIPPED, UNCAPPED = Limits().rows, 512
+#: What is promised of each ratio.
+KEPT, TO_BARE = 0.90, 0.95
+_ACCELS: tuple[Accel, ...] = ("propagate", "masks", "full")
+_PROMPT = "two blue houses on a night background"
+_BARE_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How one run went. rows_per_second: of all rounds but the first."""
+
+    cpu_seconds: float
+    rows_per_second: float
+    calls: int
+
+
+class _Meter:
+    """Hears all jobs of a run on the model thread, and notes what it has computed by then."""
+
+    def __init__(self, jobs: int) -> None:
+        self._left = jobs
+        self._ended = threading.Event()
+        self._seconds: list[float] = []
+        self._first_round = 0.0
+        self._error: Exception | None = None
+
+    def __call__(self, event: Event) -> None:
+        now = time.thread_time()
+        self._seconds.append(now)
+        if isinstance(event, Progressed):
+            self._first_round = self._first_round or now
+        if isinstance(event, Exception):
+            self._error = event
+        if is_last(event):
+            self._left -= 1
+            if not self._left:
+                self._ended.set()
+
+    def drawn(self, counter: Counter) -> Drawn:
+        """Waits for the end. Raises what a request failed with."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        begun, ended = self._seconds[0], self._seconds[-1]
+        per_second = sum(counter.rows[1:]) / (ended - self._first_round)
+        return Drawn(ended - begun, per_second, counter.calls)
+
+
+def draw(family: LoadedFamily, member: str, steps: int, accel: Accel, rows: int) -> Drawn:
+    """All requests together, up to their last step, through an engine with this limit of rows."""
+    arm = Arm.parse(f"edge/{member}@{1 - 1 / steps:.4f}>device/small")
+    plan = plan_of(arm, family.name, "ddim", steps, family.spec.default_guidance)
+    allowed = replace(plan, segments=tuple(replace(part, accel=accel) for part in plan.segments))
+    expanded = family.accelerator.expand(allowed)
+    counter, meter = Counter(), _Meter(REQUESTS)
+    engine = Engine(WatchedFamily(family, counter), "edge-bench", Limits(rows=rows), threads=1)
+    for seed in range(REQUESTS):
+        task = Task(_PROMPT, "", allowed, seed, family.spec.default_size)
+        engine.submit(Job(Work(str(seed), task, expanded, Codec.FP16, 0), meter))
+    engine.start()
+    try:
+        return meter.drawn(counter)
+    finally:
+        engine.stop()
+
+
+@torch.inference_mode()
+def call_bare(family: LoadedFamily, member: str, calls: int) -> Drawn:
+    """So many calls of the denoiser over as many rows as a round of the engine has."""
+    denoiser, rows = family.denoiser(member), REQUESTS * len(BOTH)
+    text = family.encode_text(_PROMPT, member=member)
+    sample = torch.randn((rows, *family.latent_shape(family.spec.default_size)))
+    conditioning = stacked([text.row(branch) for branch in BOTH] * REQUESTS)
+    inputs = ModelInputs(sample, torch.linspace(900.0, 1.0, rows), conditioning)
+    begun = time.thread_time()
+    for _ in range(calls):
+        denoiser(inputs)
+    seconds = time.thread_time() - begun
+    return Drawn(seconds, calls * rows / seconds, calls)
+
+
+_Way = Callable[[], Drawn]
+
+
+def interleaved(ways: dict[str, _Way], repeats: int, title: str) -> dict[str, list[Drawn]]:
+    """Each way once a repeat, in a new order, after one that does not count."""
+    rng, found = random.Random(0), {name: list[Drawn]() for name in ways}
+    next(iter(ways.values()))()
+    for _ in track(range(repeats), description=f"{title:<20}", transient=True):
+        for name in rng.sample(list(ways), len(ways)):
+            found[name].append(ways[name]())
+    return found
+
+
+def kept_gains(
+    family: LoadedFamily, steps: int, repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Rows, and by accel what of its gain is kept at shipped limits."""
+    ways: dict[str, _Way] = {"none": lambda: draw(family, "large", steps, "none", SHIPPED)}
+    for accel in _ACCELS:
+        for rows in (SHIPPED, UNCAPPED):
+            ways[f"{accel} {rows}"] = lambda accel=accel, rows=rows: draw(  # type: ignore[misc]
+                family, "large", steps, accel, rows
+            )
+    found = interleaved(ways, repeats, f"large, {steps} steps")
+    kept = {
+        accel: _ratio(
+            [run.cpu_seconds for run in found[f"{accel} {UNCAPPED}"]],
+            [run.cpu_seconds for run in found[f"{accel} {SHIPPED}"]],
+        )
+        for accel in _ACCELS
+    }
+    plain = [run.cpu_seconds for run in found["none"]]
+    rows_told = [
+        {
+            "name": f"large, {steps} steps, {name}",
+            "cpu_seconds": median(run.cpu_seconds for run in runs),
+            "calls": runs[0].calls,
+            "gain": _ratio(plain, [run.cpu_seconds for run in runs]),
+        }
+        for name, runs in found.items()
+    ]
+    return rows_told, kept
+
+
+def to_bare(family: LoadedFamily, member: str, repeats: int) -> tuple[list[dict[str, Any]], float]:
+    """Rows, and the engine's rows per second to those of a bare loop."""
+    ways: dict[str, _Way] = {
+        "engine": lambda: draw(family, member, _BARE_STEPS, "none", SHIPPED),
+        "bare": lambda: call_bare(family, member, _BARE_STEPS - 2),
+    }
+    found = interleaved(ways, repeats, f"{member} beside bare calls")
+    pace = {name: [run.rows_per_second for run in runs] for name, runs in found.items()}
+    rows = [
+        {"name": f"{member}, {name}", "rows_per_second": median(values)}
+        for name, values in pace.items()
+    ]
+    return rows, _ratio(pace["engine"], pace["bare"])
+
+
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Median of those within a repeat."""
+    return median(a / b for a, b in zip(one, other, strict=True))
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="Of each comparison.")] = 5,
+    steps: Annotated[list[int] | None, typer.Option(help="Of a request.")] = None,
+) -> None:
+    """Measure and write bench/engine.json."""
+    one_thread()
+    family, rows, kept = load_family(members=("large", "small")), [], {}
+    for count in steps or (20, 50):
+        told, of_accels = kept_gains(family, count, repeats)
+        rows += told
+        kept |= {f"{accel}, {count} steps": share for accel, share in of_accels.items()}
+    bare = {}
+    for member in ("large", "small"):
+        told, bare[member] = to_bare(family, member, 3 * repeats)
+        rows += told
+    for name, ratio, least in (
+        *((f"kept: {name}", share, KEPT) for name, share in kept.items()),
+        *((f"to bare: {name}", share, TO_BARE) for name, share in bare.items()),
+    ):
+        typer.echo(f"{name:<26} {ratio:.3f}  {'' if ratio >= least else f'below {least}'}")
+    typer.echo(report.write("engine", rows, {"kept": kept, "to_bare": bare}, {}))
+
+
+if __name__ == "__main__":
+    typer.run(main)

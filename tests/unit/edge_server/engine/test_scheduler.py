@@ -1,0 +1,314 @@
+"""What the scheduler chooses: in what order, within what bounds, and that nobody is forgotten."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import groupby
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baton.edge_server.engine.scheduler import (
+    ENCODED,
+    DecodeChunk,
+    Denoise,
+    Encode,
+    Limits,
+    Queues,
+    Since,
+    admitted,
+    next_item,
+)
+from tests.support.fake_requests import ALONE, BOTH, Branches, Chosen, FakeLoop, FakeRequest
+
+PLENTY = Limits(active=256, rows=512)
+
+
+def requests(count: int, steps: int = 1, **changes: object) -> list[FakeRequest]:
+    return [FakeRequest((BOTH,) * steps, **changes) for _ in range(count)]  # type: ignore[arg-type]
+
+
+def denoised(
+    ready: Sequence[FakeRequest], limits: Limits = PLENTY
+) -> list[tuple[FakeRequest, int]]:
+    """Who is in the next call, with how many steps."""
+    item = next_item(Queues(ready=deque(ready)), limits, Since())
+    assert isinstance(item, Denoise)
+    return [(request, work.steps) for request, work in item.parts]
+
+
+def ahead(steps: int, one_branch_from: int = 99) -> FakeRequest:
+    """One whose first step can be taken with all others."""
+    branches = tuple(BOTH if step < one_branch_from else ALONE for step in range(steps))
+    return FakeRequest(branches, ahead=tuple(reversed(range(steps))))
+
+
+def test_nothing_is_chosen_where_nobody_stands() -> None:
+    assert next_item(Queues[FakeRequest](), PLENTY, Since()) is None
+    assert admitted(Queues[FakeRequest](), PLENTY) == 0
+
+
+@pytest.mark.parametrize("since", [Since(e, d) for e in (True, False) for d in (True, False)])
+def test_choosing_changes_nothing(since: Since) -> None:
+    waiting, unencoded, ready, decoding = (requests(3) for _ in range(4))
+    queues = Queues(deque(waiting), deque(unencoded), deque(ready), deque(decoding))
+    assert admitted(queues, PLENTY) == 3
+    first = next_item(queues, PLENTY, since)
+    assert next_item(queues, PLENTY, since) == first
+    assert queues == Queues(deque(waiting), deque(unencoded), deque(ready), deque(decoding))
+
+
+def test_each_other_kind_takes_one_call_between_two_that_denoise() -> None:
+    queues = Queues(
+        unencoded=deque(requests(20)), ready=deque(requests(1)), decoding=deque(requests(20))
+    )
+    chosen, since = list[Chosen](), Since()
+    for _ in range(7):
+        item = next_item(queues, PLENTY, since)
+        assert item is not None
+        chosen.append(item)
+        since = since.and_(item)
+    kinds = [DecodeChunk, Encode, Denoise, DecodeChunk, Encode, Denoise, DecodeChunk]
+    assert [type(item) for item in chosen] == kinds
+
+
+def test_where_nobody_is_ready_decoding_still_lets_new_prompts_through() -> None:
+    queues = Queues(unencoded=deque(requests(1)), decoding=deque(requests(2)))
+    assert isinstance(next_item(queues, PLENTY, Since()), DecodeChunk)
+    assert isinstance(next_item(queues, PLENTY, Since(decoded=True)), Encode)
+
+
+def test_what_decodes_alone_goes_on_at_once_and_in_its_order() -> None:
+    one, two = requests(2)
+    item = next_item(Queues(decoding=deque([one, two])), PLENTY, Since(decoded=True))
+    assert item == DecodeChunk(one)
+
+
+def test_eight_prompts_of_one_encoder_are_encoded_at_once() -> None:
+    of_two = [FakeRequest(encoder="ab"[number % 2]) for number in range(24)]
+    item = next_item(Queues(unencoded=deque(of_two)), PLENTY, Since())
+    assert item == Encode(of_two[:16:2])
+    assert len(of_two[:16:2]) == ENCODED == 8
+
+
+def test_places_are_given_in_order_while_there_are_any() -> None:
+    queues = Queues(deque(requests(9)), deque(requests(2)), deque(requests(3)), deque(requests(7)))
+    assert [admitted(queues, Limits(active=active)) for active in (1, 5, 7, 99)] == [0, 0, 2, 9]
+
+
+def test_whoever_decodes_takes_no_place() -> None:
+    queues = Queues(waiting=deque(requests(1)), decoding=deque(requests(16)))
+    assert admitted(queues, Limits(active=1)) == 1
+
+
+def test_what_would_keep_too_much_holds_up_those_behind_it() -> None:
+    kept = [60, 50, 10]
+    queues = Queues(deque(FakeRequest(cache_bytes=count) for count in kept))
+    assert admitted(queues, Limits(cache_bytes=100)) == 1
+    queues.ready.append(queues.waiting.popleft())
+    assert admitted(queues, Limits(cache_bytes=100)) == 0
+    assert admitted(queues, Limits(cache_bytes=120)) == 2
+
+
+def test_what_alone_keeps_too_much_goes_alone() -> None:
+    queues = Queues(deque([FakeRequest(cache_bytes=101), FakeRequest(cache_bytes=0)]))
+    assert admitted(queues, Limits(cache_bytes=100)) == 1
+    queues.unencoded.append(queues.waiting.popleft())
+    assert admitted(queues, Limits(cache_bytes=100)) == 0
+
+
+def test_groups_never_share_a_call_and_the_one_served_longest_ago_has_its_turn() -> None:
+    one, two = FakeRequest(group="one"), FakeRequest(group="two")
+    three = FakeRequest(group="one")
+    assert denoised([one, two, three]) == [(one, 1), (three, 1)]
+    assert denoised([two, three, one]) == [(two, 1)]
+
+
+def test_rows_bound_a_call_but_for_a_single_request() -> None:
+    ready = requests(5)
+    assert denoised(ready, Limits(rows=5)) == [(ready[0], 1), (ready[1], 1)]
+    assert denoised(ready, Limits(rows=1)) == [(ready[0], 1)]
+
+
+def test_a_row_that_is_left_over_goes_to_one_who_takes_no_more() -> None:
+    first, second, last = FakeRequest((BOTH,)), FakeRequest((BOTH,)), FakeRequest((ALONE,))
+    assert denoised([first, second, last], Limits(rows=3)) == [(first, 1), (last, 1)]
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "served"), [(0, 8), (1, 8), (100, 5), (201, 2), (500, 1), (9999, 1)]
+)
+def test_activations_bound_the_rows_where_they_are_known(row_bytes: int, served: int) -> None:
+    ready = requests(10, row_bytes=row_bytes)
+    assert len(denoised(ready, Limits(rows=16, activation_bytes=1000))) == served
+
+
+def test_steps_ahead_take_the_rows_that_nobody_waits_for() -> None:
+    deep, other = ahead(5), FakeRequest((BOTH,))
+    assert denoised([deep], Limits(rows=16)) == [(deep, 5)]
+    assert denoised([deep], Limits(rows=7)) == [(deep, 3)]
+    assert denoised([deep, other], Limits(rows=8)) == [(deep, 3), (other, 1)]
+    assert denoised([deep, other], Limits(rows=4)) == [(deep, 1), (other, 1)]
+
+
+def test_steps_ahead_are_shared_out_in_turn() -> None:
+    one, two = ahead(5), ahead(5)
+    assert denoised([one, two], Limits(rows=10)) == [(one, 3), (two, 2)]
+    short = ahead(2)
+    assert denoised([one, short], Limits(rows=14)) == [(one, 5), (short, 2)]
+
+
+def test_steps_ahead_yield_their_rows_while_anybody_of_the_group_waits() -> None:
+    ready = [ahead(5), *requests(3)]
+    assert denoised(ready, Limits(rows=7)) == [(request, 1) for request in ready[:3]]
+    stranger = FakeRequest(group="other")
+    assert denoised([ready[0], stranger], Limits(rows=16)) == [(ready[0], 5)]
+
+
+def test_a_step_ahead_of_one_branch_fits_into_one_row() -> None:
+    deep = ahead(5, one_branch_from=2)
+    assert denoised([deep], Limits(rows=6)) == [(deep, 4)]
+
+
+def test_whoever_is_removed_stands_in_no_line() -> None:
+    waiting, unencoded, ready, decoding = (deque(requests(2)) for _ in range(4))
+    queues = Queues(waiting, unencoded, ready, decoding)
+    for line in (waiting, unencoded, ready, decoding):
+        queues.remove(line[0])
+        queues.remove(FakeRequest())
+    assert [len(line) for line in (waiting, unencoded, ready, decoding)] == [1, 1, 1, 1]
+
+
+class WatchedLoop(FakeLoop):
+    """Checks every item that it runs, and when each request's turn is at the latest.
+
+    Ready requests are served before all that came after them: a request's turn comes within as many
+    calls that denoise as stood before it, and one; likewise with the encoder.
+    """
+
+    def __init__(self, limits: Limits, waiting: Sequence[FakeRequest]) -> None:
+        super().__init__(limits, waiting)
+        self._between = Counter[type]()
+        self._turns: dict[FakeRequest, int] = {}
+        self._calls = Counter[type]()
+
+    def run(self, item: Chosen) -> None:
+        ready, unencoded = list(self.queues.ready), list(self.queues.unencoded)
+        self._check_turns(Denoise, ready)
+        self._check_turns(Encode, unencoded)
+        super().run(item)
+        self._calls[type(item)] += 1
+        served = [request for request, _ in item.parts] if isinstance(item, Denoise) else []
+        for request in served or (item.items if isinstance(item, Encode) else ()):
+            del self._turns[request]
+        if isinstance(item, Denoise):
+            self._check_rows(item)
+            self._between.clear()
+            assert served[0] is ready[0]
+        else:
+            self._between[type(item)] += 1
+            assert not ready or self._between[type(item)] <= 1
+        if isinstance(item, Encode):
+            assert item.items[0] is unencoded[0]
+            assert len(item.items) <= ENCODED
+            assert len({request.encoder for request in item.items}) == 1
+
+    def _check_turns(self, kind: type, line: Sequence[FakeRequest]) -> None:
+        for before, request in enumerate(line):
+            turn = self._turns.setdefault(request, self._calls[kind] + before)
+            assert self._calls[kind] <= turn
+
+    def _check_rows(self, item: Denoise[FakeRequest]) -> None:
+        works = [work for _, work in item.parts]
+        assert len({work.group for work in works}) == 1
+        rows, row_bytes = sum(work.rows for work in works), item.parts[0][0].row_bytes
+        most = self.limits.rows
+        if row_bytes:
+            most = min(most, self.limits.activation_bytes // row_bytes)
+        assert rows <= most or (len(works) == 1 and works[0].steps == 1)
+
+
+@st.composite
+def fake_requests(draw: st.DrawFn) -> FakeRequest:
+    steps = draw(st.integers(1, 9))
+    branches: tuple[Branches, ...] = tuple(
+        draw(st.lists(st.sampled_from((BOTH, ALONE)), min_size=steps, max_size=steps))
+    )
+    depth = draw(st.integers(0, 5))
+    group = draw(st.sampled_from("abc"))
+    return FakeRequest(
+        branches,
+        group,
+        tuple(min(depth, steps - 1 - step) for step in range(steps)),
+        cache_bytes=draw(st.integers(0, 150)),
+        row_bytes=ord(group) % 3 * 30,
+        encoder=group in "ab",
+        encodings=frozenset({0, draw(st.integers(0, 9))}),
+        chunks=draw(st.integers(0, 3)),
+    )
+
+
+LIMITS = st.builds(
+    Limits,
+    active=st.integers(1, 9),
+    rows=st.integers(2, 20),
+    cache_bytes=st.integers(0, 400),
+    activation_bytes=st.integers(1, 400),
+)
+
+
+@given(st.lists(st.lists(fake_requests(), max_size=6), max_size=8), LIMITS)
+def test_whatever_arrives_when_all_of_it_ends_and_each_is_served_in_its_turn(
+    arrivals: list[list[FakeRequest]], limits: Limits
+) -> None:
+    """Some arrive at once, and more after every few items."""
+    loop = WatchedLoop(limits, [])
+    for arriving in arrivals:
+        loop.queues.waiting.extend(arriving)
+        for _ in range(3):
+            if (item := loop.choose()) is not None:
+                loop.run(item)
+                held = [*loop.queues.unencoded, *loop.queues.ready]
+                assert len(held) <= limits.active
+                kept = sum(request.cache_bytes for request in held)
+                assert kept <= limits.cache_bytes or len(held) <= 1
+    loop.to_the_end()
+    everybody = [request for arriving in arrivals for request in arriving]
+    assert Counter(loop.ended) == Counter(everybody)
+    for request in everybody:
+        assert sum(request.taken) == len(request.branches)
+        assert request.decoded == request.chunks
+
+
+def test_requests_that_take_as_long_end_in_the_order_in_which_they_came() -> None:
+    of_two = [FakeRequest((BOTH,) * 6, "ab"[number % 2]) for number in range(40)]
+    loop = FakeLoop(Limits(active=10, rows=6), of_two)
+    loop.to_the_end()
+    for group in "ab":
+        assert [r for r in loop.ended if r.group == group] == [
+            r for r in of_two if r.group == group
+        ]
+
+
+def test_eight_requests_that_decode_ahead_need_no_more_calls_than_their_rows_do() -> None:
+    """At two rows a step each they fill a call of 16 rows without any step ahead."""
+    loop = FakeLoop(Limits(rows=16), [ahead(20) for _ in range(8)])
+    kinds = []
+    while (item := loop.choose()) is not None:
+        kinds.append(type(item))
+        loop.run(item)
+    assert [kind for kind, _ in groupby(kinds)] == [Encode, Denoise]
+    assert kinds.count(Denoise) == 20
+
+
+def test_thousands_of_requests_run_to_their_end() -> None:
+    count = 3000
+    many = [
+        FakeRequest((BOTH if number % 3 else ALONE,) * 5, number % 2, chunks=number % 4)
+        for number in range(count)
+    ]
+    loop = WatchedLoop(Limits(), many)
+    loop.to_the_end()
+    assert len(loop.ended) == count
