@@ -27,7 +27,7 @@ from baton.v1 import edge_pb2
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from baton.v1.edge_pb2_grpc import EdgeServicer
 from tests.support.engines import Gate
-from tests.support.nodes import coordinator, device, edge, until
+from tests.support.nodes import coordinator, device, edge, settled, until
 from tests.support.servers import ActingEdge, raising, serving
 from tests.support.tasks import PROMPTS
 
@@ -55,7 +55,7 @@ def journaled(state: Path) -> Entry:
 
 
 async def newest(brain: Node) -> DecisionRecord:
-    (record,) = await brain.decider.recent(1)
+    (record,) = await settled(brain, 1)
     return record
 
 
