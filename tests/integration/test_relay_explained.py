@@ -114,7 +114,8 @@ async def test_a_relay_over_two_edges_is_explained_by_device_and_coordinator(
         with device(family_folder, **fields, checkpoint_every=1) as client:
             async for event in client.stream(PROMPT, arm="relay@0.8", steps=40):
                 if isinstance(event, Stepped) and event.step == 4:
-                    cables[(await newest(brain)).edges[0].address].cut()
+                    (drawn,) = await brain.decider.recent(1)
+                    cables[drawn.edges[0].address].cut()
         entry, record = journaled(state), await newest(brain)
         text = await told(state, capsys, entry.request_id[:12])
     assert record.outcome is not None
