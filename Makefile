@@ -12,7 +12,7 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo secrets test check bench bench-accel bench-world format proto train-scenes train-wheels clean
+.PHONY: help setup demo secrets test check bench bench-accel bench-world bench-control format proto train-scenes train-wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ bench-accel: $(READY) ## measure the accelerations against diffusers (hours at f
 
 bench-world: $(READY) ## measure what each step of scenes decides, and who may take it, and write it to bench/
 	$(PY) -m tests.bench.world $(ARGS)
+
+bench-control: $(READY) ## measure what a picture costs beside its drawing (a minute; ARGS='--label NAME') and write it to bench/
+	$(PY) -m tests.bench.control_plane $(ARGS)
 
 format: $(READY) ## sort the imports, apply the safe fixes, format
 	.venv/bin/ruff check --fix

@@ -6,22 +6,31 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import grpc.aio
 import psutil
 from grpc_health.v1 import health_pb2_grpc
 
 from baton.common.decision import Decision
-from baton.common.errors import BatonError, ExecutionFailed, InvalidRequest, UnknownName
+from baton.common.errors import (
+    BatonError,
+    ConnectionBroken,
+    ExecutionFailed,
+    InvalidRequest,
+    UnknownName,
+)
 from baton.common.explanation import DecisionRecord
 from baton.common.foreign import Clean, cleaned, one_line
 from baton.common.outcome import Outcome
 from baton.common.query import DecideQuery
 from baton.common.rpc import deciding
 from baton.common.rpc.access import Access
+from baton.common.rpc.channel import CONTROL_BYTES
+from baton.common.rpc.channels import Channels, Line
 from baton.common.rpc.convert import check_protocol
 from baton.common.rpc.peer import Peer, health_request
 from baton.common.rpc.status import parsed
@@ -29,6 +38,7 @@ from baton.device_client.offline_tickets import OfflineTickets
 from baton.device_client.static_decision import is_static
 from baton.v1 import coordinator_pb2, coordinator_pb2_grpc
 
+M = TypeVar("M")
 _log = logging.getLogger(__name__)
 
 
@@ -36,32 +46,47 @@ _log = logging.getLogger(__name__)
 class Link:
     """Where the coordinator is, how it is reached, and how long it may take to answer, seconds.
 
-    clean: what its texts pass through.
+    clean: what its texts pass through; channels: in which the channel to it is kept.
     """
 
     address: str
     access: Access
     timeout: float
     clean: Clean = field(default=one_line, repr=False)
+    channels: Channels = field(default_factory=Channels, repr=False)
 
     @property
     def peer(self) -> Peer:
         return Peer("a coordinator", self.address, self.access)
 
 
-async def ask(link: Link, query: DecideQuery, offline: OfflineTickets | None = None) -> Decision:
+async def ask(
+    link: Link,
+    query: DecideQuery,
+    offline: OfflineTickets | None = None,
+    on_trip: Callable[[], None] = lambda: None,
+) -> Decision:
     """The coordinator's decision, within the link's timeout from end to end.
 
-    query: without the machine's load and the round trip, which are measured here. ``offline`` takes
-    the ticket for a later time without a coordinator. Raises the coordinator's BatonError, or
-    Unreachable; ExecutionFailed for what no coordinator decides.
+    query: without the machine's load and the round trip, which are added here. ``offline`` takes
+    the ticket for a later time without a coordinator; ``on_trip`` hears of each round trip. Raises
+    the coordinator's BatonError, or Unreachable; ExecutionFailed for what no coordinator decides.
     """
+
+    async def decide(line: Line) -> coordinator_pb2.DecideResponse:
+        if not line.stands:
+            on_trip()
+            await line.connect()
+        on_trip()
+        cpu, rtt = psutil.cpu_percent() / 100, line.round_trip
+        request = deciding.query_to_proto(replace(query, device_cpu=cpu, rtt_seconds=rtt))
+        begun, stub = time.monotonic(), coordinator_pb2_grpc.CoordinatorStub(line.channel)
+        answer = parsed(await stub.Decide(request, timeout=link.timeout), str(link.peer))
+        line.took(time.monotonic() - begun)
+        return answer
+
     with cleaned(link.clean):
-        try:
-            async with asyncio.timeout(link.timeout):
-                response = await _decide(link, query)
-        except TimeoutError as error:
-            raise link.peer.silent(link.timeout) from error
+        response = await _called(link, decide)
         check_protocol(response.protocol_version, str(link.peer))
         with _answered(link):
             decision = deciding.decision_from_proto(response, link.clean)
@@ -81,12 +106,32 @@ def _answered(link: Link) -> Iterator[None]:
         raise ExecutionFailed(f"{link.peer} answered nonsense: {error}") from error
 
 
-async def _decide(link: Link, query: DecideQuery) -> coordinator_pb2.DecideResponse:
-    async with link.peer.channel(link.timeout) as channel:
-        rtt, cpu = await _round_trip(channel, link.timeout), psutil.cpu_percent() / 100
-        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-        request = deciding.query_to_proto(replace(query, device_cpu=cpu, rtt_seconds=rtt))
-        return parsed(await stub.Decide(request, timeout=link.timeout), str(link.peer))
+async def _called(link: Link, call: Callable[[Line], Awaitable[M]]) -> M:
+    """A call on the kept channel; once more on a new one if that one breaks under it.
+
+    Whatever is called so may be called twice.
+    """
+    deadline = asyncio.get_running_loop().time() + link.timeout
+    try:
+        async with _line(link, deadline) as line:
+            return await call(line)
+    except ConnectionBroken:
+        async with _line(link, deadline) as line:
+            return await call(line)
+
+
+@contextlib.asynccontextmanager
+async def _line(link: Link, deadline: float) -> AsyncIterator[Line]:
+    """The channel for a block of code, in which what fails is explained as by `Peer.failure`."""
+    async with link.channels.to(link.address, link.access, CONTROL_BYTES) as line:
+        try:
+            async with asyncio.timeout_at(deadline):
+                try:
+                    yield line
+                except grpc.aio.AioRpcError as error:
+                    raise await link.peer.failure(error, line.channel, link.timeout) from error
+        except TimeoutError as error:
+            raise link.peer.silent(link.timeout) from error
 
 
 @contextlib.contextmanager
@@ -100,11 +145,14 @@ def reporting() -> Iterator[None]:
 
 async def report(link: Link, decision_id: str, outcome: Outcome) -> None:
     """Tell how it went. Raises the coordinator's BatonError, or Unreachable."""
+    request = deciding.outcome_to_proto(decision_id, outcome)
+
+    async def tell(line: Line) -> None:
+        stub = coordinator_pb2_grpc.CoordinatorStub(line.channel)
+        await stub.Report(request, timeout=link.timeout)
+
     with cleaned(link.clean):
-        async with link.peer.channel(link.timeout) as channel:
-            stub = coordinator_pb2_grpc.CoordinatorStub(channel)
-            request = deciding.outcome_to_proto(decision_id, outcome)
-            await stub.Report(request, timeout=link.timeout)
+        await _called(link, tell)
 
 
 async def explain(link: Link, decision_id: str) -> DecisionRecord:

@@ -13,6 +13,7 @@ from baton.device_client import coordination
 from baton.device_client.features import prompt_features
 from baton.device_client.order import Order
 from baton.device_client.settings import split_list
+from baton.device_client.so_far import SoFar
 from baton.device_client.static_decision import static_decision
 
 #: What a coordinator says of the request itself; any other failure is its own.
@@ -22,9 +23,9 @@ _FINAL = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "FAILED_PR
 class Decider:
     """Decides where a picture is drawn: as the coordinator says, or else as this device does."""
 
-    def __init__(self, order: Order, notes: list[str]) -> None:
+    def __init__(self, order: Order, so_far: SoFar) -> None:
         self._order = order
-        self._notes = notes
+        self._so_far = so_far
 
     async def decide(self) -> Decision:
         """Ask the coordinator unless an edge is named; decide alone if it has no sound answer.
@@ -41,7 +42,7 @@ class Decider:
                 if error.status in _FINAL:
                     raise
                 alone = [f"decided alone: {error}"]
-                self._notes += alone
+                self._so_far.notes += alone
         try:
             return self._decide_alone()
         except Incompatible as error:
@@ -51,7 +52,9 @@ class Decider:
         order, device = self._order, self._order.device
         link = order.link
         link = replace(link, timeout=order.timer.budget.within(link.timeout))
-        decision = await coordination.ask(link, self._query(arm), device.offline_tickets)
+        decision = await coordination.ask(
+            link, self._query(arm), device.offline_tickets, self._so_far.count_trip
+        )
         return device.arm_names.check(decision, arm)
 
     def _query(self, arm: Arm | None) -> DecideQuery:

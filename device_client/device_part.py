@@ -100,7 +100,10 @@ class DevicePart:
             begin_now()
         so_far.executed = [*so_far.executed, *ran.executed]
         so_far.state, so_far.newest, so_far.picture = ran.state, ran.envelope, ran.picture
-        so_far.device_seconds += ran.seconds
+        so_far.decode_seconds += ran.decoding
+        if so_far.arrived is not None:
+            so_far.handoff_seconds += ran.began - so_far.arrived
+            so_far.arrived = None
 
     def _check_time(self, plan: OpenPlan, first: int) -> None:
         needed = self._order.device.times.needed(plan, first)
@@ -115,14 +118,15 @@ class DevicePart:
             run = begin(family, task, self._so_far.state)
             first, stop, ready = run.step, task.plan.stretch_end(run.step), time.monotonic()
             executed = run_here(family, run, stop, on_step)
-            stepping = time.monotonic() - ready
+            stepped = time.monotonic()
             if stop == task.plan.steps:
                 ran = _Ran(executed, picture=family.decode(run.x))
+                ran.decoding = time.monotonic() - stepped
             else:
                 ran = self._handed_on(executed, run)
-            ran.seconds = time.monotonic() - begun
-        step, last = stepping / (run.step - first), task.plan.segment_at(stop - 1)
-        rest = None if ran.picture is None else ran.seconds - stepping
+            ran.began = ready
+        step, last = (stepped - ready) / (run.step - first), task.plan.segment_at(stop - 1)
+        rest = None if ran.picture is None else ready - begun + ran.decoding
         self._order.device.times.measured(last.member, last.accel, step, rest)
         return ran
 
@@ -136,10 +140,14 @@ class DevicePart:
 
 @dataclass
 class _Ran:
-    """What came of a stretch: a picture, or a latent and the envelope in which it travels on."""
+    """What came of a stretch: a picture, or a latent and the envelope in which it travels on.
+
+    began: monotonic time of its first step; decoding: seconds.
+    """
 
     executed: list[ExecutedStep]
     state: LatentState | None = None
     envelope: bytes = b""
     picture: npt.NDArray[np.uint8] | None = None
-    seconds: float = 0.0
+    began: float = 0.0
+    decoding: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -129,6 +130,7 @@ class EdgeAnswers:
             self._keep(event.handoff.envelope, event.handoff)
             self._so_far.handed_over, self._so_far.times = True, self._so_far.times + times
             self._so_far.handoff_bytes = len(event.handoff.envelope)
+            self._so_far.arrived = time.monotonic()
             return self._progressed(self._so_far.resume_step)
         if kind == "image":
             picture, executed = self._picture(event.image), self._ran(event.image, plan.steps)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from baton.common.decision import Decision, EdgeChoice
 from baton.common.latents import LatentState
 from baton.common.plan import OpenPlan
 from baton.common.request import Task
-from baton.common.rpc.channel import Keepalive, check_peer
+from baton.common.rpc.channel import check_peer
 from baton.device_client.edge_request import EdgeRequest
 from baton.device_client.order import Order
 from baton.device_client.plan import Planner
@@ -31,16 +30,14 @@ class EdgePart:
 
         Returns the task whose plan says what is really left to the device.
         """
-        begun, so_far, budget = time.monotonic(), self._so_far, self._order.timer.budget
+        so_far, budget = self._so_far, self._order.timer.budget
         so_far.handed_over = False
         if is_static(decision.decision_id):
             self._check_named(decision.edges)
         relay = EdgeRelay(self._request(task, decision.ticket), so_far, self._order.emit)
         reserve = self._order.device.times.reserve(task.plan, so_far.resume_step, budget)
         lost = await relay.run(decision.edges, budget, reserve)
-        task = task if so_far.done else self._planner.fall_back(task, lost)
-        so_far.edge_seconds += time.monotonic() - begun
-        return task
+        return task if so_far.done else self._planner.fall_back(task, lost)
 
     def _check_named(self, edges: Sequence[EdgeChoice]) -> None:
         """Raises BatonError for an address of a caller or the settings that none may have."""
@@ -62,7 +59,7 @@ class EdgePart:
             reattach_timeout=settings.reattach_timeout,
             stall_timeout=settings.stall_timeout,
             check=self._latent_check(task.plan),
-            keepalive=Keepalive(settings.keepalive_time, settings.keepalive_timeout),
+            channels=self._order.device.channels,
             ticket=ticket,
             access=self._order.device.access,
             clean=self._order.request.hide,

@@ -9,7 +9,8 @@ from typing import Protocol
 from baton.common.foreign import Clean, one_line
 from baton.common.latents import LatentState, largest_envelope
 from baton.common.rpc.access import OPEN, Access
-from baton.common.rpc.channel import CONTROL_BYTES, Keepalive
+from baton.common.rpc.channel import CONTROL_BYTES
+from baton.common.rpc.channels import Channels
 from baton.common.rpc.convert import largest_record
 from baton.device_client.wire import Asked
 
@@ -24,14 +25,14 @@ class EdgeRequest(Asked):
 
     Seconds: timeout for an edge's whole part, connect_timeout for its first answer, stall_timeout
     for each step once it does not wait any more, reattach_timeout for the first answer after the
-    connection broke; zero does not try. check: raises BatonError for a latent with which nobody
-    could go on; clean: what an edge's texts pass through.
+    connection broke; zero does not try. channels: those that are kept. check: raises BatonError for
+    a latent with which nobody could go on; clean: what an edge's texts pass through.
     """
 
     shape: tuple[int, int, int]
     timeout: float
     access: Access = OPEN
-    keepalive: Keepalive = field(default_factory=Keepalive)
+    channels: Channels = field(default_factory=Channels, repr=False)
     connect_timeout: float = 5.0
     reattach_timeout: float = 0.8
     stall_timeout: float = 30.0
@@ -39,12 +40,12 @@ class EdgeRequest(Asked):
     clean: Clean = field(default=one_line, repr=False)
 
     @property
-    def connection(self) -> tuple[Access, Keepalive, int]:
-        """For `open_channel`: an answer holds a latent or the picture, and a record, at most."""
+    def most_bytes(self) -> int:
+        """Of an answer: it holds a latent or the picture, and a record, at most."""
         picture = 3 * self.task.size.pixels
         largest = max(largest_envelope(self.shape), picture)
         record = largest_record(self.task.plan.steps)
-        return self.access, self.keepalive, CONTROL_BYTES + largest + record
+        return CONTROL_BYTES + largest + record
 
 
 class Listener(Protocol):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import grpc.aio
 
 from baton.common.errors import ConnectionBroken, ExecutionFailed, InvalidRequest, Unreachable
 from baton.common.foreign import cleaned
-from baton.common.rpc.channel import open_channel
+from baton.common.rpc.channels import Line
 from baton.common.rpc.peer import Peer
 from baton.common.rpc.status import parsed
 from baton.device_client import wire
@@ -91,30 +91,41 @@ class EdgeSession:
         patience: float,
         broken: Unreachable | None = None,
     ) -> None:
-        """One stream, on a connection of its own. ``broken``: why the one before it ended."""
-        request = self._request
+        """One stream. ``broken``: why the one before it ended, whose channel is left by then."""
+        async with self._line(patience) as line:
+            stub = edge_pb2_grpc.EdgeStub(line.channel)
+            self._so_far.sent += message.ByteSize()
+            self._so_far.round_trips += 1 if line.stands else 2
+            call = stub.Denoise(message, timeout=max(deadline - time.monotonic(), 0.001))
+            try:
+                await self._read(call, patience, broken)
+            except (grpc.aio.AioRpcError, TimeoutError):
+                raise
+            except BaseException:  # the edge knows nothing of it and works on
+                await self._cancel(stub)
+                raise
+            finally:
+                call.cancel()
+
+    @asynccontextmanager
+    async def _line(self, patience: float) -> AsyncIterator[Line]:
+        """The kept channel for a block of code, of which every failure is told in its terms."""
+        address, request = self._address, self._request
         with cleaned(request.clean):
-            async with open_channel(self._address, *request.connection) as channel:
-                stub = edge_pb2_grpc.EdgeStub(channel)
-                self._so_far.sent += message.ByteSize()
-                call = stub.Denoise(message, timeout=max(deadline - time.monotonic(), 0.001))
+            channels = request.channels
+            async with channels.to(address, request.access, request.most_bytes) as line:
                 try:
-                    await self._read(call, patience, broken)
+                    yield line
                 except grpc.aio.AioRpcError as error:
-                    peer = Peer("an edge", self._address, request.access)
-                    raise await peer.failure(error, channel) from error
+                    peer = Peer("an edge", address, request.access)
+                    raise await peer.failure(error, line.channel) from error
                 except TimeoutError as error:
                     raise Unreachable(
-                        f"no answer from {self._address} within {patience:g} s; is it overloaded or"
+                        f"no answer from {address} within {patience:g} s; is it overloaded or"
                         " stopped?"
                     ) from error
-                except BaseException as error:  # the edge knows nothing of it and works on
-                    await self._cancel(stub)
-                    if isinstance(error, InvalidRequest):  # the answer is bad, not the request
-                        raise ExecutionFailed(
-                            f"{self._address} answered nonsense: {error}"
-                        ) from error
-                    raise
+                except InvalidRequest as error:  # the answer is bad, not the request
+                    raise ExecutionFailed(f"{address} answered nonsense: {error}") from error
 
     async def _read(
         self,

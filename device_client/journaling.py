@@ -70,7 +70,7 @@ def _so_far(session: PictureSession, created: float) -> Entry:
         planned=_planned(task.plan) if task else (),
         attempts=tuple(so_far.attempts),
         executed=_stretches(so_far.executed),
-        traffic=Traffic(so_far.sent, so_far.received),
+        traffic=Traffic(so_far.sent, so_far.received, so_far.round_trips),
         notes=tuple(notes),
     )
 

@@ -11,6 +11,7 @@ from baton.common.families.spec import FamilySpec
 from baton.common.quality.verifier import Scorer
 from baton.common.request import GenerationRequest
 from baton.common.rpc.access import Access
+from baton.common.rpc.channels import Channels
 from baton.common.size import Size
 from baton.device_client.arm_names import ArmNames
 from baton.device_client.budget import StepTimes, Timer
@@ -18,6 +19,7 @@ from baton.device_client.coordination import Link
 from baton.device_client.events import Event
 from baton.device_client.model_thread import ModelThread
 from baton.device_client.offline_tickets import OfflineTickets
+from baton.device_client.outbox import Outbox
 from baton.device_client.settings import DeviceSettings
 
 if TYPE_CHECKING:  # a device that holds no member draws without torch
@@ -38,6 +40,8 @@ class Device:
     offline_tickets: OfflineTickets
     loaded: LoadedFamily | None = None
     times: StepTimes = field(default_factory=StepTimes)
+    channels: Channels = field(default_factory=Channels)
+    outbox: Outbox = field(default_factory=Outbox)
 
     @property
     def arm_names(self) -> ArmNames:
@@ -72,8 +76,9 @@ class Order:
     @property
     def link(self) -> Link:
         """To the coordinator that the settings name."""
-        of = self.device.settings
-        return Link(of.coordinator, self.device.access, of.coordinator_timeout, self.request.hide)
+        device, of = self.device, self.device.settings
+        limit, clean = of.coordinator_timeout, self.request.hide
+        return Link(of.coordinator, device.access, limit, clean, device.channels)
 
     def unheard(self, quote: bool) -> list[str]:
         """What of the prompts is lost on the encoder; without ``quote``, none of it is told.

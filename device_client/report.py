@@ -37,7 +37,6 @@ class Report:
     def result(self, picture: npt.NDArray[np.uint8], planned: OpenPlan, task: Task) -> Result:
         """planned: what the arm means; task: with the plan of what ran."""
         so_far, device = self._so_far, self._order.device
-        spent = self._order.timer.budget.spent
         return Result(
             request_id=self._order.request_id,
             picture=picture,
@@ -46,8 +45,8 @@ class Report:
             planned=planned,
             decision_id=self._decision.decision_id,
             executed=tuple(so_far.executed),
-            seconds=Seconds(spent, so_far.edge_seconds, so_far.device_seconds),
-            traffic=Traffic(so_far.sent, so_far.received),
+            seconds=self._seconds,
+            traffic=Traffic(so_far.sent, so_far.received, so_far.round_trips),
             provenance=self._provenance(task),
             quality=device.scorer(picture, task.prompt) if device.scorer else None,
             notes=(*so_far.notes, *self._order.unheard(quote=True)),
@@ -55,26 +54,29 @@ class Report:
             attempts=tuple(so_far.attempts),
         )
 
-    async def tell(self, result: Result) -> None:
-        """The coordinator hears of a picture."""
+    def tell(self, result: Result) -> None:
+        """The coordinator will hear of a picture."""
+        seconds = result.seconds
         with coordination.reporting():
             outcome = Outcome(
                 ok=True,
                 arm=self._arm_that_ran(result),
-                total_seconds=result.seconds.total,
-                edge_seconds=result.seconds.edge,
-                edge_compute_seconds=self._so_far.times.computed,
-                edge_queue_seconds=self._so_far.times.queued,
-                device_seconds=result.seconds.device,
+                total_seconds=seconds.total,
+                edge_seconds=seconds.at_edges,
+                edge_compute_seconds=seconds.edge,
+                edge_queue_seconds=seconds.queue,
+                transfer_seconds=seconds.transfer,
+                device_seconds=seconds.device + seconds.decode,
+                handoff_seconds=self._so_far.handoff_seconds,
                 bytes_sent=result.traffic.sent,
                 bytes_received=result.traffic.received,
                 quality=None if result.quality is None else result.quality.graded,
                 attempts=self._newest_attempts,
             )
-            await self._send(outcome)
+            self._send(outcome)
 
-    async def tell_failure(self, status: str) -> None:
-        """The coordinator hears that there is no picture: silence would count against the arm."""
+    def tell_failure(self, status: str) -> None:
+        """It will hear that there is no picture: silence would count against the arm."""
         with coordination.reporting():
             outcome = Outcome(
                 ok=False,
@@ -83,7 +85,28 @@ class Report:
                 error=status,
                 attempts=self._newest_attempts,
             )
-            await self._send(outcome)
+            self._send(outcome)
+
+    @property
+    def _seconds(self) -> Seconds:
+        """What edges say of their own time is no more than was spent on them."""
+        so_far = self._so_far
+        deciding, here, there = (
+            so_far.deciding_seconds,
+            so_far.device_seconds,
+            so_far.edge_seconds,
+        )
+        queue = min(so_far.times.queued, there)
+        edge = min(so_far.times.computed, there - queue)
+        return Seconds(
+            total=deciding + there + here,
+            deciding=deciding,
+            queue=queue,
+            edge=edge,
+            transfer=there - queue - edge,
+            device=here - so_far.decode_seconds,
+            decode=so_far.decode_seconds,
+        )
 
     def _provenance(self, task: Task) -> Provenance:
         """What a replay needs; an envelope rounded the latent wherever somebody took it over."""
@@ -116,10 +139,15 @@ class Report:
         """As many as a report may hold."""
         return tuple(self._so_far.attempts[-MAX_ATTEMPTS:])
 
-    async def _send(self, outcome: Outcome) -> None:
+    def _send(self, outcome: Outcome) -> None:
         decision_id = self._decision.decision_id
         if self._order.device.settings.coordinator and not is_static(decision_id):
             link = self._order.link
             if outcome.withdrawn:  # whoever withdraws does not want to wait
                 link = replace(link, timeout=min(link.timeout, _FAREWELL_SECONDS))
-            await coordination.report(link, decision_id, outcome)
+
+            async def send() -> None:
+                with coordination.reporting():
+                    await coordination.report(link, decision_id, outcome)
+
+            self._order.device.outbox.post(send)

@@ -22,19 +22,40 @@ from baton.device_client.provenance import Provenance
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of the messages exchanged with edges."""
+    """What one picture took on the network.
+
+    sent, received: bytes of the messages exchanged with edges. round_trips: those that it waited
+    for until it was there: the calls begun, of a coordinator and of edges, and a handshake for each
+    connection that did not stand yet.
+    """
 
     sent: int = 0
     received: int = 0
+    round_trips: int = 0
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """total: until the picture was there; edge: at edges, as seen from here; device: model work."""
+    """The time from the request until the picture was there, and its parts, whose sum it is.
+
+    deciding: until there was a plan; queue: waiting for a place at an edge; edge: computed for
+    there, decoding included, both by the edge's own clock; transfer: the rest of what was spent on
+    edges, failed ones too; device: the stretches here without decode, decoding here. Where
+    this client's other pictures keep the model from this one, no time is counted.
+    """
 
     total: float = 0.0
+    deciding: float = 0.0
+    queue: float = 0.0
     edge: float = 0.0
+    transfer: float = 0.0
     device: float = 0.0
+    decode: float = 0.0
+
+    @property
+    def at_edges(self) -> float:
+        """As seen from here."""
+        return self.queue + self.edge + self.transfer
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from baton.common.config import checked
@@ -19,6 +21,9 @@ from baton.common.given import text, whole
 from baton.common.limits import check_seed
 from baton.common.quiet import without_models
 from baton.common.request import GenerationRequest, check_request
+from baton.common.rpc.channel import Keepalive
+from baton.common.rpc.channels import Channels
+from baton.device_client.background import Background
 from baton.device_client.checks import check_device
 from baton.device_client.events import Event, Finished
 from baton.device_client.journal import Journal
@@ -34,8 +39,16 @@ if TYPE_CHECKING:  # a device that holds no member draws without torch
     from baton.common.families.loaded import LoadedFamily
 
 
+#: For what is still to be told when a client is closed, or the program ends without that.
+_LAST_SECONDS = 3.0
+
+
 class AsyncClient:
-    """Draws pictures on an event loop. The model runs on one thread of its own.
+    """Draws pictures on an event loop. Model and network have a thread of their own each.
+
+    Channels are kept from one picture to the next, whatever loops they are asked for on. What a
+    coordinator is told of a picture follows it, at the latest when the client is closed or the
+    program ends.
 
     ``settings`` or their fields as keyword arguments; ``edges`` also as a list. Raises
     InvalidRequest for bad settings, WeightsError for missing or damaged weights.
@@ -56,7 +69,12 @@ class AsyncClient:
         thread, family = _model(settings, spec)
         offline, scorer = OfflineTickets(settings.state_folder), find_scorer(spec.scorer)
         spec = family.spec if family else spec
-        self._device = Device(spec, settings, scorer, thread, access, offline, family)
+        channels = Channels(Keepalive(settings.keepalive_time, settings.keepalive_timeout))
+        self._device = Device(
+            spec, settings, scorer, thread, access, offline, family, channels=channels
+        )
+        self._background = Background(partial(_tell_the_rest, self._device))
+        self._left = weakref.finalize(self, self._background.close, _LAST_SECONDS)
         self._journal = Journal.within(settings.state_folder, settings.journal_requests)
 
     @property
@@ -84,24 +102,44 @@ class AsyncClient:
         self.check_usable()
         request = check_request(_request(prompt, options))
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        session = PictureSession(self._device, request, uuid.uuid4().hex, queue.put_nowait)
-        task = asyncio.ensure_future(run_and_tell(session, self._journal))
-        task.add_done_callback(lambda _: queue.put_nowait(None))
+        loop = asyncio.get_running_loop()
+
+        def tell(event: Event | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the listener's loop has been closed
+                loop.call_soon_threadsafe(queue.put_nowait, event)
+
+        session = PictureSession(self._device, request, uuid.uuid4().hex, tell)
+        job = self._background.start(run_and_tell(session, self._journal))
+        job.outcome.add_done_callback(lambda _: tell(None))
         try:
             while (event := await queue.get()) is not None:
                 yield event
-            yield Finished(await task, request_id=session.order.request_id)
+            yield Finished(job.outcome.result(), request_id=session.order.request_id)
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            job.withdraw()
+            await job.ended()
 
     def check_usable(self) -> None:
         """Raises InvalidRequest for a client that is closed, or was made before a fork."""
         self._device.model_thread.check()
 
     def close(self) -> None:
-        """End the model thread."""
+        """End both threads, once what has begun is done and told; wait for that 3 s at most.
+
+        On an event loop they end by themselves; `aclose` waits there.
+        """
         self._device.model_thread.close()
+        self._background.close(_LAST_SECONDS)
+
+    async def aclose(self) -> None:
+        """`close`, without keeping the loop from anything else."""
+        await asyncio.to_thread(self.close)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
 
 
 class Client:
@@ -157,7 +195,7 @@ class Client:
         return [finished[request.seed] for request in requests]
 
     def close(self) -> None:
-        """End the model thread."""
+        """As `AsyncClient.close`."""
         self._async.close()
 
     def __enter__(self) -> Client:
@@ -165,6 +203,12 @@ class Client:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+async def _tell_the_rest(device: Device) -> None:
+    """The last that is done on the network."""
+    await device.outbox.flush(_LAST_SECONDS)
+    await device.channels.close()
 
 
 def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, LoadedFamily | None]:

@@ -50,18 +50,18 @@ class PictureSession:
         order.timer.budget = Budget.of(order.request.timeout)
         with executing("deciding"):
             order.device.spec.latent_shape(order.size)  # nobody is asked about what cannot work
-            decision = self.decision = await Decider(order, self.so_far.notes).decide()
+            decision = self.decision = await Decider(order, self.so_far).decide()
         report = Report(order, self.so_far, decision)
         try:
             with executing("drawing on this device"):
                 result = await self._draw(decision, report)
-                await report.tell(result)
+                report.tell(result)
         except BatonError as error:
             # only the caller's own word withdraws a request, not that of an edge
-            await report.tell_failure("ABORTED" if isinstance(error, Cancelled) else error.status)
+            report.tell_failure("ABORTED" if isinstance(error, Cancelled) else error.status)
             raise
         except asyncio.CancelledError:
-            await report.tell_failure(Cancelled.status)
+            report.tell_failure(Cancelled.status)
             raise
         return result
 
@@ -78,9 +78,13 @@ class PictureSession:
         task = self.task = planner.task(decision.arm)
         planned = task.plan
         order.emit(Decided(decision, planned))
+        so_far.deciding_seconds = spent = self.spent
         while so_far.picture is None:
+            before = spent
             if task.plan.segment_at(so_far.resume_step).location == "edge":
-                task = await edges.run(task, decision)
+                task, spent = await edges.run(task, decision), self.spent
+                so_far.edge_seconds += spent - before
             else:
-                task = await here.run(task)
+                task, spent = await here.run(task), self.spent
+                so_far.device_seconds += spent - before
         return report.result(so_far.picture, planned, task)

@@ -22,9 +22,12 @@ class SoFar:
     envelope, from which any node can go on; picture: set once the last step ran, uint8 [H, W, 3];
     nodes: what each edge that accepted the request draws with, by node id; begun: an edge has
     accepted it, and not said that it waits there. taken_over: the steps at which the device went
-    on from another's latent. times: of the edges that did their part, together; edge_seconds,
-    device_seconds: at edges, as seen from here, and of model work here. notes: what did not go as
-    planned, a line each; attempts: the edges tried, in order.
+    on from another's latent. times: of the edges that did their part, together, by their own
+    clocks. deciding_seconds: until there was a plan; edge_seconds, device_seconds: of its stretches
+    at edges, as seen from here, and here, of which decode_seconds: of decoding. arrived: monotonic
+    time of the handoff; handoff_seconds: from then until the device's first step. round_trips:
+    handshakes and calls begun. notes: what did not go as planned, a line each; attempts: the edges
+    tried, in order.
     """
 
     state: LatentState | None = None
@@ -39,8 +42,13 @@ class SoFar:
     received: int = 0
     taken_over: set[int] = field(default_factory=set)
     times: EdgeTimes = field(default_factory=EdgeTimes)
+    deciding_seconds: float = 0.0
     edge_seconds: float = 0.0
     device_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    arrived: float | None = None
+    handoff_seconds: float = 0.0
+    round_trips: int = 0
     notes: list[str] = field(default_factory=list)
     attempts: list[EdgeAttempt] = field(default_factory=list)
 
@@ -49,6 +57,9 @@ class SoFar:
         self.attempts = [attempt.in_vain() for attempt in self.attempts]
         self.state, self.newest, self.executed = None, b"", []
         self.taken_over.clear()
+
+    def count_trip(self) -> None:
+        self.round_trips += 1
 
     @property
     def done(self) -> bool:

@@ -17,6 +17,16 @@ from baton.device_client import coordination
 from baton.device_client.journal import Entry, Journal, Stretch
 from baton.device_client.settings import DeviceSettings
 
+#: Of a request's seconds, in the order in which they pass.
+_PARTS = {
+    "deciding": "deciding",
+    "queue": "waiting at edges",
+    "edge": "computed there",
+    "transfer": "on the way",
+    "device": "here",
+    "decode": "decoding here",
+}
+
 
 @dataclass(frozen=True)
 class Hindsight:
@@ -175,8 +185,9 @@ def _steps(what: str, stretches: Sequence[Stretch]) -> Iterator[str]:
 
 def _cost(entry: Entry) -> Iterator[str]:
     seconds, traffic = entry.seconds, entry.traffic
-    parts = f": {seconds.edge:.2f} s at edges, {seconds.device:.2f} s of model work here"
+    parts = ", ".join(f"{getattr(seconds, part):.3f} s {words}" for part, words in _PARTS.items())
     yield (
-        f"took {seconds.total:.2f} s{parts if entry.ending == 'picture' else ''};"
-        f" {traffic.sent} bytes sent, {traffic.received} received"
+        f"took {seconds.total:.2f} s{f': {parts}' if entry.ending == 'picture' else ''};"
+        f" {traffic.sent} bytes sent, {traffic.received} received,"
+        f" {traffic.round_trips} round trips"
     )

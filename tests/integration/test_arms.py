@@ -29,6 +29,7 @@ from tests.support.nodes import (
     device,
     edge,
     one_line,
+    settled,
     until,
 )
 from tests.support.relayed import PROMPT, Doomed, Meant, by_hand, check_kept, steps_of
@@ -298,6 +299,7 @@ async def test_arms_are_decided_reported_and_explained(
 
 
 async def check_reported(brain: Node, result: Result) -> None:
+    await settled(brain)
     record = await brain.decider.find(result.decision_id)
     assert (str(record.arm), record.state) == (result.arm, "rewarded")
     assert record.outcome is not None

@@ -24,7 +24,16 @@ from baton.device_client.events import Stepped
 from baton.device_client.result import Result
 from baton.device_client.sdk import AsyncClient
 from tests.support.engines import Gate
-from tests.support.nodes import Edge, closed_port, coordinator, device, drawn_here, edge, until
+from tests.support.nodes import (
+    Edge,
+    closed_port,
+    coordinator,
+    device,
+    drawn_here,
+    edge,
+    settled,
+    until,
+)
 from tests.support.servers import ActingEdge, raising, serving
 from tests.support.tasks import PROMPTS, plan, task
 
@@ -149,7 +158,7 @@ async def test_the_coordinators_edges_are_held_to_it_too(
         with device(family_folder, coordinator=brain.address) as client:
             with pytest.raises(Unreachable):
                 await client.generate(PROMPT, arm="edge", steps=2)
-            (record,) = await brain.decider.recent(10)
+            (record,) = await settled(brain)
             assert (record.state, record.reward) == ("rewarded", 0.0)
 
 

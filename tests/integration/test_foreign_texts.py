@@ -30,7 +30,7 @@ from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import coordinator_pb2_grpc, edge_pb2, edge_pb2_grpc
 from tests.support.envelopes import fields_of, seal
 from tests.support.lying import PROMPT, STEPS, Liar, Scripted, accepted, handoff
-from tests.support.nodes import closed_port, device
+from tests.support.nodes import closed_port, device, until
 from tests.support.servers import ActingEdge, raising, serving
 
 LOUD = f"\x1b[31mlook\nat \u202e{PROMPT.upper()}\x07"
@@ -110,6 +110,7 @@ async def test_a_coordinators_reasons_are_told_and_kept_as_quiet_lines(
     async with telling(coordinator) as address:
         with device(family_folder, coordinator=address, state_folder=tmp_path) as client:
             events, result = await events_of(client)
+        await until(lambda: coordinator.reported)
     (decided,) = [event.decision for event in events if isinstance(event, Decided)]
     assert (decided.reason, decided.edges[0].reason) == (QUIET, QUIET)
     kept = entry(tmp_path).decision

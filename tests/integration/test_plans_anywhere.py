@@ -26,7 +26,7 @@ from baton.device_client.settings import DeviceSettings
 from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
 from tests.support.engines import Gate, WatchedFamily
-from tests.support.nodes import Edge, check_executed, coordinator, device, edge, until
+from tests.support.nodes import Edge, check_executed, coordinator, device, edge, settled, until
 from tests.support.relayed import PROMPT, Doomed, by_hand, check_kept, check_steps_told
 
 DED = "device/small*4>edge/large*6>device/small*2"
@@ -176,7 +176,7 @@ async def test_a_plan_withdrawn_in_any_stretch_ends_there_and_is_told_so(
     entry = held.journaled()
     assert (entry.ending, entry.error) == ("cancelled", "")
     assert [(part.location, part.stop) for part in entry.executed] == done
-    (record,) = await held.brain.decider.recent(10)
+    (record,) = await settled(held.brain)
     assert (record.state, record.reward) == ("withdrawn", None)
     await asyncio.to_thread(explain, DeviceSettings(state_folder=held.state), LAST, False)
     story = capsys.readouterr().out

@@ -24,6 +24,7 @@ from tests.support.nodes import (
     drawn_here,
     edge,
     one_line,
+    settled,
     until,
 )
 from tests.support.tasks import PROMPTS
@@ -56,6 +57,7 @@ def alive(brain: Node) -> list[str]:
 
 
 async def decision_of(brain: Node, result: Result) -> DecisionRecord:
+    await settled(brain)
     record = await brain.decider.find(result.decision_id)
     assert record.request_id == result.request_id
     return record
@@ -134,7 +136,7 @@ async def test_a_wish_that_cannot_work_costs_no_arm_its_name(
     """A decision that is never reported counts as the worst of its arm."""
     with pytest.raises(BatonError):
         await client.generate(PROMPT, **({"steps": 5} | fields))
-    assert [item.state for item in await brain.decider.recent(10)] in ([], ["rewarded"])
+    assert [item.state for item in await settled(brain)] in ([], ["rewarded"])
 
 
 async def test_a_lost_edge_is_reported_with_the_arm_that_ran(
@@ -156,7 +158,7 @@ async def test_a_failure_is_reported_as_one(brain: Node, joined: Edge, family_fo
         pytest.raises(BatonError),
     ):
         await client.generate(PROMPT, steps=5)
-    (record,) = await brain.decider.recent(10)
+    (record,) = await settled(brain)
     assert (record.state, record.reward) == ("rewarded", 0.0)
     assert record.outcome is not None
     assert (record.outcome.ok, record.outcome.error) == (False, "UNAVAILABLE")

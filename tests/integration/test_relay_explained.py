@@ -27,7 +27,7 @@ from baton.v1 import edge_pb2
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from baton.v1.edge_pb2_grpc import EdgeServicer
 from tests.support.engines import Gate
-from tests.support.nodes import coordinator, device, edge, until
+from tests.support.nodes import coordinator, device, edge, settled, until
 from tests.support.servers import ActingEdge, raising, serving
 from tests.support.tasks import PROMPTS
 
@@ -55,7 +55,7 @@ def journaled(state: Path) -> Entry:
 
 
 async def newest(brain: Node) -> DecisionRecord:
-    (record,) = await brain.decider.recent(1)
+    (record,) = await settled(brain, 1)
     return record
 
 
@@ -114,7 +114,8 @@ async def test_a_relay_over_two_edges_is_explained_by_device_and_coordinator(
         with device(family_folder, **fields, checkpoint_every=1) as client:
             async for event in client.stream(PROMPT, arm="relay@0.8", steps=40):
                 if isinstance(event, Stepped) and event.step == 4:
-                    cables[(await newest(brain)).edges[0].address].cut()
+                    (drawn,) = await brain.decider.recent(1)
+                    cables[drawn.edges[0].address].cut()
         entry, record = journaled(state), await newest(brain)
         text = await told(state, capsys, entry.request_id[:12])
     assert record.outcome is not None

@@ -30,6 +30,7 @@ from tests.support.nodes import (
     drawn_here,
     edge,
     one_line,
+    settled,
     until,
 )
 from tests.support.security import Credentials
@@ -69,6 +70,7 @@ async def test_a_relay_runs_over_guarded_nodes(
                     PROMPTS[0], arm="edge/large@0.5>device/small", steps=4
                 )
             assert node.registry.counts.completed == 1
+        await settled(brain)
         record = await brain.decider.find(result.decision_id)
     assert result.notes == ()
     check_executed(result.executed, result.task.plan)

@@ -19,7 +19,7 @@ from baton.common.rpc.channel import open_channel
 from baton.common.rpc.edge_status import edge_status
 from baton.v1.edge_pb2_grpc import EdgeStub
 from tests.integration.test_edge_service_refusals import ask, drawn, refusal
-from tests.support.nodes import Cable, coordinator, device, edge, one_line, until
+from tests.support.nodes import Cable, coordinator, device, edge, one_line, settled, until
 from tests.support.security import Credentials
 
 MARKER = "xyzzyquux"
@@ -171,6 +171,7 @@ async def test_the_coordinator_is_sent_neither_prompt_nor_picture(
                 await client.generate(PROMPT, negative_prompt=f"no {MARKER}", arm=arm, steps=4)
                 for arm in arms
             ]
+        await settled(brain)
         record = await brain.decider.find(results[0].decision_id)
     assert record.state == "rewarded"
     assert results[0].request_id.encode() in tap.seen

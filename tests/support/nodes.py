@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.common.errors import BatonError
+from baton.common.explanation import DecisionRecord
 from baton.common.families.loaded import LoadedFamily
 from baton.common.plan import OpenPlan
 from baton.common.record import ExecutedStep
@@ -139,21 +140,31 @@ async def coordinator(port: int = 0, **settings: object) -> AsyncIterator[Coordi
         yield node
 
 
-@contextlib.contextmanager
-def device(folder: Path, **settings: object) -> Iterator[AsyncClient]:
+def client_with(folder: Path, **settings: object) -> AsyncClient:
     """A device with the family in ``folder``; relays arrive exact."""
     fields = {"family": str(folder), "members": "small,large", "codec": "fp32"} | settings
-    client = AsyncClient(**fields)
-    try:
-        yield client
-    finally:
-        client.close()
+    return AsyncClient(**fields)
+
+
+def device(folder: Path, **settings: object) -> contextlib.closing[AsyncClient]:
+    """Such a device for a block of code, at whose end what it still has to tell is not awaited."""
+    return contextlib.closing(client_with(folder, **settings))
 
 
 def closed_port() -> str:
     """An address of this machine at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         return f"127.0.0.1:{unused.getsockname()[1]}"
+
+
+async def settled(brain: CoordinatorNode, most: int = 10) -> list[DecisionRecord]:
+    """The newest decisions, once what their devices tell of them has come: it follows a picture."""
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            found = await brain.decider.recent(most)
+            if all(record.state != "pending" for record in found):
+                return found
+            await asyncio.sleep(0.002)
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -51,8 +51,8 @@ ENTRY = Entry(
         Stretch(2, 4, "large", "edge", "two"),
         Stretch(4, 10, "small", "device", "device"),
     ),
-    seconds=Seconds(3.0, 1.0, 2.0),
-    traffic=Traffic(100, 2000),
+    seconds=Seconds(3.0, 0.125, 0.25, 0.5, 0.125, 1.75, 0.25),
+    traffic=Traffic(100, 2000, 2),
     quality=1.0,
     verified=True,
     notes=("edge h:1 lost at step 2: the connection broke",),
@@ -111,7 +111,8 @@ def test_it_tells_the_whole_story() -> None:
         "  steps 0 to 2: large on e1",
         "  steps 2 to 4: large on two",
         "  steps 4 to 10: small on this device",
-        "took 3.00 s: 1.00 s at edges, 2.00 s of model work here; 100 bytes sent, 2000 received",
+        "took 3.00 s: 0.125 s deciding, 0.250 s waiting at edges, 0.500 s computed there, 0.125 s on"
+        " the way, 1.750 s here, 0.250 s decoding here; 100 bytes sent, 2000 received, 2 round trips",
         "note: edge h:1 lost at step 2: the connection broke",
     ]
 
@@ -158,7 +159,7 @@ def test_what_ended_early_is_told_as_far_as_it_came() -> None:
         "request r2: withdrawn by its caller",
         "  asked 1970-01-01 00:00:00 UTC; family scenes, prefers speed, euler, seed 1",
         "it ended before there was a decision",
-        "took 0.00 s; 0 bytes sent, 0 received",
+        "took 0.00 s; 0 bytes sent, 0 received, 0 round trips",
     ]
 
 

@@ -23,7 +23,7 @@ from baton.device_client.sdk import Client
 from baton.device_client.session import Device, GenerationRequest, PictureSession
 from baton.device_client.settings import DeviceSettings
 from tests.support.engines import WatchedFamily
-from tests.support.nodes import coordinator
+from tests.support.nodes import coordinator, settled
 
 PROMPT = "a red cat"
 WRONG: dict[str, list[Any]] = {
@@ -165,7 +165,7 @@ async def failing(family: LoadedFamily, scorer: Any, folder: Path) -> Node:
                 await PictureSession(drawing, asked, "r1", lambda _: None).run()
         assert PROMPT not in str(caught.value)
         assert "\n" not in str(caught.value)
-        (record,) = await brain.decider.recent(10)
+        (record,) = await settled(brain)
         assert (record.request_id, record.state, record.reward) == ("r1", "rewarded", 0.0)
         return brain
 
