@@ -53,7 +53,12 @@ async def test_relays_in_shared_batches_replay_to_the_same_pixels(
     family: LoadedFamily, family_folder: Path, codec: str, threads: int
 ) -> None:
     requests = [
-        {"arm": "edge/large@0.5>device/small", "sampler": "ddim", "steps": 8, "negative": "blue"},
+        {
+            "arm": "edge/large@0.5>device/small",
+            "sampler": "ddim",
+            "steps": 8,
+            "negative_prompt": "blue",
+        },
         {"arm": "edge/large@0.7>device/small", "sampler": "euler", "steps": 6, "guidance": 1.0},
         {"arm": "edge/large@0.4>device/small", "sampler": "dpmpp_2m", "steps": 10, "size": 16},
         {"arm": "edge/small@0.5>device/large", "sampler": "dpmpp_2m", "steps": 4, "seed": 9},
