@@ -12,7 +12,11 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo secrets test check bench bench-accel bench-world bench-control format proto train-scenes train-wheels clean
+=======
+.PHONY: help setup demo secrets test check bench bench-accel bench-engine bench-world format proto train-scenes train-wheels clean
+>>>>>>> enginetests
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -58,6 +62,9 @@ bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores
 
 bench-accel: $(READY) ## measure the accelerations against diffusers (hours at first; what was drawn is kept) and write it to bench/
 	$(PY) -m tests.bench.accel $(ARGS)
+
+bench-engine: $(READY) ## measure what the engine costs beside its model (six minutes on two idle cores) and write it to bench/
+	$(PY) -m tests.bench.engine $(ARGS)
 
 bench-world: $(READY) ## measure what each step of scenes decides, and who may take it, and write it to bench/
 	$(PY) -m tests.bench.world $(ARGS)

@@ -55,6 +55,7 @@ class Run:
     texts: tuple[str, str] = field(default=("", ""), repr=False)
     encoder: Hashable = None
     _flows: tuple[Segment, dict[Branch, Flow]] | None = field(default=None, repr=False)
+    _masked: tuple[Segment, bool] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.first = self.step
@@ -102,13 +103,15 @@ class Run:
         steps: so many instead, as they once ran. Raises InvalidRequest for blocks that the member
         lacks, Incompatible for a branch of guidance that it does not take.
         """
-        segment = self.segment
-        most = 1 + followers(segment, self.step, self._left()) if steps is None else steps
+        segment, most = self.segment, 1 if steps is None else steps
+        masked = self._is_masked(segment)
+        if masked and steps is None:  # whatever runs as a whole decodes nothing ahead
+            most += followers(segment, self.step, self._left())
         taken = range(self.step, self.step + most)
         branches = tuple(self.plan.branches_at(step) for step in taken)
         self.encoded.check(BOTH if BOTH in branches else ALONE, segment.member)
         blocks: list[tuple[Blocks | None, ...]]
-        if segment.masked:
+        if masked:
             blocks = self._blocks(self.flows(graph), segment, branches, steps is not None)
         else:
             blocks = [(None,) * len(of) for of in branches]
@@ -118,6 +121,12 @@ class Run:
             self.group, segment.member, self.step, timesteps, branches[:made], tuple(blocks)
         )
         return work if steps is not None else work.within(self.most_rows)
+
+    def _is_masked(self, segment: Segment) -> bool:
+        """Asked once of each segment, not of all its steps at each of them."""
+        if self._masked is None or self._masked[0] is not segment:
+            self._masked = segment, segment.masked
+        return self._masked[1]
 
     def flows(self, graph: BlockGraph | None) -> dict[Branch, Flow]:
         """Of the next step's segment. Raises InvalidRequest for blocks that the member lacks."""

@@ -21,8 +21,9 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ from baton.common.diffusion.blocks import ModelInputs
 from baton.common.diffusion.conditioning import stacked
 from baton.common.expansion import plan_of
 from baton.common.families.loaded import LoadedFamily, load_family
+from baton.common.families.local import use_threads
 from baton.common.latents import Codec
 from baton.common.limits import BOTH, Accel
 from baton.common.request import Task
@@ -42,6 +44,7 @@ from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Event, Job, Progressed, Work
 from baton.edge_server.engine.scheduler import Limits
 from tests.bench import report
+from tests.bench.ratios import PairedRatio, paired_ratio
 from tests.bench.timing import one_thread
 from tests.support.engines import Counter, WatchedFamily, is_last
 
@@ -113,9 +116,18 @@ def draw(family: LoadedFamily, member: str, steps: int, accel: Accel, rows: int)
         engine.stop()
 
 
-@torch.inference_mode()
 def call_bare(family: LoadedFamily, member: str, calls: int) -> Drawn:
-    """So many calls of the denoiser over as many rows as a round of the engine has."""
+    """So many calls of the denoiser over as many rows as a round of the engine has.
+
+    On a fresh thread, as the engine's is: memory comes at another price on a process's first one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_call_bare, family, member, calls).result()
+
+
+@torch.inference_mode()
+def _call_bare(family: LoadedFamily, member: str, calls: int) -> Drawn:
+    use_threads(1)
     denoiser, rows = family.denoiser(member), REQUESTS * len(BOTH)
     text = family.encode_text(_PROMPT, member=member)
     sample = torch.randn((rows, *family.latent_shape(family.spec.default_size)))
@@ -143,7 +155,7 @@ def interleaved(ways: dict[str, _Way], repeats: int, title: str) -> dict[str, li
 
 def kept_gains(
     family: LoadedFamily, steps: int, repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+) -> tuple[list[dict[str, Any]], dict[str, PairedRatio]]:
     """Rows, and by accel what of its gain is kept at shipped limits."""
     ways: dict[str, _Way] = {"none": lambda: draw(family, "large", steps, "none", SHIPPED)}
     for accel in _ACCELS:
@@ -153,26 +165,24 @@ def kept_gains(
             )
     found = interleaved(ways, repeats, f"large, {steps} steps")
     kept = {
-        accel: _ratio(
-            [run.cpu_seconds for run in found[f"{accel} {UNCAPPED}"]],
-            [run.cpu_seconds for run in found[f"{accel} {SHIPPED}"]],
-        )
+        accel: _ratio(found[f"{accel} {UNCAPPED}"], found[f"{accel} {SHIPPED}"])
         for accel in _ACCELS
     }
-    plain = [run.cpu_seconds for run in found["none"]]
     rows_told = [
         {
             "name": f"large, {steps} steps, {name}",
             "cpu_seconds": median(run.cpu_seconds for run in runs),
             "calls": runs[0].calls,
-            "gain": _ratio(plain, [run.cpu_seconds for run in runs]),
+            "gain": _ratio(found["none"], runs).median,
         }
         for name, runs in found.items()
     ]
     return rows_told, kept
 
 
-def to_bare(family: LoadedFamily, member: str, repeats: int) -> tuple[list[dict[str, Any]], float]:
+def to_bare(
+    family: LoadedFamily, member: str, repeats: int
+) -> tuple[list[dict[str, Any]], PairedRatio]:
     """Rows, and the engine's rows per second to those of a bare loop."""
     ways: dict[str, _Way] = {
         "engine": lambda: draw(family, member, _BARE_STEPS, "none", SHIPPED),
@@ -184,12 +194,12 @@ def to_bare(family: LoadedFamily, member: str, repeats: int) -> tuple[list[dict[
         {"name": f"{member}, {name}", "rows_per_second": median(values)}
         for name, values in pace.items()
     ]
-    return rows, _ratio(pace["engine"], pace["bare"])
+    return rows, paired_ratio(pace["engine"], pace["bare"])
 
 
-def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """Median of those within a repeat."""
-    return median(a / b for a, b in zip(one, other, strict=True))
+def _ratio(one: list[Drawn], other: list[Drawn]) -> PairedRatio:
+    """Of CPU seconds."""
+    return paired_ratio([run.cpu_seconds for run in one], [run.cpu_seconds for run in other])
 
 
 def main(
@@ -198,21 +208,26 @@ def main(
 ) -> None:
     """Measure and write bench/engine.json."""
     one_thread()
-    family, rows, kept = load_family(members=("large", "small")), [], {}
+    family, rows = load_family(members=("large", "small")), list[dict[str, Any]]()
+    kept, bare = dict[str, PairedRatio](), dict[str, PairedRatio]()
     for count in steps or (20, 50):
         told, of_accels = kept_gains(family, count, repeats)
         rows += told
-        kept |= {f"{accel}, {count} steps": share for accel, share in of_accels.items()}
-    bare = {}
-    for member in ("large", "small"):
-        told, bare[member] = to_bare(family, member, 3 * repeats)
+        kept |= {f"{accel}, {count} steps": ratio for accel, ratio in of_accels.items()}
+    for member, times in (("large", repeats), ("small", 4 * repeats)):
+        told, bare[member] = to_bare(family, member, times)
         rows += told
-    for name, ratio, least in (
-        *((f"kept: {name}", share, KEPT) for name, share in kept.items()),
-        *((f"to bare: {name}", share, TO_BARE) for name, share in bare.items()),
-    ):
-        typer.echo(f"{name:<26} {ratio:.3f}  {'' if ratio >= least else f'below {least}'}")
-    typer.echo(report.write("engine", rows, {"kept": kept, "to_bare": bare}, {}))
+    for title, least, found in (("kept", KEPT, kept), ("to bare", TO_BARE, bare)):
+        for name, ratio in found.items():
+            short = "" if ratio.median >= least else f"  below {least}"
+            between = f"{ratio.low:.3f} to {ratio.high:.3f}"
+            typer.echo(f"{title + ', ' + name:<28} {ratio.median:.3f} ({between}){short}")
+    ratios = {"kept": _as_dict(kept), "to_bare": _as_dict(bare)}
+    typer.echo(report.write("engine", rows, ratios, {}))
+
+
+def _as_dict(ratios: dict[str, PairedRatio]) -> dict[str, Any]:
+    return {name: asdict(ratio) for name, ratio in ratios.items()}
 
 
 if __name__ == "__main__":

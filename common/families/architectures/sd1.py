@@ -69,7 +69,8 @@ class Sd1:
 
     @property
     def device(self) -> torch.device:
-        return next(self.vae.parameters()).device
+        device: torch.device = next(self.vae.parameters()).device
+        return device
 
     @property
     def members(self) -> tuple[str, ...]:
