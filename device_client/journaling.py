@@ -14,7 +14,7 @@ from baton.common.record import ExecutedStep
 from baton.common.request import GenerationRequest, Task
 from baton.common.size import Size
 from baton.device_client.journal import Entry, Journal, Settled, Stretch
-from baton.device_client.result import Result, Seconds, Traffic
+from baton.device_client.result import Result, Seconds
 from baton.device_client.session import PictureSession
 from baton.device_client.static_decision import is_static
 
@@ -70,7 +70,7 @@ def _so_far(session: PictureSession, created: float) -> Entry:
         planned=_planned(task.plan) if task else (),
         attempts=tuple(so_far.attempts),
         executed=_stretches(so_far.executed),
-        traffic=Traffic(so_far.sent, so_far.received, so_far.round_trips),
+        traffic=so_far.traffic,
         notes=tuple(notes),
     )
 

@@ -19,7 +19,7 @@ from baton.common.request import Task
 from baton.device_client import coordination
 from baton.device_client.order import Order
 from baton.device_client.provenance import Provenance
-from baton.device_client.result import Result, Seconds, Traffic
+from baton.device_client.result import Result
 from baton.device_client.so_far import SoFar
 from baton.device_client.static_decision import is_static
 
@@ -45,8 +45,8 @@ class Report:
             planned=planned,
             decision_id=self._decision.decision_id,
             executed=tuple(so_far.executed),
-            seconds=self._seconds,
-            traffic=Traffic(so_far.sent, so_far.received, so_far.round_trips),
+            seconds=so_far.seconds,
+            traffic=so_far.traffic,
             provenance=self._provenance(task),
             quality=device.scorer(picture, task.prompt) if device.scorer else None,
             notes=(*so_far.notes, *self._order.unheard(quote=True)),
@@ -86,27 +86,6 @@ class Report:
                 attempts=self._newest_attempts,
             )
             self._send(outcome)
-
-    @property
-    def _seconds(self) -> Seconds:
-        """What edges say of their own time is no more than was spent on them."""
-        so_far = self._so_far
-        deciding, here, there = (
-            so_far.deciding_seconds,
-            so_far.device_seconds,
-            so_far.edge_seconds,
-        )
-        queue = min(so_far.times.queued, there)
-        edge = min(so_far.times.computed, there - queue)
-        return Seconds(
-            total=deciding + there + here,
-            deciding=deciding,
-            queue=queue,
-            edge=edge,
-            transfer=there - queue - edge,
-            device=here - so_far.decode_seconds,
-            decode=so_far.decode_seconds,
-        )
 
     def _provenance(self, task: Task) -> Provenance:
         """What a replay needs; an envelope rounded the latent wherever somebody took it over."""

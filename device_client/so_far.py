@@ -11,6 +11,7 @@ from baton.common.build import NodeBuild
 from baton.common.latents import LatentState
 from baton.common.outcome import EdgeAttempt
 from baton.common.record import ExecutedStep
+from baton.device_client.result import Seconds, Traffic
 from baton.device_client.wire import EdgeTimes
 
 
@@ -60,6 +61,26 @@ class SoFar:
 
     def count_trip(self) -> None:
         self.round_trips += 1
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(self.sent, self.received, self.round_trips)
+
+    @property
+    def seconds(self) -> Seconds:
+        """What edges say of their own time is no more than was spent on them."""
+        there, here = self.edge_seconds, self.device_seconds
+        queue = min(self.times.queued, there)
+        edge = min(self.times.computed, there - queue)
+        return Seconds(
+            total=self.deciding_seconds + there + here,
+            deciding=self.deciding_seconds,
+            queue=queue,
+            edge=edge,
+            transfer=there - queue - edge,
+            device=here - self.decode_seconds,
+            decode=self.decode_seconds,
+        )
 
     @property
     def done(self) -> bool:

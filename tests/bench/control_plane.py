@@ -84,7 +84,7 @@ def _node(*arguments: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def world(delay: float) -> Iterator[tuple[str, str, list[Connection]]]:
-    """The coordinator's address, itself and as the device knows it; the meters before both nodes."""
+    """The coordinator's address, its own and the device's for it; the meters before both nodes."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         database = str(Path(folder) / "coordinator.db")

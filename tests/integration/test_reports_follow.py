@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import coordinator_pb2_grpc
 from tests.support.commands import clean_environment
 from tests.support.nodes import client_with, closed_port, device, until
+from tests.support.strangers import listening, silent
 from tests.support.tasks import PROMPTS
 
 PROMPT = PROMPTS[1]
@@ -32,6 +34,7 @@ class Slow(coordinator_pb2_grpc.CoordinatorServicer):
         self.decided: list[pb.DecideRequest] = []
         self.begun: list[str] = []
         self.reported: list[str] = []
+        self.errors: list[str] = []
         self.decision: dict[str, Any] = {"arm": "device/small"}
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
@@ -43,6 +46,7 @@ class Slow(coordinator_pb2_grpc.CoordinatorServicer):
         self.begun.append(request.decision_id)
         await self.open.wait()
         self.reported.append(request.decision_id)
+        self.errors.append(request.error)
         return pb.ReportResponse(applied=True)
 
 
@@ -159,3 +163,28 @@ async def test_a_program_that_ends_without_closing_has_told_all(
     done = await running
     assert (done.returncode, done.stdout, done.stderr) == (0, "Unreachable\n", "")
     assert servicer.reported == ["d1"]
+
+
+async def test_a_command_that_is_ended_tells_that_its_picture_is_withdrawn(
+    slow: tuple[Slow, str], family_folder: Path, tmp_path: Path
+) -> None:
+    servicer, address = slow
+    servicer.open.set()
+    reached = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await silent(reader, writer)
+
+    async with listening(hang) as edge:
+        candidate = pb.EdgeCandidate(node_id="e", address=edge)
+        servicer.decision = {"arm": "edge/large", "edges": [candidate]}
+        command = [sys.executable, "-m", "baton.device_client.cli.main", "generate", PROMPT]
+        more = ["--family", str(family_folder), "--members", "", "--coordinator", address]
+        running = await asyncio.create_subprocess_exec(
+            *command, *more, env=clean_environment(tmp_path), cwd=tmp_path
+        )
+        await reached.wait()
+        running.send_signal(signal.SIGTERM)
+        assert await running.wait() == 128 + signal.SIGTERM
+    assert (servicer.reported, servicer.errors) == (["d1"], ["CANCELLED"])

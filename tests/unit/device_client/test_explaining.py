@@ -111,8 +111,9 @@ def test_it_tells_the_whole_story() -> None:
         "  steps 0 to 2: large on e1",
         "  steps 2 to 4: large on two",
         "  steps 4 to 10: small on this device",
-        "took 3.00 s: 0.125 s deciding, 0.250 s waiting at edges, 0.500 s computed there, 0.125 s on"
-        " the way, 1.750 s here, 0.250 s decoding here; 100 bytes sent, 2000 received, 2 round trips",
+        "took 3.00 s: 0.125 s deciding, 0.250 s waiting at edges, 0.500 s computed there,"
+        " 0.125 s on the way, 1.750 s here, 0.250 s decoding here;"
+        " 100 bytes sent, 2000 received, 2 round trips",
         "note: edge h:1 lost at step 2: the connection broke",
     ]
 
