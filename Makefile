@@ -12,11 +12,7 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo secrets test check bench bench-accel bench-world bench-control format proto train-scenes train-wheels clean
-=======
-.PHONY: help setup demo secrets test check bench bench-accel bench-engine bench-world format proto train-scenes train-wheels clean
->>>>>>> enginetests
+.PHONY: help setup demo secrets test check bench bench-accel bench-engine bench-world bench-control format proto train-scenes train-wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
