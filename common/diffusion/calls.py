@@ -72,7 +72,7 @@ class ModelCall:
             if denoiser.graph is None:
                 raise InvalidRequest(f"the blocks of {parts[0][1].member} cannot be addressed")
             out = self._by_blocks(denoiser.graph, inputs, recorded)
-        self.out = out[first : first + total]
+        self.out = out if len(out) == total else out[first : first + total]
 
     def _by_blocks(
         self, graph: BlockGraph, inputs: ModelInputs, recorded: RecordedBatch | None
@@ -95,6 +95,8 @@ class ModelCall:
         Copies where the call's tensors hold other rows too: nobody's cache keeps those alive.
         """
         run, work = self._parts[index]
+        if self._batch is None and not run.caches:
+            return {}
         ran = {branch for of in work.branches for branch in of}
         kept = {
             branch: _own(cache) if ran else cache
@@ -117,17 +119,20 @@ class ModelCall:
 
 
 def _inputs(parts: Sequence[Part], latents: Tensor) -> ModelInputs:
-    places, timesteps, conditioning = [], [], []
-    for place, (run, work) in enumerate(parts):
+    timesteps, conditioning = [], []
+    for run, work in parts:
+        encoded = run.encoded
         for t, of in zip(work.timesteps, work.branches, strict=True):
             for branch in of:
-                places.append(place)
                 timesteps.append(t)
-                conditioning.append(run.encoded.row(branch))
+                conditioning.append(encoded.row(branch))
     device = latents.device
-    index = torch.tensor(places, device=device)
+    rows = [work.rows for _, work in parts]
+    times = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=device)
     return ModelInputs(
-        latents[index], torch.tensor(timesteps, device=device), stacked(conditioning)
+        latents.repeat_interleave(times, dim=0),
+        torch.tensor(timesteps, device=device),
+        stacked(conditioning),
     )
 
 

@@ -59,7 +59,7 @@ def denoise(
 class _Track:
     """A run's way through the steps of its work: what each comes to, until it fails at one.
 
-    flags: by step, where in the round's flags it says whether the latent is finite.
+    flags: by step, where in the round's flags it says whether the latent is finite: 0, else NaN.
     """
 
     run: Run
@@ -121,7 +121,8 @@ class Evaluated:
         """
         records = _records([(track.run, track.work) for track in self.tracks])
         caches = [self.call.caches(index) for index in range(len(self.tracks))]
-        finite = _joined(self.flags).tolist() if self.flags else []
+        read = _joined(self.flags).tolist() if self.flags else []
+        finite = [flag == 0.0 for flag in read]
         for track, taken, kept in zip(self.tracks, records, caches, strict=True):
             del taken[track.commit(finite, kept) :]
         return records
@@ -138,8 +139,8 @@ def evaluate(
         steps += work.steps
     x = _noised(torch.stack([run.x for run, _ in parts]), tracks)
     levels = [run.course.levels[run.step] for run, _ in parts]
-    to_vp = columns([(rescaling(level, vp_form(level)),) for level in levels], x)[0]
-    call = ModelCall(denoiser, parts, x * to_vp, recorded)
+    vp = _scaled(x, [rescaling(level, vp_form(level)) for level in levels])
+    call = ModelCall(denoiser, parts, vp, recorded)
     predicted = _guided(call.out, parts, denoiser)
     flags: list[Tensor] = []
     for index in range(max(work.steps for _, work in parts)):
@@ -191,6 +192,13 @@ def _guided(out: Tensor, parts: Sequence[Part], denoiser: Denoiser) -> Tensor:
     return found.index_copy(0, torch.tensor(guided, device=out.device), led)
 
 
+def _scaled(x: Tensor, factors: Sequence[float]) -> Tensor:
+    """Rows by a factor each; left alone where all are one, as far as float32 can tell."""
+    if all(abs(factor - 1.0) < 2.0**-26 for factor in factors):
+        return x
+    return x * columns([(factor,) for factor in factors], x)[0]
+
+
 def _rows(of: Tensor, rows: Sequence[int]) -> Tensor:
     """These rows, ascending: a view where they are evenly spaced, as in most rounds."""
     first, apart = rows[0], rows[1] - rows[0] if len(rows) > 1 else 1
@@ -204,7 +212,7 @@ def _joined(flags: Sequence[Tensor]) -> Tensor:
 
 
 def _advance(going: list[_Track], x: Tensor, predicted: Tensor, flags: list[Tensor]) -> None:
-    """One sampler step of each from its latent; ``flags`` gets whether what comes is finite."""
+    """One sampler step of each from its latent; ``flags`` gets zeros where what comes is finite."""
     moves = [track.move() for track in going]
     able = [place for place, move in enumerate(moves) if move is not None]
     if not able:
@@ -213,11 +221,9 @@ def _advance(going: list[_Track], x: Tensor, predicted: Tensor, flags: list[Tens
         x, going = _rows(x, able), [going[place] for place in able]
     predicted = _rows(predicted, [track.first + len(track.latents) for track in going])
     x, histories = advance_rows(x, predicted, [move for move in moves if move is not None])
-    factors = [track.run.course.into_next(track.step) for track in going]
-    if any(each != 1.0 for each in factors):
-        x = x * columns([(each,) for each in factors], x)[0]
+    x = _scaled(x, [track.run.course.into_next(track.step) for track in going])
     first = sum(map(len, flags))
-    flags.append(torch.isfinite(x).flatten(1).all(dim=1))
+    flags.append((x - x).sum(dim=tuple(range(1, x.dim()))))
     rows = x.unbind(0)
     for place, (track, history) in enumerate(zip(going, histories, strict=True)):
         track.latents.append(rows[place])

@@ -165,8 +165,10 @@ class Loop:
                 job.encoder = self._runner.encoder(job.run)
                 self._queues.unencoded.append(job)
                 return
-            job.row_bytes = self._runner.row_bytes(job.run, job.work.task.size)
-            job.due = self._runner.next_work(job.run)
+            due = self._runner.next_work(job.run)
+            if due.step == job.work.first_step or due.member != job.due.member:
+                job.row_bytes = self._runner.row_bytes(job.run, job.work.task.size)
+            job.due = due
         except Exception as failed:
             self._fail(job, failed)
         else:

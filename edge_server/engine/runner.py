@@ -46,6 +46,8 @@ class Runner:
 
     def load(self, work: StepWork, size: Size) -> float:
         """What a step costs, in rows that run all blocks."""
+        if work.in_full:
+            return work.rows
         return sum(
             self._family.share(work.member, bits, size) for taken in work.blocks for bits in taken
         )

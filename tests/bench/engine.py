@@ -46,7 +46,8 @@ from baton.edge_server.engine.scheduler import Limits
 from tests.bench import report
 from tests.bench.ratios import PairedRatio, paired_ratio
 from tests.bench.timing import one_thread
-from tests.support.engines import Counter, WatchedFamily, is_last
+from tests.support.engines import is_last
+from tests.support.faults import Calls, FaultyFamily
 
 REQUESTS = 8
 SHIPPED, UNCAPPED = Limits().rows, 512
@@ -88,14 +89,15 @@ class _Meter:
             if not self._left:
                 self._ended.set()
 
-    def drawn(self, counter: Counter) -> Drawn:
+    def drawn(self, calls: Calls) -> Drawn:
         """Waits for the end. Raises what a request failed with."""
         self._ended.wait()
         if self._error is not None:
             raise self._error
         begun, ended = self._seconds[0], self._seconds[-1]
-        per_second = sum(counter.rows[1:]) / (ended - self._first_round)
-        return Drawn(ended - begun, per_second, counter.calls)
+        rows = [count for kind, count in calls.made if kind == "denoise"]
+        per_second = sum(rows[1:]) / (ended - self._first_round)
+        return Drawn(ended - begun, per_second, len(rows))
 
 
 def draw(family: LoadedFamily, member: str, steps: int, accel: Accel, rows: int) -> Drawn:
@@ -104,14 +106,14 @@ def draw(family: LoadedFamily, member: str, steps: int, accel: Accel, rows: int)
     plan = plan_of(arm, family.name, "ddim", steps, family.spec.default_guidance)
     allowed = replace(plan, segments=tuple(replace(part, accel=accel) for part in plan.segments))
     expanded = family.accelerator.expand(allowed)
-    counter, meter = Counter(), _Meter(REQUESTS)
-    engine = Engine(WatchedFamily(family, counter), "edge-bench", Limits(rows=rows), threads=1)
+    watched, meter = FaultyFamily(family), _Meter(REQUESTS)
+    engine = Engine(watched, "edge-bench", Limits(rows=rows), threads=1)
     for seed in range(REQUESTS):
         task = Task(_PROMPT, "", allowed, seed, family.spec.default_size)
         engine.submit(Job(Work(str(seed), task, expanded, Codec.FP16, 0), meter))
     engine.start()
     try:
-        return meter.drawn(counter)
+        return meter.drawn(watched.calls)
     finally:
         engine.stop()
 
