@@ -187,7 +187,7 @@ async def test_edges_that_nobody_can_reach_cost_no_picture(
 
 
 @pytest.mark.parametrize("packing", [grpc.Compression.Gzip, grpc.Compression.NoCompression])
-async def test_a_packed_answer_and_a_server_without_health_are_passed_over(
+async def test_a_packed_answer_and_one_that_is_too_large_are_passed_over(
     packing: grpc.Compression, family: LoadedFamily, family_folder: Path
 ) -> None:
     async with serving(packing, healthy=packing is grpc.Compression.Gzip) as (servicer, address):
