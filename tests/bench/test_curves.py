@@ -12,13 +12,13 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, run_here
 from baton.common.families.scenes.evaluate import draw, seeded_cases
 from baton.common.families.scenes.grammar import parse_prompt
-from baton.common.families.scenes.worlds import DETAIL
+from baton.common.families.scenes.worlds import FLAT
 from tests.bench.configs import Config, Configs, Grid
 from tests.bench.curves import Studio, complexity
 from tests.bench.timing import task_of
 from tests.support.engines import Counter, WatchedFamily
 
-CASES = seeded_cases(DETAIL, 2, seed=3)
+CASES = seeded_cases(FLAT, 2, seed=3)
 GRID = Grid(steps=5, tenths=(4, 8), trial=(2,))
 
 
@@ -66,7 +66,7 @@ def test_what_was_drawn_is_not_drawn_again(scenes: LoadedFamily, tmp_path: Path)
     assert counter.calls == 0
     for name, values in vars(first).items():
         np.testing.assert_array_equal(getattr(again, name), values)
-    Studio(watched, {}, tmp_path).draw([plan], seeded_cases(DETAIL, 2, seed=4), "test")
+    Studio(watched, {}, tmp_path).draw([plan], seeded_cases(FLAT, 2, seed=4), "test")
     assert counter.calls == GRID.steps
 
 
@@ -100,4 +100,4 @@ def test_a_latent_that_stops_being_finite_ends_the_run(scenes: LoadedFamily) -> 
 )
 def test_complexity_counts_what_a_prompt_states(prompt: str, facts: int) -> None:
     case = CASES[0]
-    assert complexity(type(case)(prompt, parse_prompt(prompt, DETAIL), 0)) == facts
+    assert complexity(type(case)(prompt, parse_prompt(prompt, FLAT), 0)) == facts

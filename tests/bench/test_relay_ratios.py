@@ -9,7 +9,7 @@ import pytest
 
 from baton.common.families.manifest import find_family, read_manifest
 from baton.common.families.scenes.evaluate import seeded_cases
-from baton.common.families.scenes.worlds import DETAIL
+from baton.common.families.scenes.worlds import FLAT
 from tests.bench.configs import Config, Configs, Grid
 from tests.bench.curves import Drawing
 from tests.bench.overhead import overhead_of
@@ -46,7 +46,7 @@ def measured(shares: Mapping[str, float]) -> Measured:
         for config in configs
     }
     drawings = {config.plan: drawing(config, shares[config.name]) for config in configs}
-    return Measured("headline", seeded_cases(DETAIL, N), configs, drawings, timings, LARGE)
+    return Measured("headline", seeded_cases(FLAT, N), configs, drawings, timings, LARGE)
 
 
 def test_the_speedup_is_that_of_the_fastest_relay_that_keeps_the_score() -> None:
