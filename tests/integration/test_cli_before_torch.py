@@ -9,7 +9,7 @@ import pytest
 
 from baton.device_client.png import save_png
 from tests.support.commands import Told, clean_environment, run_many
-from tests.unit.device_client.test_reading_png import IMAGE, MADE
+from tests.support.saved import IMAGE, MADE
 
 _DRAW = ["baton", "generate", "x", "--arm", "device"]
 _ARM = ["baton", "generate", "x", "--arm"]

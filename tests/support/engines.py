@@ -7,12 +7,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.errors import BatonError
 from baton.common.families.loaded import LoadedFamily
+from baton.common.latents import LatentState, decode_state
+from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
@@ -27,6 +31,7 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.engine.scheduler import Limits
+from tests.support.tasks import run_alone
 
 NODE = "edge-test"
 _PATIENCE = 60.0  # seconds until a test that waits gives up
@@ -213,3 +218,23 @@ def run_together(
     finally:
         engine.stop()
     return listeners
+
+
+def latent(outcome: HandedOff) -> LatentState:
+    return decode_state(outcome.envelope).state
+
+
+def assert_as_alone(family: LoadedFamily, of: Task, listener: Listener) -> None:
+    """The handoff is the solo run's, and the record tells all steps that led to it."""
+    outcome, stop = listener.handoff(), of.plan.stretch_end(0)
+    state, alone = latent(outcome), run_alone(family, of, stop)
+    assert (state.step, state.level) == (stop, alone.course.levels[stop])
+    expected = alone.x.numpy()
+    assert np.linalg.norm(state.x - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert [step.step for step in outcome.executed] == list(range(stop))
+    for step in outcome.executed:
+        assert step.member == of.plan.segment_at(step.step).member
+        asked = of.plan.directive_at(step.step).branches == "both"
+        assert (step.branches == "both") == (asked and of.plan.segments[0].guidance.scale > 1)
+        assert (step.location, step.node_id) == ("edge", NODE)
+        assert step.threads == torch.get_num_threads()

@@ -18,7 +18,7 @@ from baton.common.limits import SamplerName
 from baton.common.plan import OpenPlan, StepDirective
 from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine
-from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Progressed
+from baton.edge_server.engine.job import Drawn, Dropped, Event, Progressed
 from baton.edge_server.engine.scheduler import Limits
 from tests.support.engines import (
     NODE,
@@ -26,6 +26,7 @@ from tests.support.engines import (
     Listener,
     WatchedFamily,
     expanded,
+    latent,
     run_together,
     submitted,
 )
@@ -64,10 +65,6 @@ def in_full(of: OpenPlan) -> OpenPlan:
     """Every block at every step."""
     full = with_directives(of, [StepDirective()] * of.steps)
     return accelerated(full, "none")
-
-
-def latent(outcome: HandedOff) -> LatentState:
-    return decode_state(outcome.envelope).state
 
 
 def assert_close(state: LatentState, expected: Tensor) -> None:

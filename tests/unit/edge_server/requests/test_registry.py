@@ -1,17 +1,15 @@
-"""Requests by id: run once, followed by many, kept for a time."""
+"""Requests by id: run once, followed by many."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 from baton.common.errors import (
     Cancelled,
-    DeadlineExceeded,
     Draining,
     ExecutionFailed,
     InvalidRequest,
@@ -22,80 +20,15 @@ from baton.common.latents import Codec
 from baton.edge_server.engine.job import (
     Checkpointed,
     Drawn,
-    Event,
     HandedOff,
-    Outcome,
     Progressed,
     Work,
 )
-from baton.edge_server.requests.entry import Entry
 from baton.edge_server.requests.lifecycle import State
-from baton.edge_server.requests.registry import Bounds, Counts, Registry
-from baton.edge_server.requests.result_cache import Retention
-from tests.support.engines import Gate, WatchedFamily, started_engine
+from baton.edge_server.requests.registry import Counts
 from tests.support.nodes import until
-from tests.support.tasks import PROMPTS, plan, run_alone, task, work
-
-FOREVER = 3600.0
-KEEP = Retention(FOREVER)
-LONG = task(plan("edge/small", 200, guidance=1.0))
-
-
-@dataclass
-class Edge:
-    """A registry over an engine whose model calls wait at a gate."""
-
-    registry: Registry
-    gate: Gate
-
-    def admit(self, item: Work) -> Entry:
-        return self.registry.admit(item)[0]
-
-    async def outcome(self, entry: Entry) -> Outcome:
-        return (await self.events(entry))[-1]  # type: ignore[return-value]
-
-    async def events(self, entry: Entry) -> list[Event]:
-        return [event async for event in self.follow(entry)]
-
-    async def follow(self, entry: Entry) -> AsyncGenerator[Event, None]:
-        with self.registry.listening(entry):
-            async for event in entry.events():
-                yield event
-
-    async def step_until_ended(self, entry: Entry) -> None:
-        """Let one model call through every millisecond, so that timers fall between them."""
-        while entry.outcome is None:
-            self.gate.allow(1)
-            await asyncio.sleep(0.001)
-
-
-@contextlib.contextmanager
-def edge_of(
-    family: LoadedFamily,
-    capacity: int = 10,
-    linger: float = FOREVER,
-    retention: Retention = KEEP,
-    active: int = 16,
-) -> Iterator[Edge]:
-    gate = Gate()
-    with started_engine(WatchedFamily(family, gate), active) as engine:
-        try:
-            yield Edge(Registry(engine, Bounds(capacity, linger, retention=retention)), gate)
-        finally:
-            gate.lift()
-
-
-@pytest.fixture
-async def edge(family: LoadedFamily) -> AsyncIterator[Edge]:
-    with edge_of(family) as made:
-        yield made
-
-
-async def until_told(edge: Edge, entry: Entry) -> None:
-    """One listener comes, hears of one step, and leaves."""
-    async with contextlib.aclosing(edge.follow(entry)) as events:
-        edge.gate.allow(1)
-        await anext(events)
+from tests.support.registries import LONG, Edge, edge_of, until_told
+from tests.support.tasks import PROMPTS, plan, task, work
 
 
 async def test_the_same_request_sent_twice_runs_once_and_ends_alike_for_both(edge: Edge) -> None:
@@ -219,76 +152,6 @@ async def test_a_listener_hears_of_steps_in_order_and_the_outcome_last(edge: Edg
     assert told[-1] is Drawn
 
 
-async def test_a_request_that_all_listeners_left_ends_after_lingering(family: LoadedFamily) -> None:
-    with edge_of(family, linger=0.02) as edge:
-        entry = edge.admit(work("r", LONG))
-        await until_told(edge, entry)
-        assert entry.outcome is None
-        await edge.step_until_ended(entry)
-        assert entry.state is State.ABANDONED
-        assert isinstance(entry.outcome, Cancelled)
-        assert (edge.registry.counts.abandoned, edge.registry.counts.cancelled) == (1, 0)
-
-
-async def test_a_request_that_nobody_ever_followed_ends_after_lingering(
-    family: LoadedFamily,
-) -> None:
-    with edge_of(family, linger=0.02) as edge:
-        entry = edge.admit(work("r", LONG))
-        await edge.step_until_ended(entry)
-        assert entry.state is State.ABANDONED
-
-
-async def test_a_listener_that_comes_back_in_time_keeps_the_request_alive(
-    family: LoadedFamily,
-) -> None:
-    with edge_of(family, linger=0.02) as edge:
-        entry = edge.admit(work("r", LONG))
-        await until_told(edge, entry)
-        again = asyncio.ensure_future(edge.events(entry))
-        await asyncio.sleep(0)
-        await edge.step_until_ended(entry)
-        assert isinstance((await again)[-1], Drawn)
-
-
-async def test_one_of_two_listeners_leaving_ends_nothing(family: LoadedFamily) -> None:
-    with edge_of(family, linger=0.0) as edge:
-        entry = edge.admit(work("r", LONG))
-        staying = asyncio.ensure_future(edge.events(entry))
-        await until_told(edge, entry)
-        await edge.step_until_ended(entry)
-        assert isinstance((await staying)[-1], Drawn)
-
-
-async def test_leaving_one_part_of_a_request_does_not_end_another_that_is_followed(
-    family: LoadedFamily,
-) -> None:
-    """A device whose connection broke goes on from its checkpoint, here, under the same id."""
-    with edge_of(family, linger=0.02) as edge:
-        left = edge.admit(work("r", LONG))
-        await until_told(edge, left)
-        checkpoint = run_alone(family, LONG, 3).state()
-        resumed = edge.admit(work("r", LONG, resume=checkpoint))
-        following = asyncio.ensure_future(edge.events(resumed))
-        await edge.step_until_ended(resumed)
-        assert isinstance((await following)[-1], Drawn)
-
-
-async def test_a_result_is_kept_for_its_time_and_then_forgotten(family: LoadedFamily) -> None:
-    with edge_of(family, retention=Retention(0.05)) as edge:
-        edge.gate.lift()
-        entry = edge.admit(work("r"))
-        await edge.outcome(entry)
-        again, known = edge.registry.admit(work("r"))
-        assert known
-        assert again is entry
-        await asyncio.sleep(0.1)  # a timer that was set earlier to less has run by then
-        fresh, known = edge.registry.admit(work("r"))
-        assert not known
-        assert isinstance(await edge.outcome(fresh), HandedOff)
-        assert edge.registry.counts.completed == 2
-
-
 async def test_cancelling_ends_a_request_for_every_listener(edge: Edge) -> None:
     entry, other = edge.admit(work("r", LONG)), edge.admit(work("other"))
     listeners = [asyncio.ensure_future(edge.events(entry)) for _ in range(2)]
@@ -331,23 +194,6 @@ async def test_listeners_that_hear_the_same_failure_do_not_lengthen_it(edge: Edg
     assert len(set(lengths)) == 1
 
 
-async def test_an_abandoned_request_may_be_asked_for_again_and_a_cancelled_one_stays(
-    family: LoadedFamily,
-) -> None:
-    with edge_of(family, linger=0.0) as edge:
-        left = edge.admit(work("r"))
-        await until(lambda: left.state.ended)
-        again, known = edge.registry.admit(work("r"))
-        assert (again is left, known) == (False, False)
-        edge.registry.cancel("r")
-        assert edge.registry.admit(work("r")) == (again, True)
-        with pytest.raises(Cancelled):
-            await edge.events(again)
-        edge.gate.lift()
-        await until(lambda: not edge.registry.places)
-        assert edge.registry.counts == Counts(abandoned=1, cancelled=1)
-
-
 async def test_what_the_engine_tells_of_an_ended_request_is_not_heard(edge: Edge) -> None:
     entry = edge.admit(work("r", task(plan("edge/small", 1))))
     await asyncio.to_thread(edge.gate.wait_for_call, 1)
@@ -371,94 +217,6 @@ async def test_a_cancelled_request_holds_its_place_until_its_next_step(
         edge.gate.lift()
         await until(lambda: not edge.registry.places)
         assert isinstance(await edge.outcome(edge.admit(work("other"))), HandedOff)
-
-
-async def test_a_request_that_is_not_done_by_its_deadline_expires_for_good(edge: Edge) -> None:
-    now = asyncio.get_running_loop().time()
-    entry, _ = edge.registry.admit(work("r", LONG), now + 0.05)
-    with pytest.raises(DeadlineExceeded, match="in the time that it was given"):
-        await edge.events(entry)
-    assert entry.state is State.EXPIRED
-    assert edge.registry.counts == Counts(expired=1)
-    with pytest.raises(DeadlineExceeded):
-        await edge.events(edge.registry.admit(work("r", LONG), now + FOREVER)[0])
-    edge.gate.lift()
-    await until(lambda: not edge.registry.places)
-    assert edge.gate.arrived <= 1
-
-
-async def test_the_latest_deadline_of_those_who_ask_counts(edge: Edge) -> None:
-    now = asyncio.get_running_loop().time()
-    entry, _ = edge.registry.admit(work("r"), now + 0.05)
-    edge.registry.admit(work("r"), now + FOREVER)
-    edge.registry.admit(work("r"), now + 0.01)
-    assert entry.deadline == now + FOREVER
-    edge.gate.lift()
-    assert isinstance(await edge.outcome(entry), HandedOff)
-
-
-async def measured(edge: Edge, steps: int = 12) -> None:
-    """Let one request run, at no less than 5 ms a step."""
-    entry = edge.admit(work("measured", task(plan("edge/small", steps))))
-    while not entry.state.ended:
-        edge.gate.allow(1)
-        await asyncio.sleep(0.005)
-
-
-async def test_what_cannot_end_in_time_is_refused_before_any_model_work(edge: Edge) -> None:
-    await measured(edge)
-    calls, now = edge.gate.arrived, asyncio.get_running_loop().time()
-    with pytest.raises(DeadlineExceeded, match=r"200 steps take about .* s are left"):
-        edge.registry.admit(work("hopeless", LONG), now + 0.2)
-    with pytest.raises(DeadlineExceeded):
-        edge.registry.admit(work("past", LONG), now - 1)
-    assert (edge.gate.arrived, edge.registry.unfinished) == (calls, 0)
-
-
-async def test_what_would_end_in_time_but_for_the_queue_is_refused_as_overload(
-    family: LoadedFamily,
-) -> None:
-    with edge_of(family, active=1) as edge:
-        await measured(edge)
-        for number in range(9):  # of 200 steps each, at 5 ms or more: 9 s
-            edge.admit(work(f"r{number}", LONG))
-        now, short = asyncio.get_running_loop().time(), task(plan("edge/small", 1))
-        with pytest.raises(Overloaded, match="with 9 requests ahead") as caught:
-            edge.registry.admit(work("late", short), now + 5.0)
-        assert 0 < caught.value.retry_after <= 30
-        edge.registry.admit(work("patient", short), now + FOREVER)
-        edge.registry.close(Draining("enough"))
-
-
-async def test_nothing_is_refused_for_time_before_it_was_measured(edge: Edge) -> None:
-    now = asyncio.get_running_loop().time()
-    entry, _ = edge.registry.admit(work("r", LONG), now + 0.01)
-    await until(lambda: entry.state is State.EXPIRED)
-    edge.gate.lift()
-
-
-async def test_kept_results_stay_within_their_number_and_the_oldest_go(
-    family: LoadedFamily,
-) -> None:
-    with edge_of(family, retention=Retention(FOREVER, entries=2)) as edge:
-        edge.gate.lift()
-        for name in ("a", "b", "c"):
-            await edge.outcome(edge.admit(work(name)))
-        assert len(edge.registry.kept) == 2
-        assert [edge.registry.holds(work(name)) for name in ("a", "b", "c")] == [False, True, True]
-
-
-async def test_kept_results_stay_within_their_bytes(family: LoadedFamily) -> None:
-    picture = 3 * 16 * 16
-    retention = Retention(FOREVER, bytes=2 * picture + 1)
-    with edge_of(family, retention=retention) as edge:
-        edge.gate.lift()
-        for name in "abcd":
-            await edge.outcome(edge.admit(work(name, task(plan("edge/small", 2)))))
-        assert (len(edge.registry.kept), edge.registry.kept.bytes) == (2, 2 * picture)
-        large = edge.admit(work("large", task(plan("edge/small", 2), size=64)))
-        assert isinstance(await edge.outcome(large), Drawn)
-        assert (len(edge.registry.kept), edge.registry.kept.bytes) == (0, 0)
 
 
 async def test_a_request_has_so_many_listeners_at_most(edge: Edge) -> None:
