@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import cycle, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,14 @@ ERRORS: dict[str, Callable[[], Exception | None]] = {
     "nan": lambda: None,
 }
 ACCELS = ("none", "propagate", "masks")  # plain, groups ahead, masked
-FAULTY = [(count, victim) for count in range(2, 6) for victim in range(count)]
-_STEPS_AND_ACCELS = cycle(product((0, 3, STOP - 1), ACCELS))
-#: Every victim with every error; first, middle and last steps with every way to run, in turn.
+VICTIMS = [(count, victim) for count in range(2, 6) for victim in range(count)]
+_STEPS_AND_ACCELS = list(product((0, 3, STOP - 1), ACCELS))
+_MEMORY = ("memory", "device memory", "allocator")
+#: Every victim fails in each way; at first, middle and last steps, however they run, in turn.
 CASES = [
-    (count, victim, error, *next(_STEPS_AND_ACCELS))
-    for (count, victim), error in product(FAULTY, ERRORS)
+    (*victim, error, *_STEPS_AND_ACCELS[(number + 4 * way) % len(_STEPS_AND_ACCELS)])
+    for number, victim in enumerate(VICTIMS)
+    for way, error in enumerate(("exception", _MEMORY[number % 3], "nan"))
 ]
 
 
