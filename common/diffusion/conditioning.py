@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Conditioning:
 
     branches: Mapping[Branch, Tensors]
 
-    @property
+    @cached_property
     def key(self) -> Hashable:
         """Equal for those whose rows can share a call: the same tensors in the same shapes."""
         positive = self.branches["positive"]

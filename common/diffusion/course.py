@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from baton.common.diffusion.samplers import (
     SamplerHistory,
     advance_rows,
     rescaling,
+    vp_form,
 )
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import Incompatible
@@ -28,9 +29,13 @@ MakeSchedule = Callable[[SamplerName, int, float | None, float | None], Schedule
 
 @dataclass(frozen=True)
 class Course:
-    """schedules: each begins at the level at which the one before it ends."""
+    """schedules: each begins at the level at which the one before it ends.
+
+    Runs share one, and with it what its steps come to in numbers.
+    """
 
     schedules: tuple[Schedule, ...]
+    _moves: dict[int, Move] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def steps(self) -> int:
@@ -46,6 +51,11 @@ class Course:
         """Before each step, native to its own sampler, and after the last one; length N + 1."""
         before = [level for schedule in self.schedules for level in schedule.levels[:-1]]
         return (*before, self.schedules[-1].levels[-1])
+
+    @cached_property
+    def to_vp(self) -> tuple[float, ...]:
+        """Before each step, the factor from native to variance-preserving form."""
+        return tuple(rescaling(level, vp_form(level)) for level in self.levels[:-1])
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
@@ -72,7 +82,11 @@ class Course:
 
     def move(self, step: int, history: SamplerHistory | None) -> Move:
         """What `advance_rows` takes for a step. Raises as `Move.of`."""
-        return Move.of(Position(*self.at(step), history))
+        if history is not None:
+            return Move.of(Position(*self.at(step), history))
+        if step not in self._moves:
+            self._moves[step] = Move.of(Position(*self.at(step)))
+        return self._moves[step]
 
     def into_next(self, step: int) -> float:
         """The factor that makes the latent after a step native to the next one."""

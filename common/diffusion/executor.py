@@ -138,8 +138,7 @@ def evaluate(
         tracks.append(_Track(run, work, steps))
         steps += work.steps
     x = _noised(torch.stack([run.x for run, _ in parts]), tracks)
-    levels = [run.course.levels[run.step] for run, _ in parts]
-    vp = _scaled(x, [rescaling(level, vp_form(level)) for level in levels])
+    vp = _scaled(x, [run.course.to_vp[run.step] for run, _ in parts])
     call = ModelCall(denoiser, parts, vp, recorded)
     predicted = _guided(call.out, parts, denoiser)
     flags: list[Tensor] = []

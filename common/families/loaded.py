@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,14 +24,14 @@ from baton.common.diffusion.profile import Profile, profile
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import ExecutionFailed, Incompatible, WeightsError
 from baton.common.families.architectures import ARCHITECTURES
-from baton.common.families.architectures.adapter import Adapter
+from baton.common.families.architectures.adapter import Adapter, Shape
 from baton.common.families.grids import LevelGrid
 from baton.common.families.hearing import Heard
 from baton.common.families.manifest import masks_folder
 from baton.common.families.spec import FamilySpec, read_spec
 from baton.common.latents.space import LatentSpace
 from baton.common.limits import SamplerName
-from baton.common.plan import OpenPlan, Plan
+from baton.common.plan import Grid, OpenPlan, Plan
 from baton.common.size import Size
 
 
@@ -57,6 +57,7 @@ class LoadedFamily:
         )
         self._profile = lru_cache(maxsize=64)(self._make_profile)
         self._schedule = lru_cache(maxsize=64)(models.schedule)
+        self._course = lru_cache(maxsize=64)(self._make_course)
         self._share = lru_cache(maxsize=4096)(self._make_share)
 
     @classmethod
@@ -92,8 +93,9 @@ class LoadedFamily:
 
     def course(self, plan: OpenPlan | Plan, size: Size | None = None) -> Course:
         """The noise levels of a whole plan. Raises Incompatible for grids that it does not have."""
-        shape = self.latent_shape(size or self.spec.default_size)
+        return self._course(plan.grids, self.latent_shape(size or self.spec.default_size))
 
+    def _make_course(self, grids: Sequence[Grid], shape: Shape) -> Course:
         def make(
             sampler: SamplerName, steps: int, begin: float | None, until: float | None
         ) -> Schedule:
@@ -101,7 +103,7 @@ class LoadedFamily:
                 return self._schedule(sampler, steps, shape)
             return self.models.schedule(sampler, steps, shape, begin, until)
 
-        return make_course(plan.grids, make, self._named_schedules)
+        return make_course(grids, make, self._named_schedules)
 
     @cached_property
     def _named_schedules(self) -> Mapping[str, Schedule]:
