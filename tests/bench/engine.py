@@ -78,10 +78,10 @@ class _Meter:
         self._error: Exception | None = None
 
     def __call__(self, event: Event) -> None:
-        now = time.thread_time()
-        self._seconds.append(now)
-        if isinstance(event, Progressed):
-            self._first_round = self._first_round or now
+        if isinstance(event, Progressed):  # mostly; asking for the time has its price, too
+            self._first_round = self._first_round or time.thread_time()
+            return
+        self._seconds.append(time.thread_time())
         if isinstance(event, Exception):
             self._error = event
         if is_last(event):
