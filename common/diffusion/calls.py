@@ -127,10 +127,9 @@ def _inputs(parts: Sequence[Part], latents: Tensor) -> ModelInputs:
                 timesteps.append(t)
                 conditioning.append(encoded.row(branch))
     device = latents.device
-    rows = [work.rows for _, work in parts]
-    times = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=device)
+    places = [place for place, (_, work) in enumerate(parts) for _ in range(work.rows)]
     return ModelInputs(
-        latents.repeat_interleave(times, dim=0),
+        latents.index_select(0, torch.tensor(places, device=device)),
         torch.tensor(timesteps, device=device),
         stacked(conditioning),
     )
