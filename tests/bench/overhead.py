@@ -91,7 +91,12 @@ def _ways(
 
     async def relayed(case: Case) -> float:
         result = await client.generate(
-            case.prompt, arm=str(arm), edge=address, steps=plan.steps, seed=case.seed
+            case.prompt,
+            arm=str(arm),
+            edge=address,
+            steps=plan.steps,
+            seed=case.seed,
+            accel="none",  # as it is drawn here
         )
         if result.steps_at("edge") != plan.stretch_end(0) or result.notes:
             raise RuntimeError(f"the relay did not run as planned: {'; '.join(result.notes)}")
