@@ -72,11 +72,14 @@ class FaultyFamily(LoadedFamily):
     ) -> None:
         self.__dict__.update(family.__dict__)
         self.calls = Calls()
+        self._watched = dict[str, Denoiser]()
         self._after, self._before = after, before
         self.models = _Models(family.models, self, encoding, decoding)
 
     def denoiser(self, member: str) -> Denoiser:
-        return _Denoiser(super().denoiser(member), self._denoised)
+        if member not in self._watched:
+            self._watched[member] = _Denoiser(super().denoiser(member), self._denoised)
+        return self._watched[member]
 
     def log(self, kind: str, count: int) -> None:
         self.calls.made.append((kind, count))
