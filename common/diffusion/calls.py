@@ -98,11 +98,7 @@ class ModelCall:
         if self._batch is None and not run.caches:
             return {}
         ran = {branch for of in work.branches for branch in of}
-        kept = {
-            branch: _own(cache) if ran else cache
-            for branch, cache in run.caches.items()
-            if branch not in ran
-        }
+        kept = {branch: _own(cache) for branch, cache in run.caches.items() if branch not in ran}
         if self._batch is None:
             return kept
         last = _last_rows(work, self._firsts[index])

@@ -65,11 +65,12 @@ def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
     one = inputs.rows(torch.tensor([0]))
     outputs: list[Tensor] = []
     macs = []
-    for block in graph.blocks:
-        counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
-        with counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    with counter:
+        for block in graph.blocks:
+            before = counter.get_total_flops()
             outputs.append(block.run([outputs[source] for source in block.inputs], one))
-        macs.append(counter.get_total_flops() // 2)
+            macs.append((counter.get_total_flops() - before) // 2)
     nbytes = tuple(output.nbytes for output in outputs)
     return Profile(
         macs=tuple(macs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class LoadedFamily:
             lambda sampler, steps: self.schedule(sampler, steps).digest,
         )
         self._profile = lru_cache(maxsize=64)(self._make_profile)
+        self._outline = cache(models.outline)
         self._schedule = lru_cache(maxsize=64)(models.schedule)
         self._course = lru_cache(maxsize=64)(self._make_course)
         self._share = lru_cache(maxsize=4096)(self._make_share)
@@ -182,7 +183,7 @@ class LoadedFamily:
 
     def _make_profile(self, member: str, size: Size) -> Profile:
         """On the meta device: nothing is computed, whatever the size."""
-        outline = _known(member, self.models.outline(member))
+        outline = _known(member, self._outline(member))
         row = self.encode_text("", member=member).row("positive")
         with torch.device("meta"):
             conditioning = {

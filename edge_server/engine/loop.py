@@ -61,7 +61,7 @@ class Loop:
         item = next_item(self._queues, self._limits, self._since)
         if self._since == Since():
             self._begun = time.monotonic()
-        self._since = self._since.and_(item)
+        self._since = self._since.after(item)
         if isinstance(item, Encode):
             self._encode(item.items)
         elif isinstance(item, DecodeChunk):
@@ -115,8 +115,11 @@ class Loop:
     def _encode(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self._queues.unencoded.remove(job)
+        begun = time.monotonic()
         failed = self._runner.encode([job.run for job in jobs])
+        seconds = time.monotonic() - begun
         for job, error in zip(jobs, failed, strict=True):
+            job.model_seconds += seconds
             self._line_up(job, error)
 
     def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> None:

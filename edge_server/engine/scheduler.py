@@ -104,7 +104,7 @@ class Since:
     encoded: bool = False
     decoded: bool = False
 
-    def and_(self, item: Encode[I] | Denoise[I] | DecodeChunk[I] | None) -> Since:
+    def after(self, item: Encode[I] | Denoise[I] | DecodeChunk[I] | None) -> Since:
         """With one more item."""
         if isinstance(item, Encode):
             return Since(True, self.decoded)

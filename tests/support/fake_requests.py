@@ -79,7 +79,7 @@ class FakeLoop:
         return next_item(self.queues, self.limits, self.since)
 
     def run(self, item: Chosen) -> None:
-        self.since = self.since.and_(item)
+        self.since = self.since.after(item)
         if isinstance(item, Encode):
             for request in item.items:
                 self.queues.unencoded.remove(request)

@@ -69,7 +69,7 @@ def test_each_other_kind_takes_one_call_between_two_that_denoise() -> None:
         item = next_item(queues, PLENTY, since)
         assert item is not None
         chosen.append(item)
-        since = since.and_(item)
+        since = since.after(item)
     kinds = [DecodeChunk, Encode, Denoise, DecodeChunk, Encode, Denoise, DecodeChunk]
     assert [type(item) for item in chosen] == kinds
 
