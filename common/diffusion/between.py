@@ -1,8 +1,9 @@
-"""Schedules over a part of a family's levels, for plans that change grids."""
+"""Schedules between levels: over a part of a family's, for plans that change grids, or named."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -61,6 +62,35 @@ def schedule_between(
         levels=(*levels, end),
         initial_scale=scale,
         first_order_end=until is None and plain.first_order_end,
+    )
+
+
+def schedule_through(
+    sampler: SamplerName, ratios: Sequence[float], config: Mapping[str, Any]
+) -> Schedule:
+    """From a family's noisiest level through these to none.
+
+    ratios: the levels ``b / a`` before every step but the first. The model is told the fractional
+    timestep at which log(b / a), linear between two that were trained, is the level's. Raises
+    Incompatible for levels that the family does not have.
+    """
+    scheduler: Any = DDIMScheduler.from_config(dict(config))
+    alpha_bars = scheduler.alphas_cumprod.double().numpy()
+    noisiest, lowest = (math.sqrt(1 / bar - 1) for bar in (alpha_bars[-1], alpha_bars[0]))
+    if outside := [ratio for ratio in ratios if not lowest <= ratio < noisiest]:
+        raise Incompatible(
+            f"the family's levels of noise are from {lowest:.3g} to {noisiest:.3g}, not"
+            f" {outside[0]:g}"
+        )
+    plain = make_schedule(sampler, len(ratios) + 1, config)
+    trained = np.log(1 / alpha_bars - 1) / 2
+    found = np.interp(np.log(np.array(ratios)), trained, np.arange(len(trained)))
+    levels = [_vp(float(alpha_bars[-1])), *map(_at_ratio, ratios), NoiseLevel(1.0, 0.0)]
+    return replace(
+        plain,
+        timesteps=(len(alpha_bars) - 1.0, *(round(t, 4) for t in found.tolist())),
+        levels=tuple(_native(sampler, level) for level in levels),
+        first_order_end=True,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from baton.common.accel.directives import AcceleratedMember, Accelerator
+from baton.common.diffusion.between import schedule_through
 from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.course import Course, make_course
@@ -115,6 +116,15 @@ class LoadedFamily:
         plain, first = self.schedule(grid.sampler, grid.steps), grid.levels[0]
         scale = math.hypot(first.a, first.b)
         return replace(plain, timesteps=grid.timesteps, levels=grid.levels, initial_scale=scale)
+
+    def level_grid(self, name: str, sampler: SamplerName, ratios: Sequence[float]) -> LevelGrid:
+        """A grid through the levels ``b / a`` before every step but the first.
+
+        Raises Incompatible for levels that the family does not have, InvalidRequest for some that
+        do not fall.
+        """
+        through = schedule_through(sampler, ratios, self.spec.scheduler_config)
+        return LevelGrid(name, sampler, through.timesteps, through.levels)
 
     def ratios(self, sampler: SamplerName, steps: int) -> list[float]:
         """The levels of noise ``b / a`` before each step, of the named grid if there is one."""

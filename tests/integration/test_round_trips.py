@@ -109,7 +109,13 @@ async def test_a_channel_that_breaks_is_connected_anew(there: World, family_fold
         result = await client.generate(PROMPT, arm=ARM, steps=STEPS)
         assert not result.decision_id.startswith("static-")
         assert result.steps_at("edge") == 2
-        assert (there.asked.connections, there.served.connections) == (2, 2)
+        await settled(there.brain)
+        # What the client leaves behind may have begun to connect anew by itself.
+        made = there.asked.connections, there.served.connections
+        assert all(count in (2, 3) for count in made)
+        warm = await client.generate(PROMPT, arm=ARM, steps=STEPS)
+        assert warm.traffic.round_trips == 2
+        assert (there.asked.connections, there.served.connections) == made
 
 
 async def test_a_node_that_is_back_is_reached_at_once(family_folder: Path) -> None:

@@ -58,6 +58,13 @@ def test_a_toy_family_is_trained_interrupted_packed_resumed_exported_and_draws(
         (machine,) = read_position(tmp_path / f"a/{stage}.safetensors").machines
         assert re.search(rf"^\| {stage} \|.* {re.escape(machine)} \|$", told, re.MULTILINE)
     assert (tmp_path / "bench/scenes.json").is_file()
+    finish = ["finisher", "--folder", out, "--run-dir", str(tmp_path / "c"), "--steps", "2"]
+    finished = run(*finish, "--scenes", "40", "--threads", "1", "--device", "cpu")
+    assert finished.returncode == 0, finished.stderr
+    family = load_family(out)
+    assert family.members == ("large", "medium", "small", "finisher")
+    assert family.spec.members["finisher"].guidance == "none"
+    assert family.spec.members["finisher"].levels == (0.0, 1.6)
 
 
 def test_a_wrong_stage_or_device_is_one_line_with_code_2(tmp_path: Path) -> None:

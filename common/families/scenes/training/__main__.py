@@ -12,6 +12,8 @@ from baton.common.cli import run
 from baton.common.families.manifest import BUILT_IN, read_manifest
 from baton.common.families.scenes.training.device import Machine, find_device
 from baton.common.families.scenes.training.export import export_family
+from baton.common.families.scenes.training.loop import Allowance
+from baton.common.families.scenes.training.members import FINISHER
 from baton.common.families.scenes.training.pack import read_pack
 from baton.common.families.scenes.training.stages import STAGES, Recipe, Training, check_stages
 from baton.common.families.scenes.worlds import DETAIL, world_of
@@ -54,11 +56,10 @@ def train(
 ) -> None:
     """Train what is not trained yet; each stage takes its share of the time and ends by itself."""
     try:
-        machine, stages = Machine(find_device(device)), check_stages(stage or [])
+        stages = check_stages(stage or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    if threads is not None:
-        torch.set_num_threads(threads)
+    machine = _machine(device, threads)
     if start is not None and not any(run_dir.glob("*.safetensors")):
         read_pack(start, run_dir)
     training = Training(
@@ -77,6 +78,27 @@ def train(
     )
     for name in stages:
         training.run(name)
+
+
+@app.command()
+def finisher(
+    folder: Annotated[Path, typer.Option(help="Folder of the family.")] = BUILT_IN["scenes"],
+    run_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = Path("runs/finisher"),
+    minutes: Annotated[float, typer.Option(min=0.0, help="Of training.")] = 30.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of minutes.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the CPU; all of its cores by default.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="To learn from.")] = 60_000,
+) -> None:
+    """Train a finisher for a family that is there already, and add it to its members."""
+    from baton.common.families.scenes.training.finishing import add_finisher, finish_family
+
+    machine = _machine(device, threads)
+    allowance = Allowance(steps, 60 * minutes)
+    add_finisher(folder, finish_family(folder, run_dir, machine, allowance, scenes))
+    typer.echo(f"wrote {folder / FINISHER}")
 
 
 @app.command()
@@ -108,6 +130,16 @@ def card(
     world = world_of(read_manifest(folder).sizes.default)
     draw_calibration(world, folder / "verifier.png", min(count, _CALIBRATED))
     write_card(folder, bench, (count, seed), steps)
+
+
+def _machine(device: str, threads: int | None) -> Machine:
+    try:
+        machine = Machine(find_device(device))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return machine
 
 
 def main() -> None:

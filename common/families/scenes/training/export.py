@@ -55,8 +55,8 @@ def export_shared(
 ) -> None:
     """Write what all members share; weights in fp16."""
     shared = out / "shared"
-    _save_half(vae, shared / "vae")
-    _save_half(text_encoder, shared / "text_encoder")
+    save_half(vae, shared / "vae")
+    save_half(text_encoder, shared / "text_encoder")
     tokenizer.save_pretrained(shared / "tokenizer")
     build_scheduler().save_pretrained(shared / "scheduler")
 
@@ -65,7 +65,7 @@ def export_member(out: Path, member: str, weights: dict[str, torch.Tensor], worl
     """Write one member's denoiser in fp16."""
     unet = build_unet(member, world)
     unet.load_state_dict(weights)
-    _save_half(unet, out / member / "unet")
+    save_half(unet, out / member / "unet")
 
 
 def write_manifest(out: Path, guidance: float, world: World) -> None:
@@ -109,7 +109,8 @@ def _write_training(run_dir: Path, out: Path) -> None:
         file.write(json.dumps(facts, indent=2).encode() + b"\n")
 
 
-def _save_half(module: Any, folder: Path) -> None:
+def save_half(module: Any, folder: Path) -> None:
+    """Write a module in fp16."""
     dtype = next(module.parameters()).dtype
     module.half().save_pretrained(folder, safe_serialization=True)
     module.to(dtype)

@@ -8,6 +8,7 @@ predicts there under guidance. So it learns what ``large`` would have done, guid
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -23,8 +24,7 @@ from baton.common.families.scenes.training.dataset import LatentDataset
 from baton.common.families.scenes.training.denoiser import NoiseProcess
 from baton.common.families.scenes.training.device import Machine
 from baton.common.families.scenes.training.loop import Allowance, Optimisation, TrainState
-from baton.common.families.scenes.training.members import FINISHER, build_unet
-from baton.common.families.scenes.worlds import World
+from baton.common.families.scenes.training.members import FINISHER
 from baton.common.files import saving
 
 #: The levels that it is for, as sigma = b / a.
@@ -35,6 +35,8 @@ _ON_POLICY = 0.85  # share of the rest that sees states of trajectories
 _STEPS = (6, 8, 10, 12)  # of a trajectory
 _BEGUN_BY_SMALL = 0.4  # share of the trajectories whose loudest steps are small's
 _SMALL_UNTIL = 2.5  # sigma
+_FEW_STEPS = 0.5  # share of the trajectories over few levels that fall geometrically
+_FEW_FROM, _FEW_TO = (3.0, 5.0), (0.08, 0.35)  # sigma of their second level, and of their last
 _ROLLOUT_SHARE = 0.3  # of the stage's time
 _BATCH = 64  # trajectories at a time
 
@@ -71,12 +73,10 @@ def train_finisher(
     data: LatentDataset,
     machine: Machine,
     allowance: Allowance,
-    world: World,
 ) -> UNet2DConditionModel:
     """Train (or go on training) the finisher."""
     torch.manual_seed(machine.seed)
-    unet = build_unet(FINISHER, world).to(machine.device)
-    unet.load_state_dict(teachers.small.state_dict())
+    unet = copy.deepcopy(teachers.small).train().requires_grad_(True)
     state = TrainState.resumed(run_dir / FINISHER, {"unet": unet}, OPTIMISATION, machine)
     if state.position.finished:
         state.load_averages()
@@ -181,7 +181,17 @@ def _follow(teachers: Teachers, data: LatentDataset, machine: Machine, index: in
 
 
 def _grid(process: NoiseProcess, steps: int, generator: torch.Generator) -> list[int]:
-    """Time steps from pure noise to nearly clean, evenly apart but for a common random shift."""
-    shift = float(torch.rand(1, generator=generator, device=generator.device))
+    """Time steps from pure noise to nearly clean.
+
+    They are evenly apart but for a common random shift, or as few-step grids are: from pure noise
+    straight to where shapes are decided, from there with levels that fall geometrically.
+    """
+    few, first, last = torch.rand(3, generator=generator, device=generator.device).tolist()
     top = process.steps - 1
-    return [max(1, math.floor(top * (1 - (k + shift * (k > 0)) / steps))) for k in range(steps)]
+    if few >= _FEW_STEPS:
+        return [max(1, math.floor(top * (1 - (k + first * (k > 0)) / steps))) for k in range(steps)]
+    begin, end = (
+        low + share * (high - low) for (low, high), share in ((_FEW_FROM, first), (_FEW_TO, last))
+    )
+    fall = (end / begin) ** (1 / (steps - 2))
+    return [top, *(_time_of(process, begin * fall**k) for k in range(steps - 1))]

@@ -161,14 +161,7 @@ class Training:
             guidance=self.recipe.guidance,
         )
         data = self.data
-        train_finisher(
-            self.recipe.run_dir,
-            teachers,
-            data,
-            self.machine,
-            self.allowance(FINISHER),
-            self.recipe.world,
-        )
+        train_finisher(self.recipe.run_dir, teachers, data, self.machine, self.allowance(FINISHER))
 
     @cached_property
     def data(self) -> LatentDataset:

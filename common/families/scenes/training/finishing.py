@@ -1,0 +1,58 @@
+"""A finisher for a family of scenes that is trained already: from its own files, into them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusers import UNet2DConditionModel
+
+from baton.common.families.architectures.sd1 import models_of
+from baton.common.families.loaded import load_family
+from baton.common.families.manifest import MANIFEST_NAME, file_digest
+from baton.common.families.scenes.training.dataset import load_dataset
+from baton.common.families.scenes.training.device import Machine
+from baton.common.families.scenes.training.export import save_half
+from baton.common.families.scenes.training.finisher import QUIET, Teachers, train_finisher
+from baton.common.families.scenes.training.loop import Allowance
+from baton.common.families.scenes.training.members import FINISHER
+from baton.common.families.scenes.worlds import world_of
+from baton.common.files import saving
+
+_TEACHERS = ("large", "small")
+
+
+def finish_family(
+    folder: Path, run_dir: Path, machine: Machine, allowance: Allowance, scenes: int
+) -> UNet2DConditionModel:
+    """Train (or go on training) the finisher of the family in a folder.
+
+    scenes: how many are rendered to learn from. Raises as `load_family`.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    family = load_family(str(folder), _TEACHERS)
+    models, world = models_of(family), world_of(family.spec.sizes.default)
+    parts = models.vae.to(machine.device), models.tokenizer
+    data = load_dataset(run_dir / "data.pt", world, parts, machine, scenes)
+    large, small = (
+        models.unets[name].to(machine.device).eval().requires_grad_(False) for name in _TEACHERS
+    )
+    text_encoder = models.text_encoder.to(machine.device)
+    teachers = Teachers(large, small, text_encoder, family.spec.default_guidance)
+    return train_finisher(run_dir, teachers, data, machine, allowance)
+
+
+def add_finisher(folder: Path, unet: UNet2DConditionModel) -> None:
+    """Write it into the family as a member without guidance, for the levels that it has learned."""
+    save_half(unet, folder / FINISHER / "unet")
+    path = folder / MANIFEST_NAME
+    manifest = json.loads(path.read_bytes())
+    manifest["members"][FINISHER] = {
+        "path": f"{FINISHER}/unet",
+        "guidance": "none",
+        "levels": [0.0, QUIET[1]],
+    }
+    for weights in (folder / FINISHER).rglob("*.safetensors"):
+        manifest["digests"][weights.relative_to(folder).as_posix()] = file_digest(weights)
+    with saving(path) as file:
+        file.write(json.dumps(manifest, indent=2).encode() + b"\n")
