@@ -1,12 +1,14 @@
 """Arms: which member runs which stretch of a request, and where; values everywhere, text at edges.
 
     ARM     = STRETCH { ">" STRETCH }
-    STRETCH = PLACE "/" MEMBER [ "*" STEPS ] [ "@" CUT ]      PLACE = "edge" | "device"
+    STRETCH = PLACE "/" MEMBER [ "^" SCALE ] [ "*" STEPS ] [ "@" CUT ]
+    PLACE   = "edge" | "device"
     CUT     = SHARE | "s" SIGMA
 
 ``edge/large@0.4>device/small``: the first 0.4 of the caller's steps on the edge, the others on the
-device. ``@s0.8``: until the noise level ``b / a`` is 0.8. ``*4``: in four steps. An arm says the
-steps of all its stretches or of none, and then no share. Stretches that follow one another without
+device. ``@s0.8``: until the noise level ``b / a`` is 0.8. ``*4``: in four steps. ``^1``: with that
+scale of guidance in place of the caller's; 1 and below is one branch alone. An arm says the steps
+of all its stretches or of none, and then no share. Stretches that follow one another without
 a cut between them go through one grid of levels; what follows ``*N@sX`` has a grid of its own, from
 X on. Also read: ``device:A``, ``edge:A`` and ``relay:A>B@F``, which is ``edge/A@F>device/B``.
 """
@@ -25,22 +27,23 @@ from baton.common.limits import (
     MAX_STEPS,
     Location,
     check_fraction,
+    check_guidance,
     check_sigma,
     check_steps,
 )
 
 MAX_ARM_CHARS = 1024
-_MEMBER = rf"[^\s/*@>:]{{1,{MAX_NAME_CHARS}}}"
+_MEMBER = rf"[^\s/*@>:^]{{1,{MAX_NAME_CHARS}}}"
 _NUMBER = r"\d{1,32}(?:\.\d{0,32})?(?:e[+-]?\d{1,3})?|\.\d{1,32}"
 _STRETCH = re.compile(
-    rf"(?P<place>edge|device)/(?P<member>{_MEMBER})(?:\*(?P<steps>\d{{1,6}}))?"
-    rf"(?:@(?P<sigma>s?)(?P<cut>{_NUMBER}))?",
+    rf"(?P<place>edge|device)/(?P<member>{_MEMBER})(?:\^(?P<guidance>{_NUMBER}))?"
+    rf"(?:\*(?P<steps>\d{{1,6}}))?(?:@(?P<sigma>s?)(?P<cut>{_NUMBER}))?",
     re.ASCII,
 )
 _ALONE = re.compile(rf"(?P<place>edge|device):(?P<member>{_MEMBER})")
 _RELAY = re.compile(rf"relay:(?P<first>{_MEMBER})>(?P<last>{_MEMBER})@(?P<cut>{_NUMBER})", re.ASCII)
 _EXPECTED = (
-    "expected PLACE/MEMBER[*STEPS][@CUT] joined by '>', for instance device/small or"
+    "expected PLACE/MEMBER[^SCALE][*STEPS][@CUT] joined by '>', for instance device/small or"
     " edge/large@0.4>device/small"
 )
 
@@ -50,7 +53,8 @@ class Stretch:
     """One member at one place.
 
     steps: how many; None leaves it to the caller. share: of all steps that are done where it ends.
-    sigma: the noise level ``b / a`` at which it ends. The last stretch has neither.
+    sigma: the noise level ``b / a`` at which it ends. The last stretch has neither. guidance: its
+    scale; None leaves it to the caller.
     """
 
     location: Location
@@ -58,12 +62,14 @@ class Stretch:
     steps: int | None = None
     share: float | None = None
     sigma: float | None = None
+    guidance: float | None = None
 
     def __str__(self) -> str:
         steps = "" if self.steps is None else f"*{self.steps}"
         share = "" if self.share is None else f"@{float(self.share)!r}"
         sigma = "" if self.sigma is None else f"@s{float(self.sigma)!r}"
-        return f"{self.location}/{self.member}{steps}{share}{sigma}"
+        scale = "" if self.guidance is None else f"^{_short(self.guidance)}"
+        return f"{self.location}/{self.member}{scale}{steps}{share}{sigma}"
 
     @property
     def has_cut(self) -> bool:
@@ -169,6 +175,11 @@ class Arm:
         return total
 
 
+def _short(value: float) -> str:
+    """As text that reads as the same number, ``1`` rather than ``1.0``."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+
+
 def _share_at(stretch: Stretch) -> float:
     if stretch.share is not None:
         return stretch.share
@@ -180,7 +191,7 @@ def check_member_name(name: str) -> str:
     if not re.fullmatch(_MEMBER, name):
         raise InvalidRequest(
             f"{name[:MAX_NAME_CHARS]!r} is no member's name: it has 1 to {MAX_NAME_CHARS}"
-            " characters, none of them a space or one of / * @ > :"
+            " characters, none of them a space or one of / * @ > : ^"
         )
     return name
 
@@ -193,6 +204,8 @@ def _check_stretch(stretch: Stretch) -> None:
         check_fraction(stretch.share)
     if stretch.sigma is not None:
         check_sigma(stretch.sigma)
+    if stretch.guidance is not None:
+        check_guidance(stretch.guidance)
     if stretch.share is not None and stretch.sigma is not None:
         raise InvalidRequest("a stretch ends at a share of the steps or at a noise level")
 
@@ -221,4 +234,5 @@ def _read_stretch(part: str) -> Stretch:
         steps=None if found["steps"] is None else int(found["steps"]),
         share=None if found["sigma"] else cut,
         sigma=cut if found["sigma"] else None,
+        guidance=None if found["guidance"] is None else float(found["guidance"]),
     )

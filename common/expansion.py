@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from baton.common.arm import Arm, Stretch
 from baton.common.errors import Incompatible
-from baton.common.limits import Accel, SamplerName, check_steps
+from baton.common.limits import Accel, GuidanceKind, SamplerName, check_steps
 from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment, relay_step
 
 Ratios = Callable[[SamplerName, int], Sequence[float]]
@@ -17,10 +17,10 @@ Ratios = Callable[[SamplerName, int], Sequence[float]]
 class Terms:
     """What a request says beside its arm.
 
-    steps: of arms that do not say theirs. own_guidance: by member, in place of ``guidance``.
-    named: the grids that the family names, by (sampler, steps). ratios: the levels ``b / a`` before
-    each step of a grid that spans all steps; needed where an arm without steps of its own is cut at
-    a level.
+    steps: of arms that do not say theirs. own_guidance: of what kind a member takes guidance, by
+    member, where otherwise than ``guidance``. named: the grids that the family names, by (sampler,
+    steps), of arms that say their steps. ratios: the levels ``b / a`` before each step of a plain
+    grid; needed where an arm without steps of its own is cut at a level.
     """
 
     family: str
@@ -28,7 +28,7 @@ class Terms:
     steps: int
     guidance: Guidance
     accel: Accel = "none"
-    own_guidance: Mapping[str, Guidance] = field(default_factory=dict)
+    own_guidance: Mapping[str, GuidanceKind] = field(default_factory=dict)
     named: Mapping[tuple[SamplerName, int], Grid] = field(default_factory=dict)
     ratios: Ratios | None = None
 
@@ -44,7 +44,7 @@ def expand(arm: Arm, terms: Terms) -> OpenPlan:
     segments, start = [], 0
     for stretch, stop, grid in zip(arm.stretches, stops, grids, strict=True):
         if stop > start:
-            guidance = terms.own_guidance.get(stretch.member, terms.guidance)
+            guidance = _guidance(stretch, terms)
             place = stretch.member, stretch.location, start, stop
             segments.append(OpenSegment(*place, grid, guidance, accel=terms.accel))
             start = stop
@@ -56,6 +56,11 @@ def plan_of(
 ) -> OpenPlan:
     """The plan of an arm with nothing made cheaper."""
     return expand(arm, Terms(family, sampler, steps, Guidance(guidance_scale)))
+
+
+def _guidance(stretch: Stretch, terms: Terms) -> Guidance:
+    scale = terms.guidance.scale if stretch.guidance is None else stretch.guidance
+    return Guidance(scale, terms.own_guidance.get(stretch.member, terms.guidance.kind))
 
 
 def _own_stops(arm: Arm) -> list[int]:
@@ -106,7 +111,7 @@ def _grids(arm: Arm, stops: Sequence[int], terms: Terms) -> list[Grid]:
         if sigma is not None or index == len(ends) - 1:
             grids += [Grid(terms.sampler, start, stop, sigma)] * waiting
             start, waiting = stop, 0
-    if grids[0] == grids[-1]:
+    if arm.steps and grids[0] == grids[-1]:
         named = terms.named.get((terms.sampler, stops[-1]))
         grids = [grids[0] if named is None else named] * len(grids)
     return grids

@@ -39,6 +39,7 @@ class DecisionRecord:
     floor. context: the vector whose entries ``features`` names; no names: not known any more.
     edges: best first; rejected: the others, each with the reason. owner: the authenticated device
     that asked. latent_space: for which it counts; empty: for the first that its family names.
+    own_arm: the arm is the family's own.
     """
 
     decision_id: str
@@ -60,6 +61,7 @@ class DecisionRecord:
     owner: str = ""
     latent_space: str = ""
     features: tuple[str, ...] = ()
+    own_arm: bool = False
 
 
 def arms_by_bound(scores: Sequence[ArmScore], taken: Arm) -> Iterator[str]:

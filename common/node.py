@@ -5,11 +5,14 @@ Raises InvalidRequest for anything outside the limits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from baton.common.arm import Arm
 from baton.common.checks import MAX_FAMILY_MEMBERS, check_members, check_optional_id, check_range
 from baton.common.errors import InvalidRequest
 from baton.common.naming import MAX_ADDRESS_CHARS, check_advertised, check_id, check_node_id
+from baton.common.request import Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class Registration:
 
     members: those that it has loaded; family_members: all that its family has, or nothing.
     incarnation: of its process; secret: kept under its id. Older edges have neither. latent_space:
-    id of that in which its latents are; empty: the fingerprint alone tells.
+    id of that in which its latents are; empty: the fingerprint alone tells. arms: the family's own,
+    by preference. partial_members: of the family, those that take steps at some levels of noise
+    only.
     """
 
     node_id: str
@@ -52,6 +57,8 @@ class Registration:
     incarnation: str = ""
     secret: str = field(default="", repr=False)
     latent_space: str = ""
+    arms: Mapping[Preference, Arm] = field(default_factory=dict)
+    partial_members: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_node_id(self.node_id)
@@ -62,6 +69,7 @@ class Registration:
         if not check_members(self.members, "members"):
             raise InvalidRequest("an edge must hold at least one member")
         check_members(self.family_members, "family_members", MAX_FAMILY_MEMBERS)
+        check_members(self.partial_members, "partial_members", MAX_FAMILY_MEMBERS)
         check_optional_id(self.incarnation, "incarnation")
         check_optional_id(self.secret, "secret")
         check_optional_id(self.latent_space, "latent_space")

@@ -9,10 +9,10 @@ are numbered over all segments.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from baton.common.errors import InvalidRequest
 from baton.common.limits import (
@@ -280,27 +280,32 @@ class Plan(_Steps[Segment]):
         return Plan(self.family, tuple(segments))
 
 
+class Holder(NamedTuple):
+    """Who takes over a step; guidance: None if it stays as it is."""
+
+    member: str
+    location: Location
+    guidance: Guidance | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class OpenPlan(_Steps[OpenSegment]):
     """What the caller allows. budget: of guidance that an edge may leave out; None: none of it."""
 
     budget: GuidanceBudget | None = None
 
-    def rest_on(self, member: str, location: Location, start: int) -> OpenPlan:
-        """The same plan with every step from ``start`` moved to another member and place.
+    def rest_on(self, start: int, holder: Callable[[int], Holder | None]) -> OpenPlan:
+        """The same plan with the steps from ``start`` on that have another ``holder`` moved to it.
 
-        What the plan says of the former member's blocks is left out.
+        None leaves a step where it is. What the plan says of a former member's blocks is left out.
         """
         kept = [
             cut(segment, segment.start, start) for segment in self.segments if segment.start < start
         ]
         rest: list[OpenSegment] = []
         for segment in self.segments:
-            if segment.stop > start:
-                part = cut(segment, max(start, segment.start), segment.stop)
-                directives = tuple(item.for_any_member() for item in part.directives)
-                moved = replace(part, member=member, location=location, directives=directives)
-                rest = _joined(rest, moved)
+            for step in range(max(start, segment.start), segment.stop):
+                rest = _joined(rest, _held(cut(segment, step, step + 1), holder(step)))
         if not rest:
             raise InvalidRequest(f"no step of {self.steps} is left at {start}")
         return replace(self, segments=(*kept, *rest))
@@ -308,6 +313,20 @@ class OpenPlan(_Steps[OpenSegment]):
     def closed(self) -> Plan:
         """The plan that runs if no step is made cheaper."""
         return Plan(self.family, tuple(segment.closed() for segment in self.segments))
+
+
+def _held(step: OpenSegment, holder: Holder | None) -> OpenSegment:
+    """A single step, moved to its holder if it has another one."""
+    if holder is None:
+        return step
+    directives = tuple(item.for_any_member() for item in step.directives)
+    return replace(
+        step,
+        member=holder.member,
+        location=holder.location,
+        guidance=holder.guidance or step.guidance,
+        directives=directives,
+    )
 
 
 def cut(segment: S, start: int, stop: int) -> S:

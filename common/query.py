@@ -44,7 +44,9 @@ class PromptFeatures:
 class DecideQuery:
     """What a device asks with.
 
-    members: those that the device holds. steps: number of denoising steps. device_cpu: share of the
+    members: those that the device holds. steps: number of denoising steps, of arms without steps of
+    their own; any_steps: whether the bandit may choose others. partial_members: those of the
+    members that take steps at some levels of noise only. device_cpu: share of the
     device's machine, 0 to 1. rtt_seconds: round trip to the coordinator. probes: (node id, round
     trip in seconds) of the edges that the device has measured. An empty fingerprint says that the
     device holds no model, so that any edge may finish the picture. requested_arm: which the user
@@ -67,6 +69,8 @@ class DecideQuery:
     owner: str = ""
     size: Size | None = None
     latent_space: str = ""
+    any_steps: bool = False
+    partial_members: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.request_id, "request_id")
@@ -76,6 +80,7 @@ class DecideQuery:
         check_optional_id(self.owner, "owner")
         check_optional_id(self.latent_space, "latent_space")
         check_members(self.members, "members")
+        check_members(self.partial_members, "partial_members")
         check_range(self.device_cpu, 0.0, 1.0, "device_cpu")
         check_seconds(self.rtt_seconds, "rtt_seconds")
         if len(self.probes) > MAX_PROBES:

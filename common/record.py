@@ -79,37 +79,36 @@ class ExecutedStep:
         return 2 if self.branches == "both" else 1
 
 
-def arm_that_ran(executed: Sequence[ExecutedStep], grids: Sequence[Grid], planned: Arm) -> Arm:
-    """The arm whose plan is what was executed, over the grids of that plan.
+def arm_that_ran(executed: Sequence[ExecutedStep], allowed: OpenPlan, planned: Arm) -> Arm:
+    """The arm whose plan is what was executed, over the grids and guidance of ``allowed``.
 
-    It says the steps of its stretches where the planned one does.
+    It says the steps of its stretches, and their guidance, where the planned one does.
     """
-    groups = groupby(executed, lambda step: (step.location, step.member))
+    says_guidance = any(stretch.guidance is not None for stretch in planned.stretches)
+
+    def taken(step: ExecutedStep) -> Stretch:
+        scale = allowed.segment_at(step.step).guidance.scale if says_guidance else None
+        return Stretch(step.location, step.member, guidance=scale)
+
     found, done = [], 0
-    for (location, member), steps in groups:
+    for stretch, steps in groupby(executed, taken):
         start, done = done, done + len(list(steps))
-        found.append((location, member, start, done))
-    if planned.steps is None:
-        stretches = [
-            Stretch(location, member, share=done / len(executed) if done < len(executed) else None)
-            for location, member, _, done in found
-        ]
-    else:
-        stretches = list(_counted(found, grids))
-    return Arm(tuple(stretches))
+        found.append((stretch, start, done))
+    if planned.steps is not None:
+        return Arm(tuple(_counted(found, allowed.grids)))
+    *inner, (last, _, _) = found
+    return Arm((*(replace(one, share=end / done) for one, _, end in inner), last))
 
 
-def _counted(
-    found: Sequence[tuple[Location, str, int, int]], grids: Sequence[Grid]
-) -> Sequence[Stretch]:
+def _counted(found: Sequence[tuple[Stretch, int, int]], grids: Sequence[Grid]) -> Sequence[Stretch]:
     """Stretches with steps of their own, cut where a grid ends, too."""
     stretches = []
-    for location, member, start, stop in found:
+    for stretch, start, stop in found:
         for grid in grids:
             first, last = max(start, grid.start), min(stop, grid.stop)
             if first < last:
                 sigma = grid.until if last == grid.stop else None
-                stretches.append(Stretch(location, member, last - first, sigma=sigma))
+                stretches.append(replace(stretch, steps=last - first, sigma=sigma))
     return stretches
 
 

@@ -49,6 +49,11 @@ class GenerationRequest:
     accel: Accel | None = None
     fallback: bool | None = None
 
+    @property
+    def any_steps(self) -> bool:
+        """Whether an arm may bring steps, and levels of noise, of its own."""
+        return self.steps is None and self.sampler is None
+
     def hide(self, text: str) -> str:
         """A text as one line without the prompts, which a node might have put into it."""
         return one_line(text, self.prompt, self.negative_prompt)

@@ -41,7 +41,8 @@ class Chooser:
 
         That one has an `unkept_id`. Raises Overloaded, Incompatible or Unreachable if none is.
         """
-        survey = Survey.of(query, self.fleet)
+        asked, own = query.requested_arm, self.known.own_arms(query.family)
+        survey = Survey.of(query, self.fleet, [asked] if asked else own)
         context = build_context(query, survey.best)
         known = self.known.part_of(query)
         scores = self._scores(known, survey, context)
@@ -53,8 +54,8 @@ class Chooser:
             raise self._refusal(query, scores, survey)
         drawn = draw([item.bound for item in feasible], self.exploration, self.rng)
         chosen = feasible[drawn.index]
-        own = chosen.arm.members_on("edge")
-        ranking = survey.groups[own] if own else survey.anywhere
+        on_edge = chosen.arm.members_on("edge")
+        ranking = survey.groups[on_edge] if on_edge else survey.anywhere
         reason = "asked for" if query.requested_arm else told(drawn, feasible, survey.anywhere)
         return DecisionRecord(
             decision_id=uuid.uuid4().hex if kept else unkept_id(query),
@@ -67,16 +68,19 @@ class Chooser:
             explored=drawn.explored,
             context=tuple(context.tolist()),
             scores=tuple(scores),
-            edges=ranking.choices if own else (),
+            edges=ranking.choices if on_edge else (),
             rejected=ranking.rejected,
             reason=reason if kept else f"{reason}; not learned from: no edge names its members",
             owner=query.owner,
             latent_space=known.latent_space,
             features=FEATURES,
+            own_arm=chosen.arm in own,
         )
 
     def _scores(self, query: DecideQuery, survey: Survey, context: FloatArray) -> list[ArmScore]:
-        return [self._score(query, item, context) for item in candidates(query, survey.groups)]
+        own = self.known.own_arms(query.family)
+        found = candidates(query, survey.groups, own, self.known.partial(query))
+        return [self._score(query, item, context) for item in found]
 
     def _score(self, query: DecideQuery, item: Candidate, context: FloatArray) -> ArmScore:
         if not item.feasible:

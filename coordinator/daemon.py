@@ -30,7 +30,7 @@ from baton.coordinator.bandit.prior import static_prior
 from baton.coordinator.bandit.reward import RewardModel
 from baton.coordinator.decider import Clocks, Decider, Policy
 from baton.coordinator.fleet import Fleet
-from baton.coordinator.known import built_in_families
+from baton.coordinator.known import Known, built_in_families
 from baton.coordinator.servicer import AdminServicer, CoordinatorServicer
 from baton.coordinator.settings import IN_MEMORY, Settings
 from baton.coordinator.store.base import Store
@@ -50,13 +50,15 @@ def build_decider(settings: Settings, fleet: Fleet, store: StoreThread, clocks: 
         "balanced": settings.weight_balanced,
         "speed": settings.weight_speed,
     }
-    bandit = LinUCB(DIMENSION, settings.alpha, settings.ridge_lambda, static_prior(weights))
+    families = built_in_families()
+    prior = static_prior(weights, Known(families, fleet.census).preferences)
+    bandit = LinUCB(DIMENSION, settings.alpha, settings.ridge_lambda, prior)
     policy = Policy(
         RewardModel(weights, settings.latency_half_seconds),
         settings.exploration,
         settings.decision_expiry_seconds,
         np.random.default_rng(settings.seed),
-        built_in_families(),
+        families,
     )
     return Decider(bandit, policy, fleet, store, clocks)
 

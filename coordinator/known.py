@@ -15,6 +15,7 @@ from baton.common.arm import Arm
 from baton.common.errors import WeightsError
 from baton.common.families.manifest import BUILT_IN, read_manifest
 from baton.common.query import DecideQuery
+from baton.common.request import Preference
 from baton.coordinator.bandit.arms import choices
 from baton.coordinator.census import Census
 from baton.coordinator.values import ArmKey
@@ -22,8 +23,24 @@ from baton.coordinator.values import ArmKey
 _log = logging.getLogger(__name__)
 #: How the ids of decisions begin that were not kept.
 UNKEPT = "unkept-"
-#: Members by family.
-Families = Mapping[str, Collection[str]]
+#: By preference.
+Arms = Mapping[Preference, Arm]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is known of one without an edge: its members, and its own arms.
+
+    partial: those members that take steps at some levels of noise only.
+    """
+
+    members: Collection[str]
+    arms: Arms = field(default_factory=dict)
+    partial: Collection[str] = ()
+
+
+Families = Mapping[str, Family]
+_UNKNOWN = Family(())
 
 
 def built_in_families() -> Families:
@@ -35,7 +52,9 @@ def built_in_families() -> Families:
         except WeightsError as error:
             _log.warning("%s; its members are known once an edge names them", error)
         else:
-            found[manifest.name] = tuple(manifest.members)
+            found[manifest.name] = Family(
+                tuple(manifest.members), manifest.own_arms, manifest.partial_members
+            )
     return found
 
 
@@ -53,10 +72,25 @@ class Known:
 
     def part_of(self, query: DecideQuery) -> DecideQuery:
         """The question without the members and the latent space that the device alone names."""
-        known = self.census.named(query.family).union(self.specs.get(query.family, ()))
+        known = self.census.named(query.family).union(self._spec(query.family).members)
         members = tuple(name for name in query.members if name in known)
         space = query.latent_space if query.latent_space in self._spaces(query.family) else ""
         return replace(query, members=members, latent_space=space)
+
+    def partial(self, query: DecideQuery) -> frozenset[str]:
+        """Members that are said to take steps at some levels of noise only."""
+        told = self.census.partial(query.family)
+        return told.union(self._spec(query.family).partial, query.partial_members)
+
+    def own_arms(self, family: str) -> dict[Arm, frozenset[Preference]]:
+        """The family's own, in the order of their texts, with the preferences that they are for."""
+        told = self.census.arms(family) | set(self._spec(family).arms.items())
+        arms = sorted({arm for _, arm in told}, key=str)
+        return {arm: frozenset(p for p, other in told if other == arm) for arm in arms}
+
+    def preferences(self, key: ArmKey) -> frozenset[Preference]:
+        """Those for which the key's family has its arm; none of another arm."""
+        return self.own_arms(key.family).get(key.arm, frozenset())
 
     def key(self, family: str, latent_space: str, arm: Arm) -> ArmKey:
         """Under which the arm is learned, as things stand."""
@@ -69,7 +103,7 @@ class Known:
 
     def holder(self) -> Callable[[ArmKey], bool]:
         """Whether an arm is of a member and a latent space that are known, at this moment."""
-        members = {family: frozenset(names) for family, names in self.specs.items()}
+        members = {family: frozenset(spec.members) for family, spec in self.specs.items()}
         for family, names in self.census.families().items():
             members[family] = members.get(family, frozenset()) | names
         spaces = {family: self._spaces(family) for family in members}
@@ -80,6 +114,9 @@ class Known:
 
         return holds
 
+    def _spec(self, family: str) -> Family:
+        return self.specs.get(family, _UNKNOWN)
+
     def _spaces(self, family: str) -> frozenset[str]:
         return self.census.spaces(family) | {"", self.first_spaces.get(family, "")}
 
@@ -89,6 +126,9 @@ def unkept_id(query: DecideQuery) -> str:
     return UNKEPT + hashlib.blake2b(repr(query).encode(), digest_size=16).hexdigest()
 
 
-def is_learned(arm: Arm) -> bool:
-    """Whether the bandit may choose it; others are a user's own, each as good as unique."""
+def is_general(arm: Arm) -> bool:
+    """Whether the bandit makes it of any family's members.
+
+    Beside these it learns of the family's own; others are a user's, each as good as unique.
+    """
     return len(arm.stretches) <= 2 and arm in choices(arm.members, arm.members)

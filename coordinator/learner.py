@@ -12,7 +12,7 @@ from baton.common.explanation import DecisionRecord
 from baton.common.query import DecideQuery
 from baton.coordinator.bandit.context import FEATURES
 from baton.coordinator.bandit.linucb import ArmModel, FloatArray, LinUCB, Score
-from baton.coordinator.known import Known, is_learned
+from baton.coordinator.known import Known, is_general
 from baton.coordinator.store.base import RewardRow, Store
 from baton.coordinator.values import ArmKey, ArmStats
 
@@ -65,7 +65,7 @@ class Learner:
     def begin(self, record: DecisionRecord, context: FloatArray) -> ArmKey | None:
         """The arm is pulled, at ``context`` [d]. None: nothing is to be learned from it."""
         self._note_space(record.family, record.latent_space)
-        if record.features != FEATURES or not is_learned(record.arm):
+        if record.features != FEATURES or not (record.own_arm or is_general(record.arm)):
             return None
         key = self._roomy_key(record.family, record.latent_space, record.arm)
         if key:
@@ -100,11 +100,11 @@ class Learner:
         self, rows: Iterator[RewardRow], others: Counter[tuple[str, ...]]
     ) -> Iterator[tuple[ArmKey, FloatArray, float]]:
         """What the rows teach; those of another context are counted."""
-        learned = functools.cache(is_learned)
+        general = functools.cache(is_general)
         for row in rows:
             if row.features != FEATURES:
                 others[row.features] += 1
-            elif learned(row.arm) and (
+            elif (row.own_arm or general(row.arm)) and (
                 key := self._roomy_key(row.family, row.latent_space, row.arm)
             ):
                 yield key, row.context, row.reward

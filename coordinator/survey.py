@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from baton.common.arm import Arm
 from baton.common.query import DecideQuery
 from baton.coordinator.fleet import Fleet
 from baton.coordinator.ranking import Need, RankedEdge, Ranking
@@ -16,20 +17,22 @@ Members = tuple[str, ...]
 class Survey:
     """How the edges rank for a request: those that hold certain members, and all.
 
-    groups: for every member that some edge of the family holds, and for those of the arm that the
-    user insists on, if edges hold each.
+    groups: for every member that some edge of the family holds, and for those of certain arms, if
+    edges hold each.
     """
 
     groups: Mapping[Members, Ranking]
     anywhere: Ranking
 
     @classmethod
-    def of(cls, query: DecideQuery, fleet: Fleet) -> Survey:
+    def of(cls, query: DecideQuery, fleet: Fleet, arms: Iterable[Arm] = ()) -> Survey:
+        """arms: those that may be chosen, beside such as have a single member on an edge."""
         members = fleet.census.members(query.family)
-        groups: list[Members] = [(member,) for member in members]
-        own = query.requested_arm.members_on("edge") if query.requested_arm else ()
-        if len(own) > 1 and set(own) <= set(members):
-            groups.append(own)
+        groups: dict[Members, None] = dict.fromkeys((member,) for member in members)
+        for arm in arms:
+            own = arm.members_on("edge")
+            if own and set(own) <= set(members):
+                groups[own] = None
         ranks = fleet.ranks()
         rankings = {group: ranks.rank(_need(query, group)) for group in groups}
         return cls(rankings, ranks.rank(_need(query, ())))

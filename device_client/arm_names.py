@@ -10,14 +10,19 @@ from baton.common.decision import Decision
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest, UnknownName
 from baton.common.families.manifest import Manifest
 from baton.common.limits import check_fraction
-from baton.common.request import GenerationRequest
+from baton.common.request import GenerationRequest, Preference
 
 DEFAULT_FRACTION = 0.4
+_PREFERENCES: dict[str, Preference] = {"device": "speed", "relay": "balanced", "edge": "quality"}
 
 
 @dataclass(frozen=True)
 class ArmNames:
-    """Expands the short names of arms (``device``, ``edge``, ``relay@0.4``) for one device."""
+    """Expands the short names of arms (``device``, ``edge``, ``relay@0.4``) for one device.
+
+    Where the caller leaves the steps open, ``device``, ``edge`` and ``relay`` are the family's own
+    arms for speed, quality and both, if it has such.
+    """
 
     manifest: Manifest
     device_members: Sequence[str]
@@ -34,9 +39,21 @@ class ArmNames:
             raise Incompatible("this device holds no member; use --arm edge")
         return self.device_members[0]
 
-    def resolve(self, name: str) -> Arm:
-        """Raises UnknownName for a name that is no arm or has no such member."""
+    def own(self, preference: Preference) -> Arm | None:
+        """What the family draws for a preference, if this device holds its part of it."""
+        arm = self.manifest.own_arms.get(preference)
+        if arm is None or not set(arm.members_on("device")) <= set(self.device_members):
+            return None
+        return arm
+
+    def resolve(self, name: str, any_steps: bool = False) -> Arm:
+        """any_steps: whether the arm may bring its own.
+
+        Raises UnknownName for a name that is no arm or has no such member.
+        """
         kind, _, fraction = name.partition("@")
+        if any_steps and (own := self._own_called(name)):
+            return own
         if name == "device":
             return Arm.device(self._own)
         if name == "edge":
@@ -60,12 +77,14 @@ class ArmNames:
         """
         if request.arm is None:
             return None
-        arm = self.resolve(request.arm)
+        arm = self.resolve(request.arm, request.any_steps)
         if request.steps is not None and arm.steps is not None:
             raise InvalidRequest(f"arm {arm} says its steps itself; leave --steps out")
         return arm
 
-    def check(self, decision: Decision, requested_arm: Arm | None) -> Decision:
+    def check(
+        self, decision: Decision, requested_arm: Arm | None, request: GenerationRequest
+    ) -> Decision:
         """A coordinator's decision. Raises ExecutionFailed for one that cannot be carried out."""
         arm = decision.arm
         own = arm.members_on("device")
@@ -75,7 +94,16 @@ class ArmNames:
             raise ExecutionFailed(f"the coordinator decided for {arm}, not held here")
         if requested_arm is not None and arm != requested_arm:
             raise ExecutionFailed(f"the coordinator decided for {arm} in place of {requested_arm}")
+        if requested_arm is None and arm.steps is not None and not request.any_steps:
+            raise ExecutionFailed(f"the coordinator decided for {arm}, with other steps than asked")
         return decision
+
+    def _own_called(self, name: str) -> Arm | None:
+        """The family's arm by a short name, if it runs where the name says."""
+        preference = _PREFERENCES.get(name)
+        arm = self.own(preference) if preference else None
+        places = {stretch.location for stretch in arm.stretches} if arm else set()
+        return arm if name == "relay" or places == {name} else None
 
     def _fraction(self, text: str, name: str) -> float:
         if not text:

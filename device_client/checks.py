@@ -23,7 +23,7 @@ def check_device(settings: DeviceSettings) -> FamilySpec:
     check_addresses(settings.edge_list, settings.coordinator)
     settings.access()
     spec = read_spec(settings.family)
-    for member in settings.member_list:
+    for member in settings.held(spec):
         spec.check_member(member)
     return spec
 
@@ -42,9 +42,10 @@ def check_here(request: GenerationRequest, settings: DeviceSettings, spec: Famil
     if request.size is not None:
         spec.check_size(request.size)
     check_addresses(split_list(request.edge or ""), "")
-    arm = ArmNames(spec, settings.member_list).requested(request)
+    held = settings.held(spec)
+    arm = ArmNames(spec, held).requested(request)
     for member in arm.members_on("device") if arm else ():
-        if member not in settings.member_list:
+        if member not in held:
             raise WeightsError(f"member {member} of {spec.name} is not loaded on this node")
 
 

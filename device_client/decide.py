@@ -55,7 +55,7 @@ class Decider:
         decision = await coordination.ask(
             link, self._query(arm), device.offline_tickets, self._so_far.count_trip
         )
-        return device.arm_names.check(decision, arm)
+        return device.arm_names.check(decision, arm, self._order.request)
 
     def _query(self, arm: Arm | None) -> DecideQuery:
         order, request, spec = self._order, self._order.request, self._order.device.spec
@@ -66,8 +66,10 @@ class Decider:
             family=spec.name,
             fingerprint=spec.fingerprint,
             latent_space=spec.latent_space.id,
-            members=tuple(order.device.settings.member_list),
+            members=tuple(order.device.members),
             steps=request.steps or spec.default_steps,
+            any_steps=request.any_steps,
+            partial_members=tuple(m for m in spec.partial_members if m in order.device.members),
             size=order.size,
             requested_arm=arm,
         )
@@ -78,8 +80,6 @@ class Decider:
 
         def decide(edges: Sequence[str]) -> Decision:
             fallback = bool(request.fallback)
-            return static_decision(
-                device.arm_names, request.arm, request.preference, edges, fallback
-            )
+            return static_decision(device.arm_names, request, edges, fallback)
 
         return device.offline_tickets.apply(decide, named, spec.name, spec.fingerprint)

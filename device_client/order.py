@@ -44,8 +44,13 @@ class Device:
     outbox: Outbox = field(default_factory=Outbox)
 
     @property
+    def members(self) -> list[str]:
+        """Those that it holds."""
+        return self.settings.held(self.spec)
+
+    @property
     def arm_names(self) -> ArmNames:
-        return ArmNames(self.spec, self.settings.member_list)
+        return ArmNames(self.spec, self.members)
 
     @property
     def family(self) -> LoadedFamily:

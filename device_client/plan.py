@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from baton.common.arm import Arm
 from baton.common.errors import BatonError, DeadlineExceeded, Incompatible, InvalidRequest
 from baton.common.expansion import Terms, expand
 from baton.common.limits import Accel
-from baton.common.plan import Guidance, OpenPlan
+from baton.common.plan import Guidance, Holder, OpenPlan
 from baton.common.request import Task
 from baton.device_client.order import NO_MEMBER, Order
 from baton.device_client.so_far import SoFar
@@ -37,16 +38,43 @@ class Planner:
         lost: why no edge did it. Raises what ends the request if the device may not draw.
         """
         so_far, request = self._so_far, self._order.request
-        members, allowed = self._order.device.settings.member_list, request.fallback
+        held, allowed = self._order.device.members, request.fallback
         if allowed is None:
             allowed = request.arm is None or so_far.begun
-        if not (members and allowed):
+        if not (held and allowed):
             lost = lost or Incompatible("no edge is available")
-            remedy = "--fallback lets the device draw instead" if members else NO_MEMBER
+            remedy = "--fallback lets the device draw instead" if held else NO_MEMBER
             raise _without_edge(lost, so_far.begun, f"{lost}; {remedy}")
         step = so_far.resume_step
-        so_far.notes.append(f"drawn on the device with {members[0]} from step {step}")
-        return replace(task, plan=task.plan.rest_on(members[0], "device", step))
+        plan = task.plan.rest_on(step, self._holders(task))
+        members = dict.fromkeys(plan.segment_at(i).member for i in range(step, plan.steps))
+        so_far.notes.append(f"drawn on the device with {' and '.join(members)} from step {step}")
+        return replace(task, plan=plan)
+
+    def _holders(self, task: Task) -> Callable[[int], Holder | None]:
+        """Who takes over each step of an edge here. Raises Incompatible where nobody can.
+
+        A member that is made for a step's level of noise goes before one that is for all.
+        """
+        device = self._order.device
+        parts = {name: device.spec.members[name] for name in device.members}
+        ranked = sorted(parts, key=lambda name: parts[name].levels is None)
+        levels = device.family.course(task.plan, task.size).ratios
+
+        def holder(step: int) -> Holder | None:
+            segment = task.plan.segment_at(step)
+            if segment.location == "device":
+                return None
+            for name in ranked:
+                if parts[name].knows(levels[step]):
+                    guidance = Guidance(segment.guidance.scale, parts[name].guidance)
+                    return Holder(name, "device", guidance)
+            raise Incompatible(
+                f"this device holds no member for noise level {levels[step]:.3g}, at which step"
+                f" {step} begins"
+            )
+
+        return holder
 
     def _terms(self) -> Terms:
         request, device = self._order.request, self._order.device
@@ -59,7 +87,7 @@ class Planner:
             steps=steps,
             guidance=Guidance(guidance),
             accel=self._accel or spec.default_accel,
-            own_guidance=spec.own_guidance(guidance),
+            own_guidance=spec.own_guidance,
             named=spec.named_grids,
             ratios=loaded.ratios if loaded else None,
         )
@@ -75,6 +103,8 @@ class Planner:
         own = [segment.member for segment in plan.segments if segment.location == "device"]
         for member in own:
             device.family.denoiser(member)
+        if device.loaded is not None:  # an edge refuses likewise
+            device.loaded.check_levels(plan, self._order.size)
         if own and self._accel is not None:  # who asks for nothing misses nothing
             self._so_far.notes += device.family.accelerator.notes(plan, own)
 

@@ -111,7 +111,7 @@ class Report:
         decided = self._decision.arm
         if result.steps_at("edge"):
             return decided
-        return arm_that_ran(result.executed, result.task.plan.grids, decided)
+        return arm_that_ran(result.executed, result.task.plan, decided)
 
     @property
     def _newest_attempts(self) -> tuple[EdgeAttempt, ...]:

@@ -96,7 +96,7 @@ class Result:
         ran = [(step.member, step.location) for step in self.executed]
         if ran == [(segment.member, segment.location) for segment in planned]:
             return self.arm
-        return str(arm_that_ran(self.executed, self.task.plan.grids, Arm.parse(self.arm)))
+        return str(arm_that_ran(self.executed, self.task.plan, Arm.parse(self.arm)))
 
     def steps_at(self, location: Location) -> int:
         return sum(step.location == location for step in self.executed)

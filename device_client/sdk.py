@@ -218,7 +218,8 @@ def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, Loa
     are less than half as fast: the caller's thread is not made to have one.
     """
     thread = ModelThread()
-    if not settings.member_list:
+    members = settings.held(spec)
+    if not members:
         return thread, None
     try:
         from baton.common.families.loaded import LoadedFamily
@@ -228,7 +229,7 @@ def _model(settings: DeviceSettings, spec: FamilySpec) -> tuple[ModelThread, Loa
 
     def load() -> LoadedFamily:
         use_threads(settings.threads)
-        return LoadedFamily.of(spec, settings.member_list)
+        return LoadedFamily.of(spec, members)
 
     try:
         return thread, thread.submit(load).result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from baton.common.config import UserPath, default_state_folder
+from baton.common.families.manifest import Manifest
 from baton.common.latents import Codec
 from baton.common.limits import Accel
 from baton.common.rpc.access import ClientAccess
@@ -16,8 +17,9 @@ class DeviceSettings(ClientAccess):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: str = "scenes"
-    #: Members that the device holds, comma-separated; the first one finishes relays.
-    members: str = "small"
+    #: Members that the device holds, comma-separated; the first one finishes relays. Left out, as
+    #: the family has it for devices; empty: none.
+    members: str | None = None
     #: The coordinator to ask, ``host:port``; empty decides alone.
     coordinator: str = ""
     #: Edges to use without a coordinator, comma-separated, best first.
@@ -53,8 +55,10 @@ class DeviceSettings(ClientAccess):
         default_factory=lambda: default_state_folder("state_folder")
     )
 
-    @property
-    def member_list(self) -> list[str]:
+    def held(self, manifest: Manifest) -> list[str]:
+        """Members of the family that the device holds."""
+        if self.members is None:
+            return list(manifest.for_devices)
         return split_list(self.members)
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
+from baton.common.arm import Arm
 from baton.common.decision import Decision, EdgeChoice
 from baton.common.errors import Incompatible
-from baton.common.request import Preference
+from baton.common.request import GenerationRequest
 from baton.device_client.arm_names import DEFAULT_FRACTION, ArmNames
 
 _STATIC = "static-"
@@ -19,26 +20,30 @@ def is_static(decision_id: str) -> bool:
 
 
 def static_decision(
-    names: ArmNames,
-    requested_arm: str | None,
-    preference: Preference,
-    edges: Sequence[str],
-    fallback: bool = False,
+    names: ArmNames, request: GenerationRequest, edges: Sequence[str], fallback: bool = False
 ) -> Decision:
-    """The decision without a coordinator: the arm asked for, else a relay unless extreme ones win.
+    """The decision without a coordinator: the arm asked for, else the family's own, or a relay.
 
     Raises UnknownName for an unknown arm, Incompatible for one that needs an edge where none is
     known, unless the device may draw in its place (``fallback``).
     """
-    if requested_arm is not None:
-        arm, reason = names.resolve(requested_arm), "asked for"
+    preference, asked = request.preference, names.requested(request)
+
+    def called(name: str) -> Arm:
+        return names.resolve(name, request.any_steps)
+
+    if asked is not None:
+        arm, reason = asked, "asked for"
     elif edges and not names.device_members:
-        arm, reason = names.resolve("edge"), "this device holds no member"
-    elif not edges or preference == "speed":
-        arm = names.resolve("device")
-        reason = "fastest" if edges else "no coordinator and no edge are known"
+        arm, reason = called("edge"), "this device holds no member"
+    elif not edges:
+        arm, reason = called("device"), "no coordinator and no edge are known"
+    elif request.any_steps and (own := names.own(preference)):
+        arm, reason = own, f"the family's own for {preference}"
+    elif preference == "speed":
+        arm, reason = called("device"), "fastest"
     elif preference == "quality":
-        arm, reason = names.resolve("edge"), "best quality"
+        arm, reason = called("edge"), "best quality"
     else:
         arm, reason = names.resolve(f"relay@{DEFAULT_FRACTION}"), "static default"
     if arm.members_on("edge") and not (edges or fallback):

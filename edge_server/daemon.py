@@ -132,6 +132,8 @@ class Node:
             family_members=tuple(family.spec.members)[:MAX_FAMILY_MEMBERS],
             secret=self._secrets.own,
             latent_space=family.spec.latent_space.id,
+            arms=family.spec.own_arms,
+            partial_members=family.spec.partial_members[:MAX_FAMILY_MEMBERS],
         )
 
     def _occupancy(self) -> Occupancy:

@@ -118,6 +118,7 @@ def _check_edge_part(work: Work, family: LoadedFamily) -> None:
         raise InvalidRequest(f"step {work.first_step} of the plan does not run on an edge")
     for member in _members(work):
         family.denoiser(member)
+    family.check_levels(plan, work.task.size)
 
 
 def _members(work: Work) -> list[str]:

@@ -90,13 +90,19 @@ class Accelerator:
     def _make_directives(self, name: str, accel: Accel, grid: Grid) -> tuple[StepDirectives, str]:
         """One directive per step of the grid, and a note or an empty one."""
         member, sampler, steps = self._members[name], grid.sampler, grid.steps
+        full = (StepDirective(),) * steps
         if member.graph is None:
-            return (StepDirective(),) * steps, f"{name} runs in full: its blocks are not known"
+            return full, f"{name} runs in full: its blocks are not known"
+        if grid.name:  # what is known of plain levels says nothing of others
+            return (
+                full,
+                f"{name} runs in full: nothing is known to be cheaper over grid {grid.name}",
+            )
         spread = member.propagation.directives(member.graph, steps)
         if accel == "propagate":
             return spread, ""
         path = mask_path(member.masks, sampler, steps, propagated=accel == "full")
-        if not (path.exists() and _is_plain(grid)):
+        if not (path.exists() and grid.start == 0 and grid.until is None):
             within = " within encoder propagation" if accel == "full" else ""
             return spread, (
                 f"{name} has no block mask for {sampler} in {steps} steps{within}; its encoder is"
@@ -113,8 +119,3 @@ class Accelerator:
         spread = propagated(member.graph, steps, keys, parallel=parallel, prior_noise=prior_noise)
         pairs = zip(spread, mask.run, strict=True)
         return tuple(replace(one, blocks=bits) for one, bits in pairs), ""
-
-
-def _is_plain(grid: Grid) -> bool:
-    """Whether it goes through all levels as the family's scheduler spaces them."""
-    return grid.start == 0 and grid.until is None and not grid.name

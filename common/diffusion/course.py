@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,6 +52,11 @@ class Course:
         """Before each step, native to its own sampler, and after the last one; length N + 1."""
         before = [level for schedule in self.schedules for level in schedule.levels[:-1]]
         return (*before, self.schedules[-1].levels[-1])
+
+    @cached_property
+    def ratios(self) -> tuple[float, ...]:
+        """Noise over signal, ``b / a``, before each step."""
+        return tuple(level.b / level.a if level.a else math.inf for level in self.levels[:-1])
 
     @cached_property
     def to_vp(self) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.flows import flows_of
 from baton.common.diffusion.profile import Profile, profile
 from baton.common.diffusion.schedules import Schedule
-from baton.common.errors import ExecutionFailed, Incompatible, WeightsError
+from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest, WeightsError
 from baton.common.families.architectures import ARCHITECTURES
 from baton.common.families.architectures.adapter import Adapter, Shape
 from baton.common.families.grids import LevelGrid
@@ -97,6 +97,19 @@ class LoadedFamily:
         """The noise levels of a whole plan. Raises Incompatible for grids that it does not have."""
         return self._course(plan.grids, self.latent_shape(size or self.spec.default_size))
 
+    def check_levels(self, plan: OpenPlan | Plan, size: Size) -> None:
+        """Raises InvalidRequest for a step of a member at a level of noise outside its range."""
+        ratios = self.course(plan, size).ratios
+        for segment in plan.segments:
+            part = self.spec.members.get(segment.member)
+            for step in range(segment.start, segment.stop):
+                if part and part.levels and not part.knows(ratios[step]):
+                    low, high = part.levels
+                    raise InvalidRequest(
+                        f"member {segment.member} takes steps at noise levels from {low:g} to"
+                        f" {high:g}; step {step} of this plan begins at {ratios[step]:.3g}"
+                    )
+
     def _make_course(self, grids: Sequence[Grid], shape: Shape) -> Course:
         def make(
             sampler: SamplerName, steps: int, begin: float | None, until: float | None
@@ -127,10 +140,8 @@ class LoadedFamily:
         return LevelGrid(name, sampler, through.timesteps, through.levels)
 
     def ratios(self, sampler: SamplerName, steps: int) -> list[float]:
-        """The levels of noise ``b / a`` before each step, of the named grid if there is one."""
-        grid = self.spec.named_grids.get((sampler, steps))
-        schedule = self._named_schedules[grid.digest] if grid else self.schedule(sampler, steps)
-        levels = schedule.levels[:-1]
+        """The levels of noise ``b / a`` before each step of the family's own schedule."""
+        levels = self.schedule(sampler, steps).levels[:-1]
         return [level.b / level.a if level.a else math.inf for level in levels]
 
     def denoiser(self, member: str) -> Denoiser:

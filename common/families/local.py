@@ -97,8 +97,7 @@ def warm_up(family: LoadedFamily) -> None:
     """Draw once with each member, so that the first request pays no one-off costs."""
     spec = family.spec
     for member in family.members:
-        guidance = Guidance(_GUIDED)
-        terms = Terms(family.name, "ddim", 1, guidance, own_guidance=spec.own_guidance(_GUIDED))
+        terms = Terms(family.name, "ddim", 1, Guidance(_GUIDED), own_guidance=spec.own_guidance)
         plan = expand(Arm.device(member), terms)
         task = Task("warm up", "", plan, seed=0, size=spec.default_size)
         run = begin(family, task)

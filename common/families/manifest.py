@@ -16,12 +16,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from baton.common.arm import Arm
 from baton.common.config import user_path
 from baton.common.errors import InvalidRequest, UnknownName, WeightsError
 from baton.common.families.grids import LevelGrid
 from baton.common.given import text
 from baton.common.latents.space import UNKNOWN, LatentSpace
 from baton.common.limits import Accel, GuidanceKind
+from baton.common.request import Preference
 from baton.common.size import Size
 
 MANIFEST_NAME = "family.json"
@@ -47,7 +49,10 @@ class Part(_Strict):
 
 
 class MemberPart(Part):
-    """A denoiser. levels: the least and the greatest noise ``b / a`` that it knows; None: all."""
+    """A denoiser.
+
+    levels: the least and the greatest noise ``b / a`` at which it may take a step; None: all.
+    """
 
     guidance: GuidanceKind = "two_branches"
     levels: tuple[float, float] | None = None
@@ -58,6 +63,10 @@ class MemberPart(Part):
         if self.levels is not None and not 0 <= self.levels[0] < self.levels[1]:
             raise ValueError("levels are the least and a greater ratio of noise to signal")
         return self
+
+    def knows(self, level: float) -> bool:
+        """Whether it may take a step from this level, ``b / a``."""
+        return self.levels is None or self.levels[0] <= level <= self.levels[1]
 
 
 class Sizes(_Strict):
@@ -97,8 +106,13 @@ class Manifest(_Strict):
     default_accel: Accel = "none"
     #: By member; the key steps of Stable Diffusion where it says nothing.
     propagation: dict[str, Propagated] = Field(default_factory=dict)
-    #: Named grids of noise levels, tuned for few steps.
+    #: Named grids of noise levels, one for each sampler and number of steps, of arms that say their
+    #: steps.
     grids: tuple[LevelGrid, ...] = ()
+    #: By preference: what is drawn for those who name neither an arm nor its steps.
+    arms: Mapping[Preference, str] = Field(default_factory=dict)
+    #: Members of a device whose settings name none; left out: the last one.
+    device_members: tuple[str, ...] = ()
     #: By name: what scores its pictures, and what makes prompts to measure and to train on.
     scorer: str = ""
     prompts: str = ""
@@ -111,6 +125,34 @@ class Manifest(_Strict):
     latent_space: LatentSpace = UNKNOWN
     #: blake2b digests of weight files, by path; checked when they are read.
     digests: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _members_known(self) -> Manifest:
+        named = dict.fromkeys(self.device_members, "device_members")
+        for preference, arm in self.own_arms.items():
+            named |= dict.fromkeys(arm.members, f"arms.{preference}")
+        for name, where in named.items():
+            if name not in self.members:
+                raise ValueError(f"{where} names no member of the family: {name!r}")
+        return self
+
+    @property
+    def own_arms(self) -> dict[Preference, Arm]:
+        """`arms`, read. Raises ValueError for a text that is no arm."""
+        try:
+            return {preference: Arm.parse(text) for preference, text in self.arms.items()}
+        except UnknownName as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def partial_members(self) -> tuple[str, ...]:
+        """Those that take steps at some levels of noise only: none of them draws alone."""
+        return tuple(name for name, part in self.members.items() if part.levels is not None)
+
+    @property
+    def for_devices(self) -> tuple[str, ...]:
+        """Members that a device holds if nobody says."""
+        return self.device_members or (list(self.members)[-1],)
 
     def check_size(self, size: object) -> Size:
         """Raises InvalidRequest for a side that the family cannot draw."""

@@ -37,8 +37,8 @@ from baton.common.families.part_files import (
     tokenizer_files,
 )
 from baton.common.families.registry import check_registered
-from baton.common.limits import SamplerName
-from baton.common.plan import Grid, Guidance
+from baton.common.limits import GuidanceKind, SamplerName
+from baton.common.plan import Grid
 from baton.common.size import Size
 
 M = TypeVar("M", bound=BaseModel)
@@ -98,14 +98,11 @@ class FamilySpec(Manifest):
         (channels, factor), checked = self.latent, self.check_size(size)
         return channels, checked.height // factor, checked.width // factor
 
-    def own_guidance(self, scale: float) -> dict[str, Guidance]:
+    @property
+    def own_guidance(self) -> dict[str, GuidanceKind]:
         """By member, for those that take guidance otherwise than by two branches."""
         members = self.members.items()
-        return {
-            name: Guidance(scale, of.guidance)
-            for name, of in members
-            if of.guidance != "two_branches"
-        }
+        return {name: of.guidance for name, of in members if of.guidance != "two_branches"}
 
     @cached_property
     def named_grids(self) -> Mapping[tuple[SamplerName, int], Grid]:

@@ -65,6 +65,8 @@ def query_to_proto(query: DecideQuery) -> pb.DecideRequest:
         width=query.size.width if query.size else 0,
         height=query.size.height if query.size else 0,
         latent_space=plan_pb2.LatentSpace(id=query.latent_space),
+        any_steps=query.any_steps,
+        partial_members=query.partial_members,
     )
 
 
@@ -91,6 +93,8 @@ def query_from_proto(message: pb.DecideRequest, owner: str = "") -> DecideQuery:
         owner=owner,
         size=Size(message.width, message.height) if message.width or message.height else None,
         latent_space=message.latent_space.id,
+        any_steps=message.any_steps,
+        partial_members=check_members(message.partial_members, "partial_members"),
     )
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from baton.common.checks import MAX_FAMILY_MEMBERS, check_members
 from baton.common.node import NodeLoad, Registration
+from baton.common.request import PREFERENCES
 from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.deciding import arm_from_proto
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import plan_pb2
 
@@ -41,6 +43,8 @@ def registration_to_proto(about: Registration) -> pb.RegisterRequest:
         incarnation=about.incarnation,
         secret=about.secret,
         latent_space=plan_pb2.LatentSpace(id=about.latent_space),
+        arms={preference: str(arm) for preference, arm in about.arms.items()},
+        partial_members=about.partial_members,
     )
 
 
@@ -56,6 +60,14 @@ def registration_from_proto(message: pb.RegisterRequest) -> Registration:
         incarnation=message.incarnation,
         secret=message.secret,
         latent_space=message.latent_space.id,
+        arms={
+            preference: arm_from_proto(message.arms[preference])
+            for preference in PREFERENCES
+            if preference in message.arms
+        },
+        partial_members=check_members(
+            message.partial_members, "partial_members", MAX_FAMILY_MEMBERS
+        ),
     )
 
 

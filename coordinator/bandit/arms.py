@@ -43,18 +43,28 @@ def choices(edge_members: Collection[str], device_members: Collection[str]) -> I
     yield from map(Arm.edge, edge_members)
 
 
-def candidates(query: DecideQuery, edges: Mapping[tuple[str, ...], Ranking]) -> list[Candidate]:
-    """Every arm of a request, and why it is not feasible. Only the one that the user insists on.
+def candidates(
+    query: DecideQuery,
+    edges: Mapping[tuple[str, ...], Ranking],
+    own: Collection[Arm] = (),
+    partial: Collection[str] = (),
+) -> list[Candidate]:
+    """Every arm of a request, and why it is not feasible.
 
-    edges: by members, those that could run all of them: for every single member that some edge of
-    the family holds, and for those of the arm that the user insists on, if edges hold each.
+    Only the one that the user insists on; else only ``own``, the family's own arms, where they may
+    bring their steps and any of them is feasible; else those of `choices`. edges: by members, those
+    that could run all of them: for every single member that some edge of the family holds, and for
+    those of these arms, if edges hold each. partial: members that draw no picture alone.
     """
     if query.requested_arm is not None:
         return [Candidate(query.requested_arm, _reason(query, query.requested_arm, edges))]
-    alone = [members[0] for members in edges if len(members) == 1]
-    return [
-        Candidate(arm, _cut_reason(arm, query.steps) or _reason(query, arm, edges))
-        for arm in choices(alone, query.members)
+    named = [Candidate(arm, _reason(query, arm, edges)) for arm in own if query.any_steps]
+    if any(item.feasible for item in named):
+        return named
+    alone = [group[0] for group in edges if len(group) == 1 and group[0] not in partial]
+    made = choices(alone, [member for member in query.members if member not in partial])
+    return named + [
+        Candidate(arm, _cut_reason(arm, query.steps) or _reason(query, arm, edges)) for arm in made
     ]
 
 

@@ -4,14 +4,16 @@ Only the share of the steps that run on the edge is known, f = 0 for a device ar
 arm. It is assumed that the edge's member is the better and the slower one. Quality rises with
 sqrt(f), for the first steps decide what the picture shows (RISE); speed falls linearly with f.
 Complex prompts cost more quality the less the edge does; a queue, a busy edge and the network cost
-time only where the edge takes part; a busy device only where the device does. Every figure here
-is a guess that counts as ``ridge_lambda`` observations and is overridden by data.
+time only where the edge takes part; a busy device only where the device does. A family's own arm is
+taken to be the best for its preference, since the family chose it by measurement, whatever the
+prompt, and ahead of its others by more than a busy device costs. Every figure here is a guess that
+counts as ``ridge_lambda`` observations and is overridden by data.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from baton.coordinator.values import ArmKey
 
 DEVICE_QUALITY, EDGE_QUALITY = 0.55, 0.90
 DEVICE_SPEED, EDGE_SPEED = 0.70, 0.45
+OTHER_PREFERENCE_COST = 0.25
 COMPLEXITY_COST, QUEUE_COST, BUSY_EDGE_COST, RTT_COST, BUSY_DEVICE_COST = 0.2, 0.4, 0.1, 0.15, 0.2
 
 
@@ -36,8 +39,14 @@ def expected_speed(arm: Arm) -> float:
     return DEVICE_SPEED + (EDGE_SPEED - DEVICE_SPEED) * arm.edge_share
 
 
-def static_prior(quality_weights: Mapping[Preference, float]) -> Prior[ArmKey]:
-    """theta0 by key, for rewards that weigh quality by ``quality_weights``."""
+def static_prior(
+    quality_weights: Mapping[Preference, float],
+    preferences: Callable[[ArmKey], Collection[Preference]] = lambda key: (),
+) -> Prior[ArmKey]:
+    """theta0 by key, for rewards that weigh quality by ``quality_weights``.
+
+    preferences: those for which a family has the arm of a key.
+    """
 
     def theta0(key: ArmKey) -> FloatArray:
         arm = key.arm
@@ -48,6 +57,12 @@ def static_prior(quality_weights: Mapping[Preference, float]) -> Prior[ArmKey]:
             for preference, weight in quality_weights.items()
         }
         terms["complexity"] = -COMPLEXITY_COST * (1.0 - math.sqrt(arm.edge_share))
+        if chosen_for := preferences(key):
+            terms["complexity"] = 0.0
+            for preference, weight in quality_weights.items():
+                best = weight * EDGE_QUALITY + (1.0 - weight) * DEVICE_SPEED
+                lost = 0.0 if preference in chosen_for else OTHER_PREFERENCE_COST
+                terms[f"prefers_{preference}"] = best - lost
         terms["edge_queue"] = -QUEUE_COST * uses_edge
         terms["edge_busy"] = -BUSY_EDGE_COST * arm.edge_share
         terms["network_rtt"] = -RTT_COST * uses_edge

@@ -34,7 +34,10 @@ Write = NewDecision | Resolution
 
 
 class RewardRow(NamedTuple):
-    """What the bandit learned from one decision; context has shape [d], features its names."""
+    """What the bandit learned from one decision.
+
+    context: [d], features: its names. own_arm: the arm was the family's own.
+    """
 
     family: str
     latent_space: str
@@ -42,6 +45,7 @@ class RewardRow(NamedTuple):
     features: tuple[str, ...]
     context: FloatArray
     reward: float
+    own_arm: bool = False
 
 
 class Store(Protocol):

@@ -41,9 +41,8 @@ class MemoryStore:
             item = self._decisions[decision_id]
             if item.reward is not None:
                 context = np.array(item.context, dtype=np.float64)
-                yield RewardRow(
-                    item.family, item.latent_space, item.arm, item.features, context, item.reward
-                )
+                told = item.family, item.latent_space, item.arm, item.features
+                yield RewardRow(*told, context, item.reward, item.own_arm)
 
     def first_spaces(self) -> dict[str, str]:
         found: dict[str, str] = {}

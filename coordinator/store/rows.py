@@ -34,6 +34,7 @@ def columns(record: DecisionRecord) -> dict[str, object]:
         "explored": int(record.explored),
         "context": np.array(record.context, _CONTEXT_TYPE).tobytes(),
         "owner": record.owner,
+        "own_arm": int(record.own_arm),
     }
 
 
@@ -85,6 +86,7 @@ def record(row: sqlite3.Row) -> DecisionRecord:
         owner=row["owner"],
         latent_space=row["latent_space"],
         features=features(row["features"]),
+        own_arm=bool(row["own_arm"]),
     )
 
 

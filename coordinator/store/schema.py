@@ -83,6 +83,9 @@ _MIGRATIONS: tuple[str, ...] = (
     UPDATE decisions SET context_id = 1 WHERE length(context) = {8 * len(_FIRST_FEATURES)};
     ALTER TABLE decisions ADD COLUMN latent_space TEXT NOT NULL DEFAULT '';
     """,
+    """
+    ALTER TABLE decisions ADD COLUMN own_arm INTEGER NOT NULL DEFAULT 0; -- of the family itself
+    """,
 )
 VERSION = len(_MIGRATIONS)
 
@@ -107,7 +110,7 @@ def canonical_arm(text: str) -> str:
         return str(Arm.parse(text))
     except UnknownName:
         kind, _, rest = text.partition(":")
-        return str(Arm.parse(f"{kind}:{re.sub('[/*:]', '_', rest)}"))
+        return str(Arm.parse(f"{kind}:{re.sub('[/*:^]', '_', rest)}"))
 
 
 def with_canonical_arms(text: str) -> str:

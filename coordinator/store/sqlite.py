@@ -97,16 +97,18 @@ class SqliteStore:
 
     def rewards(self) -> Iterator[RewardRow]:
         query = """
-            SELECT d.family, d.latent_space, d.arm, c.features, d.context, r.reward
+            SELECT d.family, d.latent_space, d.arm, c.features, d.context, r.reward, d.own_arm
             FROM rewards r JOIN decisions d ON d.decision_id = r.decision_id
             LEFT JOIN contexts c ON c.id = d.context_id
             WHERE r.reward IS NOT NULL ORDER BY r.seq
         """
         arm, names = functools.cache(Arm.parse), functools.cache(rows.features)
         with _translated(self._path):
-            for family, space, text, features, context, reward in self._connection.execute(query):
-                vector = rows.vector(context)
-                yield RewardRow(family, space, arm(text), names(features), vector, reward)
+            for family, space, text, features, context, reward, own in self._connection.execute(
+                query
+            ):
+                told = family, space, arm(text), names(features)
+                yield RewardRow(*told, rows.vector(context), reward, bool(own))
 
     def first_spaces(self) -> dict[str, str]:
         query = """

@@ -90,7 +90,7 @@ def _version(package: str) -> str:
 def _weights(settings: DeviceSettings) -> Finding:
     def look() -> str:
         spec = _own_spec(settings)
-        members = ", ".join(settings.member_list) or "no member"
+        members = ", ".join(settings.held(spec)) or "no member"
         return f"{spec.name}: {members}; latent space {spec.latent_space.id or 'unknown'}"
 
     return _finding("weights", look)
@@ -98,14 +98,15 @@ def _weights(settings: DeviceSettings) -> Finding:
 
 def _own_spec(settings: DeviceSettings) -> FamilySpec:
     """Of the family, loaded if the device holds any of it."""
-    if not settings.member_list:
-        return read_spec(settings.family)
+    spec = read_spec(settings.family)
+    if not settings.held(spec):
+        return spec
     from baton.common.quiet import quiet_libraries
 
     quiet_libraries()
     from baton.common.families.loaded import load_family
 
-    return load_family(settings.family, settings.member_list).spec
+    return load_family(settings.family, settings.held(spec)).spec
 
 
 def _certificates(settings: DeviceSettings) -> list[Finding]:

@@ -58,9 +58,10 @@ def generate(settings: DeviceSettings, request: Request, as_json: bool) -> None:
     if not 1 <= request.count <= MAX_PICTURES:
         raise InvalidRequest(f"--n must be from 1 to {MAX_PICTURES}, got {request.count}")
     first = check_request(request.first)
-    check_here(first, settings, check_device(settings))
+    spec = check_device(settings)
+    check_here(first, settings, spec)
     album = _Album(request, first.seed)
-    if settings.member_list:
+    if settings.held(spec):
         quiet_libraries()
     from baton.device_client.sdk import Client
 

@@ -65,7 +65,7 @@ def plan(
     family: LoadedFamily, arm: str, sampler: SamplerName = "dpmpp_2m", accel: Accel = "none"
 ) -> OpenPlan:
     guidance = Guidance(3.0)
-    own = family.spec.own_guidance(guidance.scale)
+    own = family.spec.own_guidance
     return expand(Arm.parse(arm), Terms(NAME, sampler, STEPS, guidance, accel, own))
 
 

@@ -20,7 +20,15 @@ from baton.common.limits import (
     Location,
     SamplerName,
 )
-from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment, StepDirective, relay_step
+from baton.common.plan import (
+    Grid,
+    Guidance,
+    Holder,
+    OpenPlan,
+    OpenSegment,
+    StepDirective,
+    relay_step,
+)
 from tests.support.strategies import arms, choices, fractions, plans
 
 small_ints = st.integers(-2, MAX_STEPS + 3)
@@ -75,7 +83,7 @@ def test_resting_elsewhere_changes_only_member_and_place_of_the_rest(
 ) -> None:
     start = data.draw(st.integers(0, plan.steps - 1))
     assume(len(plan.segments) < MAX_SEGMENTS)
-    moved = plan.rest_on("other", location, start)
+    moved = plan.rest_on(start, lambda step: Holder("other", location))
     assert (moved.grids, moved.budget) == (plan.grids, plan.budget)
     for step in range(plan.steps):
         asked = plan.directive_at(step)

@@ -18,7 +18,7 @@ from baton.common.diffusion.run import prior_noise
 from baton.common.diffusion.samplers import SamplerHistory, rescale, vp_form
 from baton.common.expansion import Terms, expand
 from baton.common.families.loaded import LoadedFamily
-from baton.common.limits import BOTH, Location, SamplerName
+from baton.common.limits import Location, SamplerName
 from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment
 from baton.common.record import plan_that_ran
 from baton.common.request import Task
@@ -70,17 +70,19 @@ def by_hand(family: LoadedFamily, of: Task) -> npt.NDArray[np.uint8]:
     """The task's picture, all its steps on this device: nothing but levels, models and sampler."""
     plan, course = of.plan.closed(), family.course(of.plan)
     texts = family.encode_text(of.prompt, of.negative_prompt)
-    conditioning = stacked([texts.row(branch) for branch in BOTH])
     x = prior_noise(of.seed, family.latent_shape(of.size)) * course.initial_scale
     history: SamplerHistory | None = None
     with torch.inference_mode():
         for step in range(plan.steps):
             level, segment = course.levels[step], plan.segment_at(step)
-            latents = torch.stack([rescale(x, level, vp_form(level))] * 2)
-            timesteps = torch.tensor([course.timesteps[step]] * 2)
-            inputs = ModelInputs(latents, timesteps, conditioning)
-            positive, negative = family.denoiser(segment.member)(inputs)
-            out = negative + segment.guidance.scale * (positive - negative)
+            branches = plan.branches_at(step)
+            rows = [rescale(x, level, vp_form(level)) for _ in branches]
+            timesteps = torch.tensor([course.timesteps[step] for _ in branches])
+            conditioning = stacked([texts.row(branch) for branch in branches])
+            inputs = ModelInputs(torch.stack(rows), timesteps, conditioning)
+            out, *negative = family.denoiser(segment.member)(inputs)
+            if negative:
+                out = negative[0] + segment.guidance.scale * (out - negative[0])
             x, history = course.advance(x, out, step, history)
     return family.decode(x)
 
@@ -88,7 +90,14 @@ def by_hand(family: LoadedFamily, of: Task) -> npt.NDArray[np.uint8]:
 def means(family: LoadedFamily, arm: str, plan: OpenPlan) -> bool:
     """Whether the arm draws over the same grids, each step at the same place on the same member."""
     guidance = plan.segments[0].guidance
-    terms = Terms(NAME, plan.samplers[0], plan.steps, guidance, ratios=family.ratios)
+    terms = Terms(
+        NAME,
+        plan.samplers[0],
+        plan.steps,
+        guidance,
+        named=family.spec.named_grids,
+        ratios=family.ratios,
+    )
     meant = expand(Arm.parse(arm), terms)
     return (steps_of(meant), meant.grids) == (steps_of(plan), plan.grids)
 

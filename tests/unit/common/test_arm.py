@@ -43,6 +43,19 @@ RELAY = Arm.relay("large", "small", 0.4)
             ),
         ),
         (
+            "edge/large^1*2>edge/large*3",
+            Arm((Stretch("edge", "large", 2, guidance=1.0), Stretch("edge", "large", 3))),
+        ),
+        (
+            "edge/large^2.5@0.5>device/small^0",
+            Arm(
+                (
+                    Stretch("edge", "large", share=0.5, guidance=2.5),
+                    Stretch("device", "small", guidance=0.0),
+                )
+            ),
+        ),
+        (
             "device/a.b-c@s0.8>edge/d_e",
             Arm((Stretch("device", "a.b-c", sigma=0.8), Stretch("edge", "d_e"))),
         ),
@@ -61,6 +74,7 @@ def test_arms_read_and_write_as_documented(name: str, arm: Arm) -> None:
         ("relay:large>small@0.4", "edge/large@0.4>device/small"),
         ("relay:large>small@.25", "edge/large@0.25>device/small"),
         ("edge/large@4e-1>device/small", "edge/large@0.4>device/small"),
+        ("edge/large^1.50*2", "edge/large^1.5*2"),
         ("edge/large*03@s2>device/small*4", "edge/large*3@s2.0>device/small*4"),
     ],
 )
@@ -84,7 +98,9 @@ def test_other_spellings_are_one_arm(name: str, canonical: str) -> None:
         "edge/a*0", "edge/a*-1", "edge/a*1.5", "edge/a*201", "edge/a*150>device/b*51",
         "edge/a*3@s1@s2>device/b*1", "edge/a@0.5@s1>device/b", "edge/a@s1*3>device/b*1",
         " edge/a", "edge/a ", "edge/ a", "edge/a\n", "edge/a>", ">edge/a", "edge/a>>device/b",
-        "edge/a/b", "edge/a:b", "edge/a*٣", "edge/" + "x" * 65, "x" * 1_000_000,
+        "edge/a^", "edge/a^x", "edge/a^-1", "edge/a^31", "edge/a^nan", "edge/a*2^1", "edge/a^1^2",
+        "edge/a@0.5^1>device/b", "device/^1", "edge/a/b", "edge/a:b", "edge/a*٣",
+        "edge/" + "x" * 65, "x" * 1_000_000,
         ">".join(["edge/a*1"] * (MAX_SEGMENTS + 1)), "edge/a@0." + "1" * 400 + ">device/b",
     ],
 )  # fmt: skip

@@ -63,14 +63,14 @@ def test_what_follows_a_level_has_a_grid_of_its_own() -> None:
     assert [(s.start, s.grid.start) for s in shared.segments] == [(0, 0), (1, 0), (3, 3), (6, 3)]
 
 
-def test_the_familys_named_grid_is_taken_where_all_steps_share_one() -> None:
+def test_an_arm_with_steps_of_its_own_takes_the_familys_named_grid_of_as_many() -> None:
     named = Grid("ddim", 0, 5, name="tuned", digest="d" * 32)
     terms = replace(TERMS, named={("ddim", 5): named})
     assert of("edge/large*5", terms).grids == (named,)
     assert of("edge/large*2>device/small*3", terms).grids == (named,)
-    assert of("edge/large", replace(terms, steps=5)).grids == (named,)
     assert of("edge/large*6", terms).grids == (Grid("ddim", 0, 6),)
     assert of("edge/large*2@s2>device/small*3", terms).grids[0].name == ""
+    assert of("edge/large", replace(terms, steps=5)).grids == (Grid("ddim", 0, 5),)
 
 
 def ratios(sampler: SamplerName, steps: int) -> list[float]:
@@ -103,10 +103,22 @@ def test_who_does_not_know_the_levels_cannot_place_a_cut_at_one() -> None:
 
 
 def test_a_member_may_have_guidance_of_its_own() -> None:
-    own = {"small": Guidance(3.0, "none")}
-    plan = of("edge/large@0.5>device/small", replace(TERMS, own_guidance=own, accel="full"))
-    assert [s.guidance for s in plan.segments] == [Guidance(3.0), own["small"]]
+    terms = replace(TERMS, own_guidance={"small": "none"}, accel="full")
+    plan = of("edge/large@0.5>device/small", terms)
+    assert [s.guidance for s in plan.segments] == [Guidance(3.0), Guidance(3.0, "none")]
     assert [s.accel for s in plan.segments] == ["full", "full"]
+
+
+def test_a_stretch_may_say_its_scale_of_guidance() -> None:
+    terms = replace(TERMS, own_guidance={"fine": "none"})
+    plan = of("edge/large^1*3>edge/large*2>device/small^2.5*1>device/fine^4*1", terms)
+    assert [(s.start, s.stop, s.guidance) for s in plan.segments] == [
+        (0, 3, Guidance(1.0)),
+        (3, 5, Guidance(3.0)),
+        (5, 6, Guidance(2.5)),
+        (6, 7, Guidance(4.0, "none")),
+    ]
+    assert [plan.guided_at(step) for step in (0, 3, 5, 6)] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("steps", [0, 201, -1])

@@ -25,6 +25,7 @@ from baton.common.plan import (
     Grid,
     Guidance,
     GuidanceBudget,
+    Holder,
     OpenPlan,
     OpenSegment,
     Plan,
@@ -36,6 +37,7 @@ from baton.common.request import Task
 from baton.common.size import Size
 from tests.support.tasks import plan_in
 
+SMALL = Holder("small", "device")
 PLAN = plan_of(Arm.device("small"), "tiny", "ddim", 4, 2.0)
 MIXED = plan_in(
     "tiny",
@@ -223,31 +225,43 @@ def test_resting_on_a_member_keeps_what_is_before_and_every_directive() -> None:
     unguided = StepDirective("positive")
     directives = (FULL_STEP, unguided, FULL_STEP, unguided)
     plan = plan_in("tiny", "ddim", 2.0, ("large", "edge", 0, 4, directives))
-    moved = plan.rest_on("small", "device", 3)
+    moved = plan.rest_on(3, lambda step: SMALL)
     assert [(s.member, s.location, s.start, s.stop) for s in moved.segments] == [
         ("large", "edge", 0, 3),
         ("small", "device", 3, 4),
     ]
     assert [moved.directive_at(i) for i in range(4)] == list(directives)
-    assert [s.member for s in plan.rest_on("small", "device", 0).segments] == ["small"]
+    assert [s.member for s in plan.rest_on(0, lambda step: SMALL).segments] == ["small"]
 
 
 def test_resting_on_a_member_joins_what_runs_alike_and_keeps_the_grids() -> None:
-    moved = MIXED.rest_on("small", "device", 4)
+    moved = MIXED.rest_on(4, lambda step: SMALL)
     assert [(s.member, s.start, s.stop) for s in moved.segments] == [
         ("large", 0, 3), ("medium", 3, 4), ("small", 4, 10),
     ]  # fmt: skip
     two = grids(Grid("ddim", 0, 3, until=2.2), Grid("ddim", 3, 7))
-    rested = two.rest_on("small", "device", 1)
+    rested = two.rest_on(1, lambda step: SMALL)
     assert [(s.member, s.start, s.stop) for s in rested.segments] == [
         ("large", 0, 1), ("small", 1, 3), ("small", 3, 7),
     ]  # fmt: skip
     assert rested.grids == two.grids
 
 
+def test_only_the_steps_that_have_another_holder_move() -> None:
+    steps = ("large", "edge", 0, 3, ()), ("small", "device", 3, 5, ())
+    plan = plan_in("tiny", "ddim", 2.0, *steps)
+    alone = Guidance(2.0, "none")
+    moved = plan.rest_on(1, lambda step: Holder("tiny", "device", alone) if step < 3 else None)
+    assert [(s.member, s.location, s.start, s.stop, s.guidance) for s in moved.segments] == [
+        ("large", "edge", 0, 1, Guidance(2.0)),
+        ("tiny", "device", 1, 3, alone),
+        ("small", "device", 3, 5, Guidance(2.0)),
+    ]
+
+
 def test_resting_on_a_member_past_the_last_step_is_refused() -> None:
     with pytest.raises(InvalidRequest):
-        MIXED.rest_on("small", "device", 10)
+        MIXED.rest_on(10, lambda step: SMALL)
 
 
 def test_what_runs_and_what_is_allowed_are_two_types() -> None:

@@ -50,4 +50,4 @@ def test_the_arm_that_ran_is_told_in_counts_where_the_planned_one_has_them(
 ) -> None:
     arm = Arm.parse(planned)
     terms = Terms("tiny", "ddim", 5, Guidance(3.0), ratios=lambda *_: (14.0, 2.0, 1.0, 0.5, 0.2))
-    assert str(arm_that_ran(ran(*places), expand(arm, terms).grids, arm)) == told
+    assert str(arm_that_ran(ran(*places), expand(arm, terms), arm)) == told

@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def members() -> str:
+def members() -> str | None:
     return load_settings(DeviceSettings, "device", {})[0].members
 
 
@@ -86,7 +86,7 @@ def test_without_a_home_state_lives_in_memory_and_a_warning_says_so(
 ) -> None:
     monkeypatch.setenv("HOME", name)
     assert config_file() is None
-    assert members() == "small"
+    assert members() == DeviceSettings().members
     assert "in memory" in caplog.text
     assert DeviceSettings().state_folder is EdgeSettings().state_folder is None
     assert CoordinatorSettings().db == IN_MEMORY

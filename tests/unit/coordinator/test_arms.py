@@ -6,7 +6,7 @@ from baton.common.arm import Arm
 from baton.common.decision import EdgeChoice
 from baton.common.query import DecideQuery
 from baton.coordinator.bandit.arms import Candidate, candidates
-from baton.coordinator.known import is_learned
+from baton.coordinator.known import is_general
 from baton.coordinator.ranking import RankedEdge, Ranking
 
 USABLE = Ranking((RankedEdge("e1", "h:1", "idle", 0.0, 0.0, 0.0, 0),), ())
@@ -135,6 +135,6 @@ def test_a_latent_spaces_id_matches_as_a_fingerprint_does() -> None:
 
 def test_the_arms_that_the_bandit_makes_are_those_that_are_learned() -> None:
     options = candidates(query(("a", "b")), {("a",): USABLE, ("c",): USABLE})
-    assert all(is_learned(item.arm) for item in options)
+    assert all(is_general(item.arm) for item in options)
     for text in ("edge/a@0.35>device/b", "device/a@0.4>edge/b", "edge/a*4", "edge/a@0.4>device/a"):
-        assert not is_learned(Arm.parse(text))
+        assert not is_general(Arm.parse(text))

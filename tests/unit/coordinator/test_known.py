@@ -13,6 +13,7 @@ from baton.common.arm import Arm
 from baton.common.errors import UnknownName
 from baton.common.explanation import DecisionRecord
 from baton.common.node import Registration
+from baton.common.query import DecideQuery
 from baton.common.request import Preference
 from baton.coordinator.bandit.arms import RELAY_FRACTIONS
 from baton.coordinator.bandit.context import DIMENSION, FEATURES
@@ -20,7 +21,7 @@ from baton.coordinator.bandit.linucb import MAX_ARMS, LinUCB
 from baton.coordinator.bandit.prior import static_prior
 from baton.coordinator.bandit.reward import RewardModel
 from baton.coordinator.decider import Clocks, Decider, Policy
-from baton.coordinator.known import built_in_families
+from baton.coordinator.known import Family, built_in_families
 from baton.coordinator.learner import Restored
 from baton.coordinator.store.base import NewDecision, Resolution
 from tests.unit.coordinator.test_decider import OK, SETTINGS, SMALL, World, query
@@ -146,7 +147,12 @@ async def test_where_every_arms_reward_is_out_others_are_answered_all_the_same(
 async def test_decisions_that_nobody_reports_keep_nobody_out(world: World) -> None:
     weights: dict[Preference, float] = {"quality": 0.8, "balanced": 0.5, "speed": 0.2}
     policy = Policy(
-        RewardModel(weights, 5.0), 0.0, 60.0, np.random.default_rng(0), {"scenes": ("small",)}, 3
+        RewardModel(weights, 5.0),
+        0.0,
+        60.0,
+        np.random.default_rng(0),
+        {"scenes": Family(("small",))},
+        3,
     )
     bandit, store = LinUCB(DIMENSION, 0.1, 1.0, static_prior(weights)), world.threads[0]
     decider = Decider(bandit, policy, world.fleet, store, Clocks(world.clock, world.clock))
@@ -177,4 +183,55 @@ async def test_members_that_no_edge_has_loaded_are_known_if_an_edge_names_them(
 
 
 def test_the_built_in_family_is_known() -> None:
-    assert set(built_in_families()["scenes"]) == {"large", "medium", "small"}
+    assert set(built_in_families()["scenes"].members) >= {"large", "medium", "small"}
+
+
+OWN: dict[Preference, Arm] = {
+    "balanced": Arm.parse("edge/base*3>device/tiny*4"),
+    "quality": Arm.parse("edge/base*5"),
+}
+
+
+def open_query(request_id: str, **fields: object) -> DecideQuery:
+    """Of a caller who leaves the steps to the arm."""
+    asked = {"members": ("tiny",), "any_steps": True, "preference": "balanced"} | fields
+    return replace(query(request_id), family="mine", **asked)  # type: ignore[arg-type]
+
+
+async def test_a_familys_own_arms_are_chosen_where_the_steps_are_open_and_learned_for_good(
+    world: World,
+) -> None:
+    about = Registration("e1", "h:1", "mine", ("base",), "f", family_members=("tiny",), arms=OWN)
+    world.fleet.register(about)
+    answer = await world.decider.decide(open_query("r1"))
+    record = await world.decider.find(answer.decision_id)
+    assert (answer.arm, record.own_arm) == (OWN["balanced"], True)
+    assert {score.arm for score in record.scores} == set(OWN.values())
+    assert await world.decider.report(answer.decision_id, OK)
+    told = await world.decider.decide(open_query("r2", preference="quality"))
+    assert told.arm == OWN["quality"]
+    fixed = await world.decider.decide(open_query("r3", any_steps=False))
+    assert fixed.arm.steps is None
+    before = learned(world)
+    assert ("mine", str(OWN["balanced"])) in before
+    world.boot(SETTINGS)
+    await world.decider.restore()
+    assert learned(world) == before
+    assert sum(stats.rewards for stats in world.decider.arms()) == 1
+
+
+async def test_own_arms_that_cannot_run_here_leave_the_choice_to_the_general_ones(
+    world: World,
+) -> None:
+    arms: dict[Preference, Arm] = {"balanced": OWN["balanced"]}
+    world.fleet.register(
+        Registration("e1", "h:1", "mine", ("base",), "f", family_members=("tiny", "x"), arms=arms)
+    )
+    answer = await world.decider.decide(open_query("r1", members=("x",)))
+    record = await world.decider.find(answer.decision_id)
+    reasons = {score.arm: score.reason for score in record.scores}
+    assert answer.arm.steps is None
+    assert reasons[OWN["balanced"]] == "the device does not hold tiny"
+    world.fleet.deregister("e1")
+    gone = await world.decider.decide(open_query("r2", members=("tiny",)))
+    assert gone.arm == Arm.device("tiny")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 from baton.common.arm import Arm
 from baton.common.query import DecideQuery, PromptFeatures
 from baton.common.request import Preference
 from baton.coordinator.bandit.arms import candidates
-from baton.coordinator.bandit.context import DIMENSION, build_context
+from baton.coordinator.bandit.context import DIMENSION, FEATURES, build_context
 from baton.coordinator.bandit.linucb import LinUCB
 from baton.coordinator.bandit.prior import static_prior
 from baton.coordinator.ranking import RankedEdge, Ranking
@@ -67,3 +70,19 @@ def test_data_override_the_prior() -> None:
         model.update(edge, context, 0.1)
         model.update(device, context, 0.7)
     assert model.score(edge, context).estimate < model.score(device, context).estimate
+
+
+def test_a_familys_own_arm_is_the_best_for_its_preference_on_any_prompt_or_busy_device() -> None:
+    own = {
+        Arm.parse("device/s*1>edge/l*2>device/f*4"): {"balanced"},
+        Arm.parse("edge/l*5"): {"quality"},
+        Arm.parse("device/s*3>device/f*4"): {"speed"},
+    }
+    prior = static_prior(WEIGHTS, lambda key: own.get(key.arm, ()))
+    for preference in WEIGHTS:
+        for busy, complexity in itertools.product((0.0, 1.0), repeat=2):
+            told = {"bias": 1.0, f"prefers_{preference}": 1.0}
+            told |= {"device_cpu": busy, "complexity": complexity, "edge_busy": busy}
+            context = np.array([told.get(name, 0.0) for name in FEATURES])
+            best = max(own, key=lambda arm: float(prior(ArmKey("f", "", arm)) @ context))
+            assert own[best] == {preference}

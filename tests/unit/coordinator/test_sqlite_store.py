@@ -60,7 +60,7 @@ def test_it_runs_in_wal_mode_with_full_sync(path: Path) -> None:
     store = SqliteStore(path)
     pragmas = ("journal_mode", "synchronous", "user_version")
     values = [store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
-    assert values == ["wal", 2, 3]
+    assert values == ["wal", 2, 4]
     store.close()
 
 

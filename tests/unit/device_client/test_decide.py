@@ -7,7 +7,7 @@ import pytest
 from baton.common.arm import Arm
 from baton.common.errors import BatonError, Incompatible, UnknownName
 from baton.common.families.manifest import read_manifest
-from baton.common.request import Preference
+from baton.common.request import GenerationRequest, Preference
 from baton.device_client.arm_names import ArmNames
 from baton.device_client.static_decision import static_decision
 
@@ -90,7 +90,8 @@ def test_without_a_coordinator_the_wish_wins_and_then_the_preference(
     edges: tuple[str, ...],
     arm: str,
 ) -> None:
-    decision = static_decision(names(family_folder, "small"), asked, preference, edges)
+    request = GenerationRequest("a", arm=asked, preference=preference)
+    decision = static_decision(names(family_folder, "small"), request, edges)
     assert str(decision.arm) == arm
     expected = edges if "edge" in arm else ()
     assert tuple(edge.address for edge in decision.edges) == expected
@@ -102,7 +103,8 @@ def test_without_a_coordinator_the_wish_wins_and_then_the_preference(
 def test_a_device_without_a_member_lets_the_edge_draw(
     family_folder: Path, preference: Preference
 ) -> None:
-    decision = static_decision(names(family_folder), None, preference, EDGES)
+    request = GenerationRequest("a", preference=preference)
+    decision = static_decision(names(family_folder), request, EDGES)
     assert str(decision.arm) == "edge/large"
 
 
@@ -111,14 +113,15 @@ def test_an_arm_that_needs_an_edge_says_so_where_none_is_known(
     family_folder: Path, asked: str
 ) -> None:
     with pytest.raises(Incompatible, match="--edge HOST:PORT"):
-        static_decision(names(family_folder, "small"), asked, "balanced", ())
+        static_decision(names(family_folder, "small"), GenerationRequest("a", arm=asked), ())
 
 
 def test_nothing_to_draw_with_is_an_error(family_folder: Path) -> None:
     with pytest.raises(BatonError):
-        static_decision(names(family_folder), None, "balanced", ())
+        static_decision(names(family_folder), GenerationRequest("a"), ())
 
 
 def test_every_decision_has_an_id_of_its_own(family_folder: Path) -> None:
-    made = [static_decision(names(family_folder, "small"), None, "speed", ()) for _ in range(3)]
+    request = GenerationRequest("a", preference="speed")
+    made = [static_decision(names(family_folder, "small"), request, ()) for _ in range(3)]
     assert len({decision.decision_id for decision in made}) == 3

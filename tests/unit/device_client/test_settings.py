@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from baton.common.config import config_file, load_settings
 from baton.common.errors import InvalidRequest
-from baton.common.families.manifest import find_family
+from baton.common.families.manifest import find_family, read_manifest
 from baton.common.latents import Codec
 from baton.common.rpc.tokens import read_tokens
 from baton.coordinator.settings import Settings as CoordinatorSettings
@@ -150,7 +150,7 @@ def test_settings_never_change() -> None:
 def test_lists_are_separated_by_commas(text: str, items: list[str]) -> None:
     assert split_list(text) == items
     settings = DeviceSettings(members=text, edges=text)
-    assert settings.member_list == items
+    assert settings.held(read_manifest(find_family("scenes"))) == items
     assert settings.edge_list == items
 
 

@@ -75,6 +75,26 @@ Global___NodeLoad: _TypeAlias = NodeLoad  # noqa: Y015
 class RegisterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ArmsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
@@ -86,6 +106,8 @@ class RegisterRequest(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     LATENT_SPACE_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    PARTIAL_MEMBERS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
@@ -106,6 +128,14 @@ class RegisterRequest(_message.Message):
 
     @_builtins.property
     def latent_space(self) -> _plan_pb2.LatentSpace: ...
+    @_builtins.property
+    def arms(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The family's own arms, by preference: quality, balanced or speed."""
+
+    @_builtins.property
+    def partial_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members of the family that take steps at some levels of noise only."""
+
     def __init__(
         self,
         *,
@@ -120,10 +150,12 @@ class RegisterRequest(_message.Message):
         incarnation: _builtins.str = ...,
         secret: _builtins.str = ...,
         latent_space: _plan_pb2.LatentSpace | None = ...,
+        arms: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        partial_members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "family", b"family", "family_members", b"family_members", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "latent_space", b"latent_space", "load", b"load", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "arms", b"arms", "family", b"family", "family_members", b"family_members", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "latent_space", b"latent_space", "load", b"load", "members", b"members", "node_id", b"node_id", "partial_members", b"partial_members", "protocol_version", b"protocol_version", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,6 +356,8 @@ class DecideRequest(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     LATENT_SPACE_FIELD_NUMBER: _builtins.int
+    ANY_STEPS_FIELD_NUMBER: _builtins.int
+    PARTIAL_MEMBERS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     request_id: _builtins.str
     preference: Global___Preference.ValueType
@@ -339,6 +373,8 @@ class DecideRequest(_message.Message):
     width: _builtins.int
     """Of the picture, pixels."""
     height: _builtins.int
+    any_steps: _builtins.bool
+    """Arms may bring steps of their own in place of these."""
     @_builtins.property
     def prompt(self) -> Global___PromptFeatures: ...
     @_builtins.property
@@ -349,6 +385,10 @@ class DecideRequest(_message.Message):
     def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeProbe]: ...
     @_builtins.property
     def latent_space(self) -> _plan_pb2.LatentSpace: ...
+    @_builtins.property
+    def partial_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of its members that take steps at some levels of noise only: none of them draws alone."""
+
     def __init__(
         self,
         *,
@@ -367,10 +407,12 @@ class DecideRequest(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         latent_space: _plan_pb2.LatentSpace | None = ...,
+        any_steps: _builtins.bool = ...,
+        partial_members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "device_cpu", b"device_cpu", "family", b"family", "fingerprint", b"fingerprint", "height", b"height", "latent_space", b"latent_space", "members", b"members", "preference", b"preference", "probes", b"probes", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "rtt_seconds", b"rtt_seconds", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_steps", b"any_steps", "arm", b"arm", "device_cpu", b"device_cpu", "family", b"family", "fingerprint", b"fingerprint", "height", b"height", "latent_space", b"latent_space", "members", b"members", "partial_members", b"partial_members", "preference", b"preference", "probes", b"probes", "prompt", b"prompt", "protocol_version", b"protocol_version", "request_id", b"request_id", "rtt_seconds", b"rtt_seconds", "steps", b"steps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

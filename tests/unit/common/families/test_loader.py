@@ -173,7 +173,7 @@ def test_members_are_listed_from_the_largest(copy: Path) -> None:
     assert load_family(str(copy), ["small", "large"]).members == ("large", "small")
 
 
-def test_a_cut_at_a_level_lies_on_the_named_grid_that_runs(
+def test_a_named_grid_is_of_arms_that_say_their_steps_and_a_cut_at_a_level_of_the_others(
     copy: Path, family: LoadedFamily
 ) -> None:
     longer = family.schedule("ddim", 7)
@@ -184,11 +184,14 @@ def test_a_cut_at_a_level_lies_on_the_named_grid_that_runs(
     terms = Terms(
         slow.name, "ddim", 4, Guidance(3.0), named=slow.spec.named_grids, ratios=slow.ratios
     )
-    before, after = (level.b / level.a for level in levels[2:4])
+    before, after = family.ratios("ddim", 4)[2:4]
     plan = expand(Arm.parse(f"edge/large@s{(before + after) / 2:.6f}>device/small"), terms)
-    assert plan.grids[0].name == "slow"
+    assert plan.grids[0].name == ""
     assert plan.segments[0].stop == 3
-    assert slow.ratios("ddim", 5) == family.ratios("ddim", 5)
+    assert slow.ratios("ddim", 4) == family.ratios("ddim", 4)
+    named = expand(Arm.parse("edge/large*3>device/small*1"), terms)
+    assert [grid.name for grid in named.grids] == ["slow"]
+    assert slow.course(named).levels == tuple(levels)
 
 
 def test_an_unknown_member_is_refused_at_loading_and_at_use(
