@@ -24,7 +24,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 
 mpl.use("Agg")
 
@@ -33,10 +32,9 @@ from matplotlib import pyplot as plt
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.run import Run, start_run
-from baton.common.families.architectures.sd1 import Member
 from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.scenes.cases import Case, seeded_cases
-from baton.common.families.scenes.evaluate import world_drawn_by
+from baton.common.families.scenes.evaluate import whole_members, world_drawn_by
 from baton.common.families.scenes.training.members import FINISHER
 from baton.common.families.scenes.verify import Verdict, verify
 from baton.common.files import saving
@@ -90,10 +88,6 @@ class Studio:
     def __init__(self, family: LoadedFamily, cases: Sequence[Case]) -> None:
         self.family, self.cases = family, cases
         self.denoisers: dict[str, Denoiser] = {m: family.denoiser(m) for m in family.members}
-        folder = family.spec.folder / FINISHER / "unet"
-        if folder.is_dir():
-            unet = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False)
-            self.denoisers[FINISHER] = Member(unet.eval().requires_grad_(False))
 
     @property
     def first(self) -> str:
@@ -101,7 +95,7 @@ class Studio:
 
     @property
     def last(self) -> str:
-        return self.family.members[-1]
+        return whole_members(self.family)[-1]
 
     def draw(
         self, mix: Mix, watch: Callable[[int, list[Run]], None] | None = None

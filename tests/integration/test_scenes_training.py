@@ -41,8 +41,8 @@ def test_a_toy_family_is_trained_interrupted_packed_resumed_exported_and_draws(
     exported = run("export", "--run-dir", first, "--out", out)
     assert exported.returncode == 0, exported.stderr
     family = load_family(out)
-    assert family.members == ("large", "medium", "small")
-    assert (tmp_path / "family/finisher/unet/config.json").is_file()
+    assert family.members == ("large", "medium", "small", "finisher")
+    assert family.spec.for_devices == ("small", "finisher")
     pipe = family.pipeline("small")
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a striped red cat", num_inference_steps=2, output_type="np").images[0]

@@ -39,6 +39,11 @@ def world_drawn_by(family: LoadedFamily) -> World:
     return world_of(family.spec.sizes.default)
 
 
+def whole_members(family: LoadedFamily) -> tuple[str, ...]:
+    """Loaded members that draw a picture alone, from the largest to the smallest."""
+    return tuple(name for name in family.members if name not in family.spec.partial_members)
+
+
 def draw(family: LoadedFamily, plan: OpenPlan, cases: Sequence[Case]) -> list[Drawn]:
     """Draw every case with a plan, all of its members local, in batches."""
     drawn: list[Drawn] = []

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from baton.common.build import processor_name
 from baton.common.diffusion.blocks import ModelInputs
 from baton.common.diffusion.conditioning import stacked
-from baton.common.families.architectures.sd1 import Member, models_of
+from baton.common.families.architectures.sd1 import models_of
 from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.scenes.evaluate import (
     Drawn,
@@ -29,12 +28,12 @@ from baton.common.families.scenes.evaluate import (
     member_plan,
     score_by_task,
     seeded_cases,
+    whole_members,
     world_drawn_by,
 )
 from baton.common.families.scenes.grammar import GENEVAL_TASKS, SURFACE_TASK, sample_spec, tasks_of
 from baton.common.families.scenes.render import compose, render
 from baton.common.families.scenes.training.export import TRAINING_NAME
-from baton.common.families.scenes.training.members import FINISHER, build_unet
 from baton.common.families.scenes.training.vae import acceptance, psnr, to_model_range
 from baton.common.files import saving
 from baton.common.quality.scores import Score
@@ -53,7 +52,7 @@ def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 5
     family = load_family(str(folder))
     cases = seeded_cases(world_drawn_by(family), *drawn)
     measured = Measured(family, steps, drawn, step_milliseconds(family), _training(folder))
-    for member in family.members:
+    for member in whole_members(family):
         pictures = draw(family, member_plan(family, member, steps), cases)
         measured.scores[member] = score_by_task(pictures)
         with saving(folder / f"{member}.png") as file:
@@ -68,7 +67,7 @@ def write_card(folder: Path, bench: Path, drawn: tuple[int, int], steps: int = 5
 
 @dataclass
 class Measured:
-    """What a card tells. milliseconds: a step of each member, guided, and the finisher's."""
+    """What a card tells. milliseconds: a step of each member, guided where it takes guidance."""
 
     family: LoadedFamily
     steps: int
@@ -102,17 +101,16 @@ def _autoencoder(family: LoadedFamily, count: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def step_milliseconds(family: LoadedFamily) -> dict[str, float]:
-    """One step of each member at batch 1, interleaved; medians. Members guided (two rows)."""
+    """One step of each member at batch 1, interleaved; medians. Guided ones take two rows."""
     shape = family.latent_shape(family.spec.sizes.default)
     x, t = torch.randn(2, *shape), torch.full((2,), 500.0)
     row = family.encode_text("a red cat").row("positive")
-    inputs = ModelInputs(x, t, stacked([row, row]))
+    both = ModelInputs(x, t, stacked([row, row]))
+    one = both.rows(torch.tensor([0]))
     calls: dict[str, Callable[[], object]] = {
-        member: partial(family.denoiser(member), inputs) for member in family.members
+        member: partial(family.denoiser(member), both if _is_guided(family, member) else one)
+        for member in family.members
     }
-    if (folder := family.spec.folder / FINISHER / "unet").is_dir():
-        finisher = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
-        calls[FINISHER] = partial(Member(finisher), inputs.rows(torch.tensor([0])))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_REPEATS):
         for name, call in calls.items():
@@ -225,7 +223,7 @@ def _member_table(measured: Measured) -> list[str]:
     ]
     first = milliseconds[family.members[0]]
     for name, took in milliseconds.items():
-        guided = "one branch" if name == FINISHER else "guided"
+        guided = "guided" if _is_guided(family, name) else "one branch"
         cheaper = "" if name == family.members[0] else f"{first / took:.1f}x cheaper"
         lines.append(
             f"| {name} | {_parameters(family, name) / 1e6:.2f} M | {took:.1f} ms, {guided} |"
@@ -248,9 +246,11 @@ def _training_table(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _parameters(family: LoadedFamily, name: str) -> int:
-    if name in family.members:
-        return sum(p.numel() for p in models_of(family).unets[name].parameters())
-    return sum(p.numel() for p in build_unet(name, world_drawn_by(family)).parameters())
+    return sum(p.numel() for p in models_of(family).unets[name].parameters())
+
+
+def _is_guided(family: LoadedFamily, member: str) -> bool:
+    return family.spec.members[member].guidance == "two_branches"
 
 
 def _autoencoder_lines(found: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from baton.common.families.manifest import (
     Sizes,
     file_digest,
 )
+from baton.common.families.scenes.training.finisher import QUIET
 from baton.common.families.scenes.training.loop import read_averages, read_position
 from baton.common.families.scenes.training.members import (
     FINISHER,
@@ -68,6 +69,13 @@ def export_member(out: Path, member: str, weights: dict[str, torch.Tensor], worl
     save_half(unet, out / member / "unet")
 
 
+def member_part(member: str) -> MemberPart:
+    """How the manifest lists a member: the finisher takes one branch, at the levels it learned."""
+    if member == FINISHER:
+        return MemberPart(path=f"{member}/unet", guidance="none", levels=(0.0, QUIET[1]))
+    return MemberPart(path=f"{member}/unet")
+
+
 def write_manifest(out: Path, guidance: float, world: World) -> None:
     """Write ``family.json`` over the members that are there, with the digests of their weights."""
     files = sorted(out.rglob("*.safetensors"))
@@ -80,7 +88,8 @@ def write_manifest(out: Path, guidance: float, world: World) -> None:
         text_encoder=Part(path="shared/text_encoder"),
         tokenizer=Part(path="shared/tokenizer"),
         scheduler=Part(path="shared/scheduler"),
-        members={m: MemberPart(path=f"{m}/unet") for m in MEMBERS if (out / m).is_dir()},
+        members={m: member_part(m) for m in (*MEMBERS, FINISHER) if (out / m).is_dir()},
+        device_members=tuple(m for m in ("small", FINISHER) if (out / m).is_dir()),
         sizes=Sizes(
             default=world.image_size,
             minimum=2 * multiple,

@@ -12,14 +12,15 @@ from baton.common.families.loaded import load_family
 from baton.common.families.manifest import MANIFEST_NAME, file_digest
 from baton.common.families.scenes.training.dataset import load_dataset
 from baton.common.families.scenes.training.device import Machine
-from baton.common.families.scenes.training.export import save_half
-from baton.common.families.scenes.training.finisher import QUIET, Teachers, train_finisher
+from baton.common.families.scenes.training.export import member_part, save_half
+from baton.common.families.scenes.training.finisher import Teachers, train_finisher
 from baton.common.families.scenes.training.loop import Allowance
 from baton.common.families.scenes.training.members import FINISHER
 from baton.common.families.scenes.worlds import world_of
 from baton.common.files import saving
 
 _TEACHERS = ("large", "small")
+_DEVICE_MEMBERS = ("small", FINISHER)
 
 
 def finish_family(
@@ -47,11 +48,9 @@ def add_finisher(folder: Path, unet: UNet2DConditionModel) -> None:
     save_half(unet, folder / FINISHER / "unet")
     path = folder / MANIFEST_NAME
     manifest = json.loads(path.read_bytes())
-    manifest["members"][FINISHER] = {
-        "path": f"{FINISHER}/unet",
-        "guidance": "none",
-        "levels": [0.0, QUIET[1]],
-    }
+    part = member_part(FINISHER).model_dump(mode="json", exclude_defaults=True)
+    manifest["members"][FINISHER] = part
+    manifest["device_members"] = [*_DEVICE_MEMBERS]
     for weights in (folder / FINISHER).rglob("*.safetensors"):
         manifest["digests"][weights.relative_to(folder).as_posix()] = file_digest(weights)
     with saving(path) as file:

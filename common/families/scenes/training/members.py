@@ -47,7 +47,7 @@ _MEMBERS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Outside the family's members: it draws no picture alone.
+#: Draws no picture alone.
 FINISHER = "finisher"
 MEMBERS: tuple[str, ...] = tuple(_MEMBERS)
 
