@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from baton.common.errors import DeadlineExceeded
 from baton.common.limits import Accel
-from baton.common.plan import OpenPlan
+from baton.common.plan import OpenPlan, OpenSegment
 
 _WEIGHT = 0.3  # of the newest measurement
 _UNMEASURED_SHARE = 0.1  # of the time, kept for the device before it has been measured
@@ -69,30 +69,35 @@ class Timer:
     budget: Budget = field(default_factory=Budget)
 
 
+#: Member, acceleration, and whether guided: steps of one kind take about as long.
+_Kind = tuple[str, Accel, bool]
+
+
 class StepTimes:
     """Measured seconds of this device's model work, shared by the pictures of one client."""
 
     def __init__(self) -> None:
-        self._steps: dict[tuple[str, Accel], float] = {}
+        self._steps: dict[_Kind, float] = {}
         self._rest: float | None = None
         self._lock = threading.Lock()
 
-    def measured(self, member: str, accel: Accel, step: float, rest: float | None) -> None:
-        """``step``: mean seconds of a step; ``rest``: of encoding and decoding, None without both.
-
-        Thread-safe.
-        """
+    def measured(self, segment: OpenSegment, step: float) -> None:
+        """``step``: mean seconds of one of the segment's. Thread-safe."""
         with self._lock:
-            self._steps[member, accel] = _mean(self._steps.get((member, accel)), step)
-            if rest is not None:
-                self._rest = _mean(self._rest, rest)
+            kind = _kind(segment)
+            self._steps[kind] = _mean(self._steps.get(kind), step)
+
+    def measured_rest(self, seconds: float) -> None:
+        """Of encoding and decoding. Thread-safe."""
+        with self._lock:
+            self._rest = _mean(self._rest, seconds)
 
     def needed(self, plan: OpenPlan, first: int) -> float | None:
         """Seconds for the device's steps from ``first`` on; None before the first measurement."""
-        steps: Counter[tuple[str, Accel]] = Counter()
+        steps: Counter[_Kind] = Counter()
         for segment in plan.segments:
             if segment.stop > first and segment.location == "device":
-                steps[segment.member, segment.accel] += segment.stop - max(segment.start, first)
+                steps[_kind(segment)] += segment.stop - max(segment.start, first)
         if self._rest is None or not steps.keys() <= self._steps.keys():
             return None
         return self._rest + sum(self._steps[kind] * count for kind, count in steps.items())
@@ -104,6 +109,10 @@ class StepTimes:
             return 0.0
         needed = self.needed(plan, handoff)
         return _UNMEASURED_SHARE * budget.seconds if needed is None else _MARGIN * needed
+
+
+def _kind(segment: OpenSegment) -> _Kind:
+    return segment.member, segment.accel, segment.guidance.two_branches
 
 
 def _mean(known: float | None, new: float) -> float:

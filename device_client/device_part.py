@@ -116,8 +116,13 @@ class DevicePart:
         family, begun = self._order.device.family, time.monotonic()
         with executing("the model"):
             run = begin(family, task, self._so_far.state)
-            first, stop, ready = run.step, task.plan.stretch_end(run.step), time.monotonic()
-            executed = run_here(family, run, stop, on_step)
+            stop, ready = task.plan.stretch_end(run.step), time.monotonic()
+            executed: list[ExecutedStep] = []
+            while run.step < stop:
+                segment, before, at = task.plan.segment_at(run.step), run.step, time.monotonic()
+                executed += run_here(family, run, segment.stop, on_step)
+                each = (time.monotonic() - at) / (run.step - before)
+                self._order.device.times.measured(segment, each)
             stepped = time.monotonic()
             if stop == task.plan.steps:
                 ran = _Ran(executed, picture=family.decode(run.x))
@@ -125,9 +130,8 @@ class DevicePart:
             else:
                 ran = self._handed_on(executed, run)
             ran.began = ready
-        step, last = (stepped - ready) / (run.step - first), task.plan.segment_at(stop - 1)
-        rest = None if ran.picture is None else ready - begun + ran.decoding
-        self._order.device.times.measured(last.member, last.accel, step, rest)
+        if ran.picture is not None:
+            self._order.device.times.measured_rest(ready - begun + ran.decoding)
         return ran
 
     def _handed_on(self, executed: list[ExecutedStep], run: Run) -> _Ran:

@@ -158,7 +158,8 @@ def summary(result: Result, path: Path) -> str:
     asked, ran = result.arm, result.arm_executed
     arm = asked if asked == ran else f"{ran} in place of {asked}"
     lines = [
-        f"{path}  {arm}  {steps} steps  {result.seconds.total:.2f} s"
+        f"{path}  {arm}  {steps} steps"
+        f"  {result.seconds.total:.2f} s ({result.seconds.edge:.2f} at the edge)"
         f"  {result.traffic.sent + result.traffic.received} bytes  seed {result.task.seed}"
         f"  {verdict(result)}  request {result.request_id[:SHORT_ID]}"
     ]

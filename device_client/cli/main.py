@@ -228,7 +228,9 @@ def demo(
     prompt: Annotated[
         str | None, typer.Argument(help="What to draw; left out: four prompts.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; left out: as the family has it.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 7,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("baton-demo"),
     as_json: Json = False,

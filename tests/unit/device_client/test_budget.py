@@ -7,6 +7,8 @@ import math
 import pytest
 
 from baton.common.errors import DeadlineExceeded
+from baton.common.limits import Accel
+from baton.common.plan import OpenSegment
 from baton.device_client.budget import Budget, StepTimes
 from tests.support.tasks import accelerated, plan
 
@@ -33,42 +35,54 @@ def test_what_does_not_fit_is_refused_with_what_it_takes() -> None:
         Budget(1.0, deadline=0.0).check()
 
 
+def segment(member: str = "small", accel: Accel = "none", guidance: float = 3.0) -> OpenSegment:
+    return accelerated(plan(f"device/{member}", 1, guidance=guidance), accel).segments[0]
+
+
 def test_the_device_needs_its_steps_and_the_rest() -> None:
     times, of = StepTimes(), plan("edge/large@0.5>device/small", 8)
     assert times.needed(of, 4) is None
-    times.measured("small", "none", 0.5, 2.0)
+    times.measured(segment(), 0.5)
+    times.measured_rest(2.0)
     assert times.needed(of, 4) == pytest.approx(4 * 0.5 + 2.0)
     assert times.needed(of, 6) == pytest.approx(2 * 0.5 + 2.0)
     assert times.needed(of, 0) == pytest.approx(4 * 0.5 + 2.0)
     alone = plan("device/large@0.5>device/small", 8)
     assert times.needed(alone, 0) is None
-    times.measured("large", "none", 1.0, 2.0)
+    times.measured(segment("large"), 1.0)
     assert times.needed(alone, 0) == pytest.approx(4 * 1.0 + 4 * 0.5 + 2.0)
 
 
-def test_a_stretch_that_is_handed_on_says_nothing_of_decoding() -> None:
+def test_without_decoding_nothing_is_known_of_the_whole() -> None:
     times, of = StepTimes(), plan("device/small@0.5>edge/large", 8)
-    times.measured("small", "none", 0.5, None)
+    times.measured(segment(), 0.5)
     assert times.needed(of, 0) is None
-    times.measured("small", "none", 0.5, 2.0)
-    times.measured("small", "none", 0.5, None)
+    times.measured_rest(2.0)
     assert times.needed(of, 0) == pytest.approx(4 * 0.5 + 2.0)
 
 
 def test_cheaper_steps_have_times_of_their_own() -> None:
     times, of = StepTimes(), plan("device/small", 4)
-    times.measured("small", "none", 1.0, 0.0)
-    assert times.needed(accelerated(of, "masks"), 0) is None
-    times.measured("small", "masks", 0.25, 0.0)
-    assert times.needed(accelerated(of, "masks"), 0) == pytest.approx(1.0)
+    times.measured(segment(), 1.0)
+    times.measured_rest(0.0)
+    for cheaper, seconds in (
+        (segment(accel="masks"), 0.25),
+        (segment(guidance=1.0), 0.5),  # one branch
+    ):
+        other = plan("device/small", 4, guidance=cheaper.guidance.scale)
+        other = accelerated(other, cheaper.accel)
+        assert times.needed(other, 0) is None
+        times.measured(cheaper, seconds)
+        assert times.needed(other, 0) == pytest.approx(4 * seconds)
     assert times.needed(of, 0) == pytest.approx(4.0)
 
 
 def test_newer_measurements_count_more() -> None:
     times, of = StepTimes(), plan("device/small", 1)
-    times.measured("small", "none", 10.0, 0.0)
+    times.measured_rest(0.0)
+    times.measured(segment(), 10.0)
     for _ in range(30):
-        times.measured("small", "none", 1.0, 0.0)
+        times.measured(segment(), 1.0)
     assert times.needed(of, 0) == pytest.approx(1.0, rel=0.01)
 
 
@@ -77,5 +91,6 @@ def test_time_is_kept_for_what_the_device_finishes() -> None:
     assert times.reserve(relay, 0, Budget.of(None)) == 0
     assert times.reserve(relay, 0, Budget.of(50.0)) == pytest.approx(5.0)
     assert times.reserve(plan("edge/large", 8), 0, Budget.of(50.0)) == 0
-    times.measured("small", "none", 0.5, 2.0)
+    times.measured(segment(), 0.5)
+    times.measured_rest(2.0)
     assert times.reserve(relay, 0, Budget.of(50.0)) == pytest.approx(1.5 * 4.0)
