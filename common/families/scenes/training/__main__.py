@@ -92,7 +92,7 @@ def finisher(
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="To learn from.")] = 60_000,
 ) -> None:
-    """Train a finisher for a family that is there already, and add it to its members."""
+    """Train a finisher for a family that is there already, from the one that it has if any."""
     from baton.common.families.scenes.training.finishing import add_finisher, finish_family
 
     machine = _machine(device, threads)

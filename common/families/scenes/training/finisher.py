@@ -3,7 +3,9 @@
 It starts from ``small``, learns real latents at those noise levels, then mostly *on-policy* states:
 those that trajectories of ``large`` pass, some begun by ``small``, each with the x0 that ``large``
 predicts there under guidance. So it learns what ``large`` would have done, guidance included
-(Meng et al. 2023 distil guidance alike), on the states that it will be handed.
+(Meng et al. 2023 distil guidance alike), on the states that it will be handed. One that is trained
+on, from an earlier finisher, also sees states that this one comes to by itself (DAgger, Ross et al.
+2011).
 """
 
 from __future__ import annotations
@@ -59,12 +61,16 @@ class States:
 
 @dataclass(frozen=True)
 class Teachers:
-    """The models whose trajectories are followed, and the guidance scale."""
+    """The models whose trajectories are followed, and the guidance scale.
+
+    finisher: an earlier one, from which the training goes on.
+    """
 
     large: UNet2DConditionModel
     small: UNet2DConditionModel
     text_encoder: CLIPTextModel
     guidance: float
+    finisher: UNet2DConditionModel | None = None
 
 
 def train_finisher(
@@ -76,7 +82,7 @@ def train_finisher(
 ) -> UNet2DConditionModel:
     """Train (or go on training) the finisher."""
     torch.manual_seed(machine.seed)
-    unet = copy.deepcopy(teachers.small).train().requires_grad_(True)
+    unet = copy.deepcopy(teachers.finisher or teachers.small).train().requires_grad_(True)
     state = TrainState.resumed(run_dir / FINISHER, {"unet": unet}, OPTIMISATION, machine)
     if state.position.finished:
         state.load_averages()
@@ -85,20 +91,21 @@ def train_finisher(
     states = _load_states(run_dir / "states.pt", teachers, data, machine, allowance)
     spent = time.monotonic() - begun
     rest = Allowance(allowance.steps, max(1.0, allowance.seconds - spent), allowance.stop_after)
-    state.run(_loss(state, unet, teachers.text_encoder, data, states, machine), rest)
+    state.run(_loss(state, unet, teachers, data, states, machine), rest)
     return unet
 
 
 def _loss(
     state: TrainState,
     unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
+    teachers: Teachers,
     data: LatentDataset,
     states: States,
     machine: Machine,
 ) -> Callable[[int], tuple[Tensor, dict[str, Tensor]]]:
     process, batch = NoiseProcess(machine.device), OPTIMISATION.batch
     loud, quiet = (_time_of(process, sigma) for sigma in reversed(QUIET))
+    real_first = _REAL_FIRST if teachers.finisher is None else 0.0
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         generator = machine.generator(step)
@@ -106,7 +113,7 @@ def _loss(
         real_rows = machine.rows(len(data.latents), batch, generator)
         real_t = quiet + machine.rows(loud - quiet, batch, generator)
         chance = torch.rand(batch, generator=generator, device=machine.device)
-        real = chance >= (_ON_POLICY if state.position.progress >= _REAL_FIRST else 0.0)
+        real = chance >= (_ON_POLICY if state.position.progress >= real_first else 0.0)
         rows = torch.where(real, real_rows, states.rows[picked])
         t = torch.where(real, real_t, states.t[picked])
         a, b = process.levels(t)
@@ -115,7 +122,7 @@ def _loss(
         noise = torch.randn(latents.shape, generator=generator, device=machine.device)
         x = torch.where(choose, a * latents + b * noise, states.x[picked].float())
         with torch.no_grad():
-            context = text_encoder(data.tokens[rows].long())[0]
+            context = teachers.text_encoder(data.tokens[rows].long())[0]
         with machine.autocast():
             predicted = unet(x, t, context).sample
         target = (a * x - latents) / b  # v at x, if x0 is what is wanted
@@ -150,7 +157,10 @@ def _load_states(
 
 @torch.inference_mode()
 def _follow(teachers: Teachers, data: LatentDataset, machine: Machine, index: int) -> States:
-    """The quiet states of a batch of guided DDIM trajectories over a random grid of levels."""
+    """The quiet states of a batch of guided DDIM trajectories over a random grid of levels.
+
+    Half of them go on by the earlier finisher, if there is one, from a random level on.
+    """
     generator = machine.generator(10_000_000 + index)  # apart from those of training steps
     process = NoiseProcess(machine.device)
     rows = machine.rows(len(data.latents), _BATCH, generator)
@@ -162,6 +172,7 @@ def _follow(teachers: Teachers, data: LatentDataset, machine: Machine, index: in
     by_small = index % 10 < 10 * _BEGUN_BY_SMALL
     found: dict[str, list[Tensor]] = {"x": [], "t": [], "x0": [], "rows": []}
     grid = _grid(process, _STEPS[index % len(_STEPS)], generator)
+    own_from = QUIET[1] * float(torch.rand(1, generator=generator, device=machine.device))
     for t, target in zip(grid, [*grid[1:], None], strict=True):
         sigma = float(process.b[t] / process.a[t])
         unet = teachers.small if by_small and sigma > _SMALL_UNTIL else teachers.large
@@ -171,12 +182,14 @@ def _follow(teachers: Teachers, data: LatentDataset, machine: Machine, index: in
         told, empty = out.chunk(2)
         v = empty + teachers.guidance * (told - empty)
         a, b = process.a[t], process.b[t]
-        x0, eps = a * x - b * v, a * v + b * x
+        x0 = a * x - b * v
         if QUIET[0] <= sigma <= QUIET[1]:
             for name, value in {"x": x.half(), "t": times, "x0": x0.half(), "rows": rows}.items():
                 found[name].append(value)
+        if teachers.finisher is not None and index % 2 and sigma <= own_from:
+            v = teachers.finisher(x, times, contexts[0]).sample.float()
         if target is not None:
-            x = process.a[target] * x0 + process.b[target] * eps
+            x = process.a[target] * (a * x - b * v) + process.b[target] * (a * v + b * x)
     return States(**{name: torch.cat(values) for name, values in found.items()})
 
 

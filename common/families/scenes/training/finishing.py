@@ -17,6 +17,7 @@ from baton.common.families.scenes.training.finisher import Teachers, train_finis
 from baton.common.families.scenes.training.loop import Allowance
 from baton.common.families.scenes.training.members import FINISHER
 from baton.common.families.scenes.worlds import world_of
+from baton.common.families.spec import read_spec
 from baton.common.files import saving
 
 _TEACHERS = ("large", "small")
@@ -26,20 +27,21 @@ _DEVICE_MEMBERS = ("small", FINISHER)
 def finish_family(
     folder: Path, run_dir: Path, machine: Machine, allowance: Allowance, scenes: int
 ) -> UNet2DConditionModel:
-    """Train (or go on training) the finisher of the family in a folder.
+    """Train (or go on training) the finisher of the family in a folder, from the one it has.
 
     scenes: how many are rendered to learn from. Raises as `load_family`.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    family = load_family(str(folder), _TEACHERS)
+    names = [*_TEACHERS, *(m for m in (FINISHER,) if m in read_spec(str(folder)).members)]
+    family = load_family(str(folder), names)
     models, world = models_of(family), world_of(family.spec.sizes.default)
     parts = models.vae.to(machine.device), models.tokenizer
     data = load_dataset(run_dir / "data.pt", world, parts, machine, scenes)
-    large, small = (
-        models.unets[name].to(machine.device).eval().requires_grad_(False) for name in _TEACHERS
-    )
+    unets = [models.unets[name].to(machine.device).eval().requires_grad_(False) for name in names]
+    large, small, *earlier = unets
     text_encoder = models.text_encoder.to(machine.device)
-    teachers = Teachers(large, small, text_encoder, family.spec.default_guidance)
+    guidance = family.spec.default_guidance
+    teachers = Teachers(large, small, text_encoder, guidance, *earlier)
     return train_finisher(run_dir, teachers, data, machine, allowance)
 
 
