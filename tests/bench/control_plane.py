@@ -13,15 +13,8 @@ handshakes and answered calls are counted, too, reports among them. Writes
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import multiprocessing
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -29,79 +22,13 @@ import typer
 from rich.progress import track
 
 from baton.common.rpc.access import OPEN
-from baton.coordinator import admin
 from baton.device_client import Client, coordination
-from baton.device_client.cli.node_process import announced_process
 from tests.bench import report
-from tests.support.meters import Meter
-from tests.support.nodes import closed_port
+from tests.support.node_processes import Link, nodes
 
 PICTURES, WARM = 30, 3
 STEPS, ARM = 10, "relay@0.4"
 ROUND_TRIP = 0.04
-_PATIENCE = 120.0
-_COORDINATOR = ("baton.coordinator.cli", "serve", "--port", "0")
-_EDGE = ("baton.edge_server.cli", "serve", "--node-id", "bench")
-
-
-def _carry(target: str, delay: float, told: Connection) -> None:
-    """A meter as a process; it answers whatever it is sent with what it has counted."""
-
-    async def carry() -> None:
-        async with Meter(delay) as meter:
-            meter.target = target
-            told.send(meter.address)
-            while await asyncio.to_thread(told.recv):
-                told.send((meter.connections, meter.trips))
-
-    asyncio.run(carry())
-
-
-@contextlib.contextmanager
-def metered(target: str, delay: float) -> Iterator[tuple[str, Connection]]:
-    """The address of a meter before ``target``, and what answers with its counts."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_carry, args=(target, delay, there))
-    process.start()
-    try:
-        yield here.recv(), here
-    finally:
-        here.send(None)
-        process.join()
-
-
-@contextlib.contextmanager
-def _node(*arguments: str) -> Iterator[str]:
-    """A node as a process; yields its address."""
-    command = [sys.executable, "-m", *arguments]
-    with (
-        tempfile.TemporaryFile("w+") as log,
-        announced_process(command, log, _PATIENCE) as address,
-    ):
-        yield address
-
-
-@contextlib.contextmanager
-def world(delay: float) -> Iterator[tuple[str, str, list[Connection]]]:
-    """The coordinator's address, its own and the device's for it; the meters before both nodes."""
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        database = str(Path(folder) / "coordinator.db")
-        brain = stack.enter_context(_node(*_COORDINATOR, "--db", database))
-        where = closed_port()
-        meters: list[Connection] = []
-        more: list[str] = []
-        known = brain
-        if delay:
-            advertised, counted = stack.enter_context(metered(where, delay))
-            known, asked = stack.enter_context(metered(brain, delay))
-            more, meters = ["--advertise", advertised], [asked, counted]
-        port = where.rpartition(":")[2]
-        stack.enter_context(_node(*_EDGE, "--coordinator", brain, "--port", port, *more))
-        while not admin.nodes(brain):
-            time.sleep(0.1)
-        yield brain, known, meters
 
 
 def _computed(coordinator: str, decision_id: str) -> tuple[float, float]:
@@ -114,28 +41,20 @@ def _computed(coordinator: str, decision_id: str) -> tuple[float, float]:
         time.sleep(0.05)
 
 
-def _counts(meters: list[Connection]) -> int:
-    """Handshakes and calls so far."""
-    total = 0
-    for meter in meters:
-        meter.send("count")
-        total += sum(meter.recv())
-    return total
-
-
 def measure(label: str, delay: float) -> dict[str, Any]:
     """One row: medians over the pictures, after a few that do not count."""
-    with world(delay / 2) as (brain, known, meters), Client(coordinator=known) as client:
+    link = Link(delay) if delay else None
+    with nodes(link) as world, Client(coordinator=world.known) as client:
         took, told, before = [], [], 0
         for index in track(range(WARM + PICTURES), f"{label}, {delay * 1000:g} ms more"):
             if index == WARM:
-                before = _counts(meters)
+                before = world.trips()
             begun = time.perf_counter()
             result = client.generate("a red cat", arm=ARM, steps=STEPS, seed=index)
             took.append(time.perf_counter() - begun)
             told.append((result.decision_id, result.seconds.total))
-        done = [_computed(brain, decision_id) for decision_id, _ in told]
-        trips = (_counts(meters) - before) / PICTURES if meters else None
+        done = [_computed(world.coordinator, decision_id) for decision_id, _ in told]
+        trips = (world.trips() - before) / PICTURES if link else None
     told, took, done = told[WARM:], took[WARM:], done[WARM:]
     control = [1000 * (total - sum(of)) for (_, total), of in zip(told, done, strict=True)]
     outside = [1000 * (wall - total) for wall, (_, total) in zip(took, told, strict=True)]

@@ -1,4 +1,4 @@
-"""A way to a node that counts what gRPC exchanges over it, and may be as long as a real one.
+"""A way to a node that counts what gRPC exchanges over it, as long and as narrow as a real one.
 
 It reads HTTP/2's frames: pings, windows and settings are nobody's calls, and do not count.
 """
@@ -14,14 +14,35 @@ _FRAME_HEADER = 9
 _DATA, _HEADERS = 0, 1
 
 
-class Meter:
-    """Carries every connection to ``target``, set before the first one; ``delay``: seconds one way.
+class Lane:
+    """One direction of a way, which all of its connections share.
 
-    connections: made; trips: from requests to their answers, of all calls that were answered.
+    delay: seconds until what has left arrives; rate: bytes that leave in a second, one after the
+    other, None for all at once.
     """
 
-    def __init__(self, delay: float = 0.0) -> None:
+    def __init__(self, delay: float, rate: float | None = None) -> None:
         self._delay = delay
+        self._rate = rate
+        self._free = 0.0
+
+    def due(self, now: float, size: int) -> float:
+        """When so many bytes arrive that are sent now, behind those that were sent before."""
+        leaving = size / self._rate if self._rate else 0.0
+        self._free = max(self._free, now) + leaving
+        return self._free + self._delay
+
+
+class Meter:
+    """Carries every connection to ``target``, set before the first one.
+
+    delay: seconds one way; rate: bytes per second each way, None without limit. connections: made;
+    trips: from requests to their answers, of all calls that were answered.
+    """
+
+    def __init__(self, delay: float = 0.0, rate: float | None = None) -> None:
+        self._delay = delay
+        self._there, self._back = Lane(delay, rate), Lane(delay, rate)
         self.target = ""
         self.address = ""
         self.connections = 0
@@ -56,13 +77,17 @@ class Meter:
         self._ends.add(writer)
         host, _, port = self.target.rpartition(":")
         asked: set[int] = set()
+
+        def answered(call: int) -> None:
+            self._answered(call, asked)
+
         with contextlib.suppress(ConnectionError):
             await asyncio.sleep(2 * self._delay)  # as long as TCP's own handshake takes
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
             self._ends.add(far_writer)
             await asyncio.gather(
-                self._pump(reader, far_writer, _Frames(_PREFACE_BYTES, asked.add)),
-                self._pump(far_reader, writer, _Frames(0, lambda of: self._answered(of, asked))),
+                _pump(reader, far_writer, self._there, _Frames(_PREFACE_BYTES, asked.add)),
+                _pump(far_reader, writer, self._back, _Frames(0, answered)),
             )
         writer.transport.abort()
 
@@ -71,28 +96,29 @@ class Meter:
             asked.discard(call)
             self.trips += 1
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: _Frames
-    ) -> None:
-        """Forward until either side ends, each piece so late as it came."""
-        loop = asyncio.get_running_loop()
-        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
-        async def deliver() -> None:
-            while True:
-                due, data = await on_the_way.get()
-                await asyncio.sleep(due - loop.time())
-                writer.write(data)
-                await writer.drain()
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane, frames: _Frames
+) -> None:
+    """Forward until either side ends, each piece when its lane has carried it."""
+    loop = asyncio.get_running_loop()
+    on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
-        delivering = asyncio.ensure_future(deliver())
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                frames.see(data)
-                on_the_way.put_nowait((loop.time() + self._delay, data))
-        delivering.cancel()
-        await asyncio.gather(delivering, return_exceptions=True)
-        writer.transport.abort()
+    async def deliver() -> None:
+        while True:
+            due, data = await on_the_way.get()
+            await asyncio.sleep(due - loop.time())
+            writer.write(data)
+            await writer.drain()
+
+    delivering = asyncio.ensure_future(deliver())
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            frames.see(data)
+            on_the_way.put_nowait((lane.due(loop.time(), len(data)), data))
+    delivering.cancel()
+    await asyncio.gather(delivering, return_exceptions=True)
+    writer.transport.abort()
 
 
 class _Frames:
