@@ -53,7 +53,7 @@ $(TREE): Makefile
 	@rm -rf $@ && mkdir -p $@
 	@ln -s $(CURDIR)/proto/gen/baton/__init__.py $(CURDIR)/proto/gen/baton/v1 $(addprefix $(CURDIR)/,$(ROOMS)) $@
 
-bench: $(READY) ## measure the relay's curve (about 45 minutes on two idle cores) and write it to bench/
+bench: $(READY) ## measure relays: score, time, the edge's bill (hours at first; what was drawn is kept; ARGS=--quick) and write it to bench/
 	$(PY) -m tests.bench.relay $(ARGS)
 
 bench-accel: $(READY) ## measure the accelerations against diffusers (hours at first; what was drawn is kept) and write it to bench/

@@ -66,8 +66,9 @@ from tests.bench.accel_results import (
     score_of,
 )
 from tests.bench.curves import Drawing, Studio
+from tests.bench.loopback import loopback
 from tests.bench.ratios import paired_ratio
-from tests.bench.timing import loopback, one_thread, task_of
+from tests.bench.timing import one_thread, task_of
 from tests.support.tasks import accelerated
 
 CACHE = report.ROOT / "build" / "bench-cache"

@@ -70,7 +70,7 @@ def written_out(family: LoadedFamily, plan: OpenPlan) -> OpenPlan:
 class AccelConfigs:
     """Builds the plans of one member, guided, on the device's side; masks come from its folder."""
 
-    def __init__(self, family: LoadedFamily, member: str, ablations: Path) -> None:
+    def __init__(self, family: LoadedFamily, member: str, ablations: Path = Path()) -> None:
         self.family = family
         self.member = member
         self.graph = family.blocks(member)
@@ -110,12 +110,18 @@ class AccelConfigs:
         decoder = self.graph.all & ~self.graph.encoder & ~self._last
         yield self._propagated("decoder-propagation", "control", parallel=False, reused=decoder)
         for interval, layers in DEEPCACHE:
-            run = self.graph.all & ~self._deep(layers)
             name = f"deepcache-{interval}-depth-{layers}"
-            yield self._mask(name, "baseline", self._every(interval, run))
+            yield self._with(name, "baseline", self.deepcache(interval, layers))
         for interval in FORA:
             run = self._every(interval, self._shallow)
             yield self._mask(f"fora-{interval}", "baseline", run)
+
+    def deepcache(
+        self, interval: int, layers: int, steps: int = STEPS
+    ) -> tuple[StepDirective, ...]:
+        """Every so many steps in full, in between the decoder's last layers alone."""
+        run = self.graph.all & ~self._deep(layers)
+        return _directives(self._every(interval, run, steps))
 
     def fewer(self) -> Iterator[Accelerated]:
         for sampler, counts in FEWER.items():
@@ -171,12 +177,12 @@ class AccelConfigs:
                 needed |= 1 << index
         return graph.all & ~needed
 
-    def _every(self, interval: int, between: Blocks) -> list[Blocks]:
+    def _every(self, interval: int, between: Blocks, steps: int = STEPS) -> list[Blocks]:
         whole = self.graph.all & ~self.graph.constant
-        return [between if step % interval else whole for step in range(STEPS)]
+        return [between if step % interval else whole for step in range(steps)]
 
     def _mask(self, name: str, kind: str, run: Sequence[Blocks]) -> Accelerated:
-        return self._with(name, kind, tuple(StepDirective(blocks=bits) for bits in run))
+        return self._with(name, kind, _directives(run))
 
     def _propagated(
         self,
@@ -203,3 +209,7 @@ class AccelConfigs:
         plan = self.plain()
         segment = replace(plan.segments[0], directives=columns)
         return Accelerated(name, kind, replace(plan, segments=(segment,)))
+
+
+def _directives(run: Sequence[Blocks]) -> tuple[StepDirective, ...]:
+    return tuple(StepDirective(blocks=bits) for bits in run)

@@ -44,13 +44,14 @@ class Drawing:
 
     graded, strict: the verifier's scores, [n]. intensity: ``||x||_2`` before each step and after
     the last (RISE, Sec. III), [n, steps + 1]; variance: of each channel, [n, steps + 1, C]; both in
-    the sampler's native form.
+    the variance-preserving form, whatever the sampler's. pictures: uint8 [n, H, W, 3].
     """
 
     graded: _Floats
     strict: _Floats
     intensity: _Floats
     variance: _Floats
+    pictures: npt.NDArray[np.uint8]
 
     def score(self, chosen: npt.NDArray[np.bool_] | None = None) -> Score:
         """Over all prompts, or the chosen ones."""
@@ -59,11 +60,8 @@ class Drawing:
             graded, strict = graded[chosen], strict[chosen]
         return summarise(graded.tolist(), [bool(value) for value in strict])
 
-    def first(self, count: int) -> Drawing:
-        return Drawing(*(getattr(self, field.name)[:count] for field in fields(self)))
 
-
-_Drawings = dict[OpenPlan, Drawing]
+_FIELDS = tuple(field.name for field in fields(Drawing))
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ class Studio:
     """Draws plans whose members are those of a family, and others by name.
 
     others: members that stand in for no member of the family; cache: where results are kept, None
-    for nowhere.
+    for nowhere; only_kept: raise LookupError where something is not. backwards: from the last
+    prompts to the first, so that two processes that share a cache meet in the middle.
     """
 
     def __init__(
@@ -86,8 +85,12 @@ class Studio:
         family: LoadedFamily,
         others: Mapping[str, tuple[LoadedFamily, str]],
         cache: Path | None,
+        only_kept: bool = False,
+        backwards: bool = False,
     ) -> None:
         self._family = family
+        self._backwards = backwards
+        self._only_kept = only_kept
         own = {member: (family, member) for member in family.members}
         self._cast = {
             name: Player(holder.denoiser(member), holder.decode)
@@ -97,26 +100,28 @@ class Studio:
             (name, holder.fingerprint, holder.member_fingerprints[member])
             for name, (holder, member) in {**own, **others}.items()
         ]
-        self._cache = None if cache is None else cache / _digest(weights, _sources())
+        self._cache = None if cache is None else cache / _digest(weights, _sources(), _FIELDS)
 
     def draw(
         self, plans: Sequence[OpenPlan], cases: Sequence[Case], title: str
     ) -> dict[OpenPlan, Drawing]:
         """One drawing per plan; ``title`` stands before the progress bar."""
         plans = list(dict.fromkeys(plans))
-        parts: dict[OpenPlan, list[Drawing]] = {plan: [] for plan in plans}
-        starts = range(0, len(cases), _BATCH)
-        for start in track(starts, description=f"{title:<12}", transient=True):
-            batch = cases[start : start + _BATCH]
-            for plan, drawing in self._draw_batch(plans, batch).items():
-                parts[plan].append(drawing)
-        return {plan: _join(drawings) for plan, drawings in parts.items()}
+        starts = list(range(0, len(cases), _BATCH))
+        order = starts[::-1] if self._backwards else starts
+        drawn = {
+            start: self._draw_batch(plans, cases[start : start + _BATCH])
+            for start in track(order, description=f"{title:<12}", transient=True)
+        }
+        return {plan: _join([drawn[start][plan] for start in starts]) for plan in plans}
 
     def _draw_batch(
         self, plans: Sequence[OpenPlan], batch: Sequence[Case]
     ) -> dict[OpenPlan, Drawing]:
         drawn = {plan: self._load(plan, batch) for plan in plans}
         missing = sorted((plan for plan in plans if drawn[plan] is None), key=_start)
+        if missing and self._only_kept:
+            raise LookupError(f"{len(missing)} of {len(plans)} plans are not drawn yet")
         prompts = [self._family.encode_text(case.prompt) for case in batch] if missing else []
         for _, alike in groupby(missing, key=_start):
             together = list(alike)
@@ -160,12 +165,14 @@ class Studio:
         self, plan: OpenPlan, runs: Sequence[Run], trace: Sequence[_Moments], batch: Sequence[Case]
     ) -> Drawing:
         decode = self._cast[plan.segments[-1].member].decode
-        verdicts = [verify(decode(run.x), case.spec) for run, case in zip(runs, batch, strict=True)]
+        pictures = [decode(run.x) for run in runs]
+        verdicts = [verify(one, case.spec) for one, case in zip(pictures, batch, strict=True)]
         return Drawing(
             graded=np.array([verdict.graded for verdict in verdicts]),
             strict=np.array([float(verdict.strict) for verdict in verdicts]),
             intensity=np.stack([intensity for intensity, _ in trace], axis=1),
             variance=np.stack([variance for _, variance in trace], axis=1),
+            pictures=np.stack(pictures),
         )
 
     def _path(self, plan: OpenPlan, batch: Sequence[Case]) -> Path | None:
@@ -187,7 +194,7 @@ class Studio:
         if path is None or drawing is None:
             return
         with saving(path) as file:
-            np.savez(file, **vars(drawing))
+            np.savez_compressed(file, **vars(drawing))
 
 
 def complexity(case: Case) -> int:
@@ -215,14 +222,15 @@ def _next(plan: OpenPlan, step: int) -> object:
 
 
 def _moments(runs: Sequence[Run]) -> _Moments:
-    """(``||x||_2`` [B], variance per channel [B, C]) of the runs' latents."""
-    x = torch.stack([run.x for run in runs]).double().flatten(2)
+    """(``||x||_2`` [B], variance per channel [B, C]) of the runs' latents, variance preserving."""
+    step, course = runs[0].step, runs[0].course
+    factor = course.to_vp[step] if step < course.steps else 1.0  # nothing but signal is left
+    x = torch.stack([run.x for run in runs]).double().flatten(2) * factor
     return x.flatten(1).norm(dim=1).numpy(), x.var(dim=2, correction=0).numpy()
 
 
 def _join(drawings: Sequence[Drawing]) -> Drawing:
-    names = [field.name for field in fields(Drawing)]
-    return Drawing(*(np.concatenate([getattr(d, name) for d in drawings]) for name in names))
+    return Drawing(*(np.concatenate([getattr(d, name) for d in drawings]) for name in _FIELDS))
 
 
 def _sources() -> list[str]:

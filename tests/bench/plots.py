@@ -1,188 +1,140 @@
-"""The two plots of the relay's curve."""
+"""The plots of the relay's benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
-import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from baton.common.files import saving
-from tests.bench.configs import RELAYS, Config
-from tests.bench.ratios import GRADED_MARGIN
-from tests.bench.rows import Measured
+from tests.bench.arms import RELAYS, Entry
+from tests.bench.ratios import EQUAL_MARGIN, Point, frontier
+from tests.bench.rows import Measured, unbroken_of
 
 #: Okabe and Ito's palette, which the colour-blind can tell apart.
-_COLORS = {
-    "large>small": "#D55E00",
-    "large>medium": "#0072B2",
-    "large>medium>small": "#CC79A7",
-    "small>large": "#009E73",
-    "foreign": "#B22222",
+_STYLES: dict[str, tuple[str, str]] = {
+    "large": ("#000000", "s"),
+    "smaller": ("#888888", "v"),
+    "partly unguided": ("#56B4E9", "D"),
+    "accelerated": ("#0072B2", "^"),
+    "training-free": ("#E69F00", "."),
+    "finisher": ("#D55E00", "o"),
+    "finisher accelerated": ("#CC79A7", "o"),
+    "no large": ("#009E73", "P"),
 }
-_FEWER = {"large": "#333333", "medium": "#777777", "small": "#A9A9A9"}
-_MARKERS = {"large": "s", "medium": "D", "small": "v"}
-_SHOWN_TENTHS = (2, 5, 8)
+_TITLES = {
+    "total": "Score against the seconds of a picture",
+    "edge": "Score against the seconds that a picture keeps an edge",
+}
+_SHOWN_STEPS, _SHOWN_CUTS = 50, (0.2, 0.4, 0.8)
 
 
-def score_against_seconds(measured: Measured, path: Path) -> None:
-    """Graded and strict score of every timed configuration, with 95% intervals."""
-    figure, axes = plt.subplots(2, 1, figsize=(11, 13), sharex=True, layout="constrained")
-    for axis, score in zip(axes, ("graded", "strict"), strict=True):
-        _reference(axis, measured, score)
-        for kind in RELAYS:
-            of = [config for config in measured.configs if config.kind == kind]
-            _scatter(axis, measured, of, score, kind)
-        for member in _FEWER:
-            _fewer(axis, measured, member, score)
-        _alone(axis, measured, score)
-        axis.set_ylabel(f"{score} score, n = {len(measured.cases)}")
-        axis.grid(alpha=0.25)
-    axes[1].set_xscale("function", functions=(_root, np.square))  # room for the fast ones
-    axes[1].set_xlim(left=0)
-    axes[1].set_xlabel("seconds per picture, batch 1 over loopback (median; square-root scale)")
-    axes[0].legend(fontsize=8, loc="lower right")
-    figure.suptitle("Score against seconds: relays, members alone, and members at fewer steps")
+def score_against_seconds(measured: Measured, of: Literal["total", "edge"], path: Path) -> None:
+    """Graded score of every timed arm, with 95% intervals, and the frontiers of relays and others.
+
+    of: the whole time in process, or what of it the arm leaves to an edge.
+    """
+    figure, axis = plt.subplots(figsize=(11, 8), layout="constrained")
+    reference = measured.graded(measured.reference)
+    label = f"{measured.reference}, and {EQUAL_MARGIN:g} below"
+    axis.axhspan(reference - EQUAL_MARGIN, reference, color="gold", alpha=0.3, label=label)
+    for kind, (color, marker) in _STYLES.items():
+        names = [name for name in measured.times if measured.entries[name].kind == kind]
+        _scatter(axis, measured, [(n, _at(measured, n, of)) for n in names], (kind, color, marker))
+    for relays, color in ((False, "black"), (True, "#D55E00")):
+        _frontier(axis, measured, of, relays, color)
+    if of == "edge":  # some take none of it
+        axis.set_xscale("symlog", linthresh=0.01)
+        axis.set_xlim(left=-0.001)
+    else:
+        axis.set_xscale("log")
+    axis.set_xlabel(f"{of} seconds, in process, one thread (median)")
+    axis.set_ylabel(f"graded score, n = {len(measured.cases)}")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, loc="lower right")
+    axis.set_title(_TITLES[of])
     with saving(path) as file:
         figure.savefig(file, dpi=130)
     plt.close(figure)
 
 
-def _root(x: Any) -> Any:
-    return np.sqrt(np.maximum(x, 0))
+def _at(measured: Measured, name: str, of: Literal["total", "edge"]) -> float:
+    return measured.seconds(name) if of == "total" else measured.edge_seconds(name)
 
 
-def _reference(axis: Any, measured: Measured, score: str) -> None:
-    value = float(getattr(measured.drawing(measured.reference), score).mean())
-    label = f"{measured.reference.name} steps, and what a relay may lose ({GRADED_MARGIN:g} graded)"
-    axis.axhline(value, color="black", linewidth=0.8, linestyle="--")
-    if score == "graded":
-        axis.axhspan(value - GRADED_MARGIN, value, color="gold", alpha=0.3, label=label)
-
-
-def _scatter(axis: Any, measured: Measured, of: Sequence[Config], score: str, kind: str) -> None:
-    """Points with intervals; two-segment relays are joined and say where they are cut."""
-    seconds, values, spread = _points(measured, of, score)
-    joined = kind.count(">") == 1
-    label = f"{kind}, cut at" + (" two tenths" if not joined else " 0.1 to 0.9")
-    axis.errorbar(
-        seconds,
-        values,
-        spread,
-        color=_COLORS[kind],
-        marker="o" if joined else ".",
-        linestyle="-" if joined else "",
-        markersize=5,
-        elinewidth=0.5,
-        alpha=0.9 if joined else 0.35,
-        label=label,
-    )
-    for config, x, y in zip(of, seconds, values, strict=True):
-        tenth = round(10 * config.cuts[0] / config.plan.steps)
-        if joined and tenth in _SHOWN_TENTHS:
-            axis.annotate(
-                f"{tenth / 10:g}",
-                (x, y),
-                (4, 5),
-                textcoords="offset points",
-                fontsize=8,
-                color=_COLORS[kind],
-            )
-
-
-def _fewer(axis: Any, measured: Measured, member: str, score: str) -> None:
-    of = [
-        config
-        for config in measured.configs
-        if config.kind == "fewer steps"
-        and config.members[0] == member
-        and config.name in measured.timings
-    ]
-    if not of:
+def _scatter(
+    axis: Any,
+    measured: Measured,
+    points: Sequence[tuple[str, float]],
+    style: tuple[str, str, str],
+) -> None:
+    if not points:
         return
-    seconds, values, spread = _points(measured, of, score)
-    axis.errorbar(
-        seconds,
-        values,
-        spread,
-        color=_FEWER[member],
-        marker=_MARKERS[member],
-        linestyle=":",
-        markersize=4,
-        elinewidth=0.5,
-        label=f"{member} alone, fewer steps, {of[0].sampler}",
-    )
-    for config, x, y in zip(of, seconds, values, strict=True):
-        axis.annotate(
-            str(config.plan.steps),
-            (x, y),
-            (3, -10),
-            textcoords="offset points",
-            fontsize=7,
-            color=_FEWER[member],
-        )
-
-
-def _alone(axis: Any, measured: Measured, score: str) -> None:
-    of = [config for config in measured.configs if config.kind == "alone"]
-    seconds, values, spread = _points(measured, of, score)
-    axis.errorbar(
-        seconds, values, spread, color="black", marker="*", markersize=12, linestyle="", zorder=5
-    )
-    for config, x, y in zip(of, seconds, values, strict=True):
-        axis.annotate(
-            config.name, (x, y), (-6, 10), textcoords="offset points", ha="right", fontsize=9
-        )
-
-
-def _points(
-    measured: Measured, of: Sequence[Config], score: str
-) -> tuple[list[float], list[float], list[list[float]]]:
-    """(seconds, scores, [below, above] the score to its interval's ends)."""
-    scores = [measured.drawing(config).score() for config in of]
-    values = [float(getattr(one, score)) for one in scores]
-    ends = [one.ci95 if score == "graded" else one.strict_ci95 for one in scores]
+    label, color, marker = style
+    scores = [measured.drawings[name].score() for name, _ in points]
     spread = [
-        [value - low for value, (low, _) in zip(values, ends, strict=True)],
-        [high - value for value, (_, high) in zip(values, ends, strict=True)],
+        [score.graded - score.ci95[0] for score in scores],
+        [score.ci95[1] - score.graded for score in scores],
     ]
-    return [measured.seconds(config) for config in of], values, spread
+    seconds, values = [x for _, x in points], [score.graded for score in scores]
+    shape = {"color": color, "marker": marker, "linestyle": "", "markersize": 5}
+    axis.errorbar(seconds, values, spread, **shape, elinewidth=0.4, alpha=0.8, label=label)
+
+
+def _frontier(axis: Any, measured: Measured, of: Any, relays: bool, color: str) -> None:
+    """What no faster one of its side equals, joined and named."""
+    names = [n for n in measured.times if (measured.entries[n].kind in RELAYS) == relays]
+    points = [Point(name, _at(measured, name, of), measured.graded(name)) for name in names]
+    kept = frontier(points)
+    axis.plot(
+        [point.seconds for point in kept],
+        [point.graded for point in kept],
+        color=color,
+        linewidth=1.0,
+        drawstyle="steps-post",
+        label=f"frontier of {'relays' if relays else 'all else'}",
+    )
+    for point in kept:
+        place = (point.seconds, point.graded)
+        offset, aligned = ((-4, 5), "right") if relays else ((4, -10), "left")
+        shape = {"textcoords": "offset points", "fontsize": 6, "color": color, "ha": aligned}
+        axis.annotate(_short(measured.entries[point.name]), place, offset, **shape)
+
+
+def _short(entry: Entry) -> str:
+    return entry.name.replace("edge/", "").replace("device/", "")
 
 
 def intensity_against_step(measured: Measured, path: Path) -> None:
-    """Mean ``||x||_2`` over prompts, and its ratio to the unbroken run of the first member."""
-    steps = measured.reference.plan.steps
-    shown = [config for config in measured.configs if _is_shown(config)]
-    alone = {c.members: c for c in measured.configs if c.kind == "alone"}
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(10, 8), sharex=True, height_ratios=(3, 2), layout="constrained"
-    )
-    for config in [*alone.values(), *shown]:
-        style = _line(config)
-        above.plot(range(steps + 1), measured.drawing(config).intensity.mean(axis=0), **style)
-        if config not in shown:
-            continue
-        unbroken = measured.drawing(alone[config.members[:1]]).intensity
-        ratio = measured.drawing(config).intensity / unbroken
-        mean = ratio.mean(axis=0)
-        error = 1.96 * ratio.std(axis=0) / np.sqrt(len(ratio))
-        below.plot(range(steps + 1), mean, **style)
-        below.fill_between(
-            range(steps + 1), mean - error, mean + error, color=style["color"], alpha=0.15
-        )
-        for cut in config.cuts:
-            above.plot(cut, measured.drawing(config).intensity[:, cut].mean(), "o", **_dot(style))
-            below.plot(cut, mean[cut], "o", **_dot(style))
-    above.set_ylabel("latent intensity $||x||_2$")
-    below.set_ylabel("ratio to the first member's unbroken run")
-    below.set_xlabel("denoising step (a dot: handoff)")
-    above.legend(fontsize=8, ncols=2)
-    for axis in (above, below):
+    """Mean ``||x||_2`` over prompts, and its ratio to the unbroken run of the first member.
+
+    Of runs through 50 plain steps that are cut at some of the shares, the control among them.
+    """
+    shown = [name for name in measured.drawings if _is_shown(measured, name)]
+    figure, axes = plt.subplots(2, 1, figsize=(10, 8), sharex=True, layout="constrained")
+    for index, name in enumerate(shown):
+        unbroken = unbroken_of(measured, name)
+        intensity = measured.drawings[name].intensity
+        cut = measured.plans[name].segments[-1].start
+        style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--"}
+        lines = [(axes[0], intensity.mean(axis=0))]
+        if unbroken is not None:
+            ratio = intensity / measured.drawings[unbroken].intensity
+            lines.append((axes[1], ratio.mean(axis=0)))
+        for axis, line in lines:
+            axis.plot(line, **style, linewidth=1.1, label=name if axis is axes[0] else None)
+            axis.plot(cut, line[cut], "o", color=style["color"], markersize=4)
+    axes[0].set_ylabel("latent intensity $||x||_2$, variance preserving")
+    axes[1].set_ylabel("ratio to the first member's unbroken run")
+    axes[1].set_xlabel("denoising step (a dot: handoff)")
+    if shown:
+        axes[0].legend(fontsize=7, ncols=2)
+    for axis in axes:
         axis.grid(alpha=0.25)
     figure.suptitle(f"Latent intensity against step, DDIM, mean over {len(measured.cases)} prompts")
     with saving(path) as file:
@@ -190,23 +142,8 @@ def intensity_against_step(measured: Measured, path: Path) -> None:
     plt.close(figure)
 
 
-def _is_shown(config: Config) -> bool:
-    """Some cuts of every relay between two members, one of the foreign control."""
-    tenths = [round(10 * cut / config.plan.steps) for cut in config.cuts]
-    if config.kind == "foreign":
-        return tenths == [4]
-    return config.kind in RELAYS and len(tenths) == 1 and tenths[0] in _SHOWN_TENTHS
-
-
-def _line(config: Config) -> dict[str, Any]:
-    if config.kind == "alone":
-        dashes = {"large": "-", "medium": "--", "small": ":"}[config.members[0]]
-        return {"color": "black", "linestyle": dashes, "linewidth": 1.6, "label": config.name}
-    tenth = round(10 * config.cuts[0] / config.plan.steps)
-    dashes = {2: ":", 5: "--", 8: "-"}.get(tenth, "-.")
-    color = _COLORS[config.kind]
-    return {"color": color, "linestyle": dashes, "linewidth": 1.1, "label": config.name}
-
-
-def _dot(style: dict[str, Any]) -> dict[str, Any]:
-    return {"color": style["color"], "markersize": 5}
+def _is_shown(measured: Measured, name: str) -> bool:
+    entry, plan = measured.entries[name], measured.plans[name]
+    cuts = [segment.start / plan.steps for segment in plan.segments[1:]]
+    relayed = entry.kind in (*RELAYS, "foreign") and entry.accel == "none"
+    return relayed and entry.steps == _SHOWN_STEPS and any(cut in _SHOWN_CUTS for cut in cuts)

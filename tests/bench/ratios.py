@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 _Floats = npt.NDArray[np.float64]
-_Item = TypeVar("_Item")
 
-#: A relay stays at the reference's quality if it loses less than this, with confidence.
+#: What may be lost, with confidence, where a score is said to be kept.
 GRADED_MARGIN = 0.03
-STRICT_MARGIN = 0.05
+#: The same where two scores are said to be equal.
+EQUAL_MARGIN = 0.025
 
 _RESAMPLES = 4000
 _CHUNK = 500
+_SIGNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,6 @@ class Loss:
 
     graded: Difference
     strict: Difference
-
-    def within(self, share: float = 1.0) -> bool:
-        """Whether both intervals stay above ``-share`` of the margins."""
-        return (
-            self.graded.low >= -share * GRADED_MARGIN and self.strict.low >= -share * STRICT_MARGIN
-        )
-
-    def may_be_within(self, share: float = 1.0) -> bool:
-        """Whether it is within ``share`` of the margins on average: more prompts could show it."""
-        graded, strict = share * GRADED_MARGIN, share * STRICT_MARGIN
-        return self.graded.mean >= -graded and self.strict.mean >= -strict
 
     def as_dict(self) -> dict[str, float]:
         return {
@@ -73,6 +62,23 @@ def paired_difference(one: _Floats, other: _Floats, confidence: float = 0.95) ->
     tail = 50 * (1 - confidence)
     low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
     return Difference(float(differences.mean()), float(low), float(high))
+
+
+def sign_flip_test(one: _Floats, other: _Floats) -> float:
+    """Two-sided p value of the mean paired difference, [n] each: Fisher's permutation test.
+
+    If neither is better, every difference could as well have the other sign: the share of 10,000
+    random choices of signs, and the one that was found, whose mean is as far from zero.
+    """
+    differences = (one - other)[one != other]
+    if not differences.size:
+        return 1.0
+    rng, found = np.random.default_rng(0), abs(differences.sum()) - 1e-9
+    beyond = 0
+    for _ in range(_SIGNS // _CHUNK):
+        signs = rng.integers(0, 2, size=(_CHUNK, differences.size), dtype=np.int8) * 2 - 1
+        beyond += int((abs(signs @ differences) >= found).sum())
+    return (beyond + 1) / (_SIGNS + 1)
 
 
 @dataclass(frozen=True)
@@ -117,23 +123,6 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def seconds_to_reach(points: Sequence[Point], graded: float) -> float | None:
-    """The time in which one member reaches a score, None if it never does.
-
-    Linear between neighbours of the member's `frontier`, as if the number of steps were continuous;
-    never beyond its ends: a target below the fastest point costs that point's time.
-    """
-    kept = frontier(points)
-    for before, after in zip([None, *kept], kept, strict=False):
-        if after.graded < graded:
-            continue
-        if before is None:
-            return after.seconds
-        share = (graded - before.graded) / (after.graded - before.graded)
-        return before.seconds + share * (after.seconds - before.seconds)
-    return None
-
-
 def best_within(points: Sequence[Point], seconds: float) -> Point | None:
     """The best of the points that take no longer than ``seconds``; None if all do."""
     return max(
@@ -141,46 +130,3 @@ def best_within(points: Sequence[Point], seconds: float) -> Point | None:
         key=lambda p: p.graded,
         default=None,
     )
-
-
-def bracket(points: Sequence[Point], graded: float) -> list[Point]:
-    """The frontier's neighbours of a score: the last two below it, the first two at it or above.
-
-    Two, so that they still enclose it on other prompts, where scores fall otherwise.
-    """
-    kept = frontier(points)
-    below = [point for point in kept if point.graded < graded]
-    above = [point for point in kept if point.graded >= graded]
-    return below[-2:] + above[:2]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A relay that may be the best cut: its seconds, and its loss against the reference."""
-
-    name: str
-    seconds: float
-    loss: Loss
-
-
-def spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """Up to ``count`` of the items, the first and the last among them, evenly apart."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
-
-
-def ladder(candidates: Sequence[Candidate], shares: Sequence[float] = (1.0, 0.5, 0.0)) -> list[str]:
-    """The fastest candidate that may be within the margins, within half of them, without any loss.
-
-    Names from the fastest to the most careful, each once. If none may be within the margins: the
-    one that loses least with confidence.
-    """
-    chosen: list[str] = []
-    for share in shares:
-        able = [candidate for candidate in candidates if candidate.loss.may_be_within(share)]
-        if able:
-            chosen.append(min(able, key=lambda c: c.seconds).name)
-    if not chosen and candidates:
-        chosen = [max(candidates, key=lambda c: c.loss.graded.low).name]
-    return list(dict.fromkeys(chosen))

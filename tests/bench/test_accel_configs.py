@@ -148,7 +148,8 @@ def test_at_equal_time_the_same_prompts_are_compared() -> None:
     scores = {"masks": [1.0, 0.5], "masks-20": [0.5, 0.5], "ddim-10": [0.5, 0.0]}
     unused = np.zeros(0)
     drawings = {
-        name: Drawing(np.array(graded), unused, unused, unused) for name, graded in scores.items()
+        name: Drawing(np.array(graded), unused, unused, unused, unused.astype(np.uint8))
+        for name, graded in scores.items()
     }
     told = at_equal_time(rows, drawings)
     assert told["masks"]["minus_fewer_steps"] == {"mean": 0.5, "low": 0.5, "high": 0.5}

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.bench import relay
-from tests.bench.configs import RELAYS
+from tests.bench.figures import DEFAULT, LOOPBACK
+from tests.bench.product import Setting
+from tests.bench.relay import Run, run
+from tests.bench.stages import QUICK
+
+TOY = replace(QUICK, count=1, refine=1, headline=2, settings=(Setting(LOOPBACK, 1),), most_steps=5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_toy_run_leaves_a_whole_report(tmp_path: Path) -> None:
-    path = relay.run(relay.QUICK, seed=1, folder=tmp_path, cache=tmp_path / "cache")
+def test_a_toy_run_leaves_a_whole_report(tmp_path: Path, finishing_folder: Path) -> None:
+    toy = Run(family=str(finishing_folder), size=TOY, folder=tmp_path, cache=tmp_path / "cache")
+    assert run(replace(toy, scores_only=True)) is None
+    path = run(replace(toy, times_only=True))
+    assert path is not None
     written = json.loads(path.read_text())
-    assert (tmp_path / "relay.png").stat().st_size > 10_000
-    assert (tmp_path / "relay-intensity.png").stat().st_size > 10_000
-    rows = {(row.get("prompts"), row["name"]): row for row in written["rows"]}
-    assert len(rows) == len(written["rows"])
-    kinds = {row["kind"] for row in rows.values()}
-    assert kinds == {"alone", "fewer steps", "foreign", "platform overhead", *RELAYS}
-    for (prompts, name), row in rows.items():
-        if prompts == "headline" or row["kind"] in RELAYS:
-            assert row["seconds"] == pytest.approx(
-                row["edge_seconds"] + row["device_seconds"], rel=0.05
-            ), name
-        if row["kind"] in RELAYS:
-            assert row["bytes_received"] > 500, name
-            assert row["intensity_ratio"][0] == pytest.approx(1.0), name
+    for plot in ("relay.png", "relay-edge.png", "relay-intensity.png"):
+        assert (tmp_path / plot).stat().st_size > 10_000
+    drawn = [row for row in written["rows"] if "setting" in row]
+    assert DEFAULT in {row["name"] for row in drawn}
+    for row in drawn:
+        parts = ("deciding", "queue", "edge", "transfer", "device", "decode")
+        told = sum(row[f"{part}_seconds"] for part in parts)
+        assert row["total_seconds"] == pytest.approx(told, rel=0.05), row["name"]
     ratios = written["ratios"]
-    assert {"relay_speedup", "relay_vs_fewer_steps", "platform_overhead"} <= set(ratios)
-    assert (ratios["relay_speedup"] is None) == (not ratios["relay_confirmed_within_margins"])
-    assert {"large 5", "medium 5", "small 5"} <= set(written["scores"])
+    (default,) = (row for row in drawn if row["name"] == DEFAULT)
+    assert [ratios["default"].split()[0]] == default["arms_drawn"]
+    assert {"relay_vs_fewer_steps", "edge_seconds_saved", "control_plane_ms"} <= {*ratios}
+    assert ratios["nodes_draw_alike"]["pictures"] > 0
+    assert {row["family"] for row in written["rows"] if "family" in row} == {"tiny"}

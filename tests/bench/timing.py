@@ -1,176 +1,83 @@
-"""Times plans over a real gRPC loopback: an edge node and a device in one process.
+"""Times plans in this process: one thread draws and decodes, one picture at a time.
 
-Every plan is drawn alone, at batch 1. Times are compared within one interleaved run only: each
-round draws every configuration once, in a new order and with another prompt.
+Times are compared within one interleaved run only: each round draws every plan once, in a new order
+and with another prompt.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import median
 
-import grpc.aio
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import track
 
 from baton.common.families.loaded import LoadedFamily
-from baton.common.families.local import begin, run_here, warm_up
+from baton.common.families.local import begin, run_here, use_threads
 from baton.common.families.scenes.evaluate import Case
-from baton.common.latents import Codec, LatentState, decode_state, encode_state
+from baton.common.limits import Location
 from baton.common.plan import OpenPlan
 from baton.common.request import Task
-from baton.common.rpc import PROTOCOL_VERSION
-from baton.common.rpc.convert import plan_to_proto
-from baton.common.size import Size
-from baton.edge_server.daemon import running
-from baton.edge_server.settings import EdgeSettings
-from baton.v1 import edge_pb2, edge_pb2_grpc
-from tests.bench.configs import Config
-
-_TIMEOUT = 300.0
-_CHECKPOINT_EVERY = 5  # steps, as in the device's settings
 
 
 def one_thread() -> None:
-    """Call first: edge and device are one process here, where OpenMP teams disturb one another.
+    """Call first: where edge and device are one process, OpenMP teams disturb one another.
 
     The built-in members gain nothing from a second thread.
     """
     torch.set_num_threads(1)
 
 
+def task_of(family: LoadedFamily, plan: OpenPlan, case: Case) -> Task:
+    return Task(case.prompt, "", plan, case.seed, family.spec.default_size)
+
+
 @dataclass(frozen=True)
-class Timing:
-    """One picture. edge: seconds at the edge as the device sees them; bytes: both ways."""
+class Drawn:
+    """Seconds of one picture. edge: what the plan leaves to an edge, decoding there included."""
 
     total: float
     edge: float
-    device: float
-    sent: int
-    received: int
 
 
-@dataclass
-class _Progress:
-    """One picture on its way: the newest latent, then the picture; seconds and bytes so far."""
-
-    state: LatentState | None = None
-    picture: npt.NDArray[np.uint8] | None = None
-    edge: float = 0.0
-    device: float = 0.0
-    sent: int = 0
-    received: int = 0
-
-
-@dataclass(frozen=True)
-class Loopback:
-    """A device with an edge at the far end of a stub; its model runs on a thread of its own.
-
-    It speaks the wire's protocol directly, so that it is the plan alone that is timed.
-    """
-
-    family: LoadedFamily
-    edge: edge_pb2_grpc.EdgeStub
-    model_thread: ThreadPoolExecutor
-
-    async def draw(self, task: Task, request_id: str) -> Timing:
-        """Draw a task as its plan says; the latent travels in fp16, the default."""
-        loop, plan, so_far = asyncio.get_running_loop(), task.plan, _Progress()
-        begun = time.perf_counter()
-        while so_far.picture is None:
-            stretch = time.perf_counter()
-            if plan.segment_at(so_far.state.step if so_far.state else 0).location == "edge":
-                await self._edge_part(task, request_id, so_far)
-                so_far.edge += time.perf_counter() - stretch
-            else:
-                await loop.run_in_executor(self.model_thread, self._device_part, task, so_far)
-                so_far.device += time.perf_counter() - stretch
-        total = time.perf_counter() - begun
-        return Timing(total, so_far.edge, so_far.device, so_far.sent, so_far.received)
-
-    async def _edge_part(self, task: Task, request_id: str, so_far: _Progress) -> None:
-        resume = b""
-        if so_far.state is not None:
-            resume = encode_state(so_far.state, request_id, self.family.fingerprint, Codec.FP16)
-        request = edge_pb2.DenoiseRequest(
-            protocol_version=PROTOCOL_VERSION,
-            request_id=request_id,
-            prompt=task.prompt,
-            plan=plan_to_proto(task.plan),
-            seed=task.seed,
-            width=task.size.width,
-            height=task.size.height,
-            fingerprint=self.family.fingerprint,
-            codec=str(Codec.FP16),
-            checkpoint_every=_CHECKPOINT_EVERY,
-            resume=resume,
-        )
-        so_far.sent += request.ByteSize()
-        async for event in self.edge.Denoise(request, timeout=_TIMEOUT):
-            so_far.received += event.ByteSize()
-            if event.HasField("handoff"):
-                envelope = event.handoff.envelope
-                so_far.state = decode_state(envelope, self.family.fingerprint).state
-            elif event.HasField("image"):
-                pixels = np.frombuffer(event.image.rgb, np.uint8)
-                so_far.picture = pixels.reshape(task.size.height, task.size.width, 3)
-
-    def _device_part(self, task: Task, so_far: _Progress) -> None:
-        run = begin(self.family, task, so_far.state)
-        run_here(self.family, run, task.plan.stretch_end(run.step))
-        so_far.state = run.state()
+def draw_here(family: LoadedFamily, task: Task) -> Drawn:
+    """Draw a task alone, prompt and decoding included, with the calling thread."""
+    spent: dict[Location, float] = {"edge": 0.0, "device": 0.0}
+    begun = before = time.perf_counter()
+    run = begin(family, task)
+    while run.step < task.plan.steps:
+        place = task.plan.segment_at(run.step).location
+        run_here(family, run, task.plan.stretch_end(run.step))
         if run.step == task.plan.steps:
-            so_far.picture = self.family.decode(run.x)
+            family.decode(run.x)
+        now = time.perf_counter()
+        spent[place] += now - before
+        before = now
+    return Drawn(before - begun, spent["edge"])
 
 
-@contextlib.asynccontextmanager
-async def loopback(family: LoadedFamily) -> AsyncIterator[Loopback]:
-    """An edge on a free port of this process, and a device beside it; both warm."""
-    warm_up(family)
-    settings = EdgeSettings(port=0, node_id="edge-bench")
-    with ThreadPoolExecutor(1, thread_name_prefix="baton-model") as thread:
-        await asyncio.get_running_loop().run_in_executor(thread, warm_up, family)
-        async with (
-            running(settings, family) as node,
-            grpc.aio.insecure_channel(node.address) as channel,
-        ):
-            yield Loopback(family, edge_pb2_grpc.EdgeStub(channel), thread)
+def time_plans(
+    family: LoadedFamily, plans: Mapping[str, OpenPlan], cases: Sequence[Case], title: str
+) -> dict[str, list[Drawn]]:
+    """One time per plan and case, a round for each case, on a fresh thread as a node's is."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_time_plans, family, plans, cases, title).result()
 
 
-async def time_configs(
-    family: LoadedFamily, configs: Sequence[Config], cases: Sequence[Case], title: str
-) -> dict[str, list[Timing]]:
-    """One timing per configuration and case, interleaved: a round for each case."""
-    rng = np.random.default_rng(0)
-    timings: dict[str, list[Timing]] = {config.name: [] for config in configs}
-    rounds = [
-        (number, case, configs[index])
-        for number, case in enumerate(cases)
-        for index in rng.permutation(len(configs))
-    ]
-    async with loopback(family) as device:
-        await device.draw(task_of(family, configs[0].plan, cases[0]), "warm-up")
-        for number, case, config in track(rounds, description=f"{title:<12}", transient=True):
-            timing = await device.draw(
-                task_of(family, config.plan, case), f"{number}:{configs.index(config)}"
-            )
-            timings[config.name].append(timing)
-    return timings
-
-
-def task_of(family: LoadedFamily, plan: OpenPlan, case: Case) -> Task:
-    return Task(case.prompt, "", plan, case.seed, Size.of(family.spec.sizes.default))
-
-
-def typical(timings: Sequence[Timing]) -> Timing:
-    """Medians, field by field."""
-    totals = [median(getattr(t, name) for t in timings) for name in ("total", "edge", "device")]
-    sizes = [int(median(getattr(t, name) for t in timings)) for name in ("sent", "received")]
-    return Timing(totals[0], totals[1], totals[2], sizes[0], sizes[1])
+def _time_plans(
+    family: LoadedFamily, plans: Mapping[str, OpenPlan], cases: Sequence[Case], title: str
+) -> dict[str, list[Drawn]]:
+    use_threads(1)
+    rng, names = np.random.default_rng(0), list(plans)
+    with_members = {s.member: plan for plan in plans.values() for s in plan.segments}
+    for plan in with_members.values():
+        draw_here(family, task_of(family, plan, cases[0]))  # a member's first call is slow
+    found: dict[str, list[Drawn]] = {name: [] for name in names}
+    for case in track(cases, description=f"{title:<12}", transient=True):
+        for index in rng.permutation(len(names)):
+            name = names[index]
+            found[name].append(draw_here(family, task_of(family, plans[name], case)))
+    return found

@@ -1,0 +1,176 @@
+"""The figures of ``bench/relay.json``, each a comparison within one run.
+
+All scores are graded, of the headline's prompts, paired; times are medians over rounds of ratios
+within a round.
+
+- ``baseline``: the best-spaced fewest-step `large` that equals `large` at 50 plain steps, ``relay``
+  the fastest relay that equals the baseline (both: lower end of the interval at -0.025 or above).
+- ``relay_at_equal_steps``: `large` handing over to the finisher at 0.4 of the named 10 steps, and
+  ``_50`` of the named 50, against `large` through the same levels: time, and score.
+- ``relay_vs_fewer_steps``: time of the baseline over the relay's, in process; ``_grpc``: through
+  coordinator, edge and device over loopback, and so on for each further setting.
+- ``relay_vs_alternatives``: the same of the fastest of all else that equals the baseline in score.
+- ``relay_vs_one_step_less``: against `large` with one step less than the baseline, the relay with
+  the highest score that takes no more time.
+- ``edge_seconds_saved``: an edge's seconds of a picture of the baseline over the relay's, by the
+  edge's own clock.
+- ``control_plane_ms``: of the arm that is drawn when nobody names one: the whole time over loopback
+  less what edge and device computed. ``platform_overhead_ms``: the same arm's time through the
+  product less that in process, within a round.
+- ``round_trips``: that a warm picture of that arm waits for; ``wire_round_trips``: that proxies
+  count, its report among them, which no picture waits for.
+- ``losses``: of the relays against `large` at as many plain steps, and with accelerations on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from baton.common.families.spec import FamilySpec
+from tests.bench.arms import RELAYS
+from tests.bench.choosing import Option, best_of_each_count, confirmed, fewest_steps
+from tests.bench.product import Billed
+from tests.bench.ratios import EQUAL_MARGIN, paired_ratio
+from tests.bench.rows import Measured
+
+Figures = dict[str, Any]
+
+DEFAULT = "default"
+LOOPBACK = "loopback"
+#: Relays with the run of `large` through the same levels.
+EQUAL_STEPS = {
+    "relay_at_equal_steps": ("edge/large*4>device/finisher*6", "edge/large*10"),
+    "relay_at_equal_steps_50": ("edge/large*20>device/finisher*30", "edge/large*50"),
+}
+_LOSSES_AT = (10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Names of what is compared.
+
+    less: `large` with one step less than the baseline, if that is known. careful: the relay with
+    the highest score that takes no more time than it. relay_confirmed: whether the relay's whole
+    interval against the baseline is within the margin.
+    """
+
+    baseline: str
+    less: str | None
+    careful: str | None
+    relay: str | None
+    relay_confirmed: bool
+    baseline_confirmed: bool
+
+
+def choose(refined: Measured, headline: Measured, candidates: Sequence[str]) -> Chosen:
+    """candidates: relays by choice on the refined prompts; what is compared, by the headline's."""
+    large = [n for n in refined.drawings if refined.entries[n].kind == "large"]
+    best = best_of_each_count(refined.option(name, 0.0) for name in large)
+    asked = fewest_steps(best, refined.option(refined.reference, 0.0))
+    again = {steps: headline.option(one.name) for steps, one in best.items()}
+    baseline = fewest_steps(again, headline.option(headline.reference), least=asked.steps)
+    less = again.get(baseline.steps - 1)
+    careful = _careful(refined, less) if less else None
+    relay, holds = None, False
+    if candidates:
+        relay, holds = confirmed(candidates, headline.option, baseline)
+    less_name, same = less.name if less else None, baseline.name == asked.name
+    return Chosen(baseline.name, less_name, careful, relay, holds, same)
+
+
+def _careful(refined: Measured, less: Option) -> str | None:
+    relays = [name for name in refined.drawings if refined.entries[name].kind in RELAYS]
+    able = [name for name in relays if refined.seconds(name) <= less.cost]
+    return max(able, key=refined.graded, default=None)
+
+
+def in_process(headline: Measured, chosen: Chosen) -> Figures:
+    figures: Figures = {
+        name: _against(headline, *pair)
+        for name, pair in EQUAL_STEPS.items()
+        if {*pair} <= {*headline.drawings}
+    }
+    figures["baseline"] = chosen.baseline
+    figures["baseline_confirmed"] = chosen.baseline_confirmed
+    figures["relay"] = chosen.relay
+    figures["relay_confirmed"] = chosen.relay_confirmed
+    if chosen.relay is not None:
+        figures["relay_vs_fewer_steps"] = _against(headline, chosen.relay, chosen.baseline)
+        figures["relay_vs_alternatives"] = _alternatives(headline, chosen, chosen.relay)
+    if chosen.less is not None and chosen.careful is not None:
+        figures["relay_vs_one_step_less"] = _against(headline, chosen.careful, chosen.less)
+    figures["losses"] = _losses(headline)
+    return figures
+
+
+def _against(headline: Measured, one: str, other: str) -> Figures:
+    """How many times less time, and the difference in score."""
+    return {
+        "name": one,
+        "against": other,
+        "time_ratio": asdict(headline.speedup(one, other)),
+        "graded_minus": asdict(headline.difference(one, other)),
+        "sign_flip_p": headline.sign_flip(one, other),
+    }
+
+
+def _alternatives(headline: Measured, chosen: Chosen, relay: str) -> Figures | None:
+    """The fastest of what is no relay and equals the baseline in score."""
+    equal = [
+        name
+        for name in headline.drawings
+        if headline.entries[name].kind in ("large", "partly unguided", "accelerated", "smaller")
+        and headline.difference(name, chosen.baseline).low >= -EQUAL_MARGIN
+    ]
+    fastest = min(equal, key=headline.seconds, default=None)
+    return None if fastest is None else _against(headline, relay, fastest)
+
+
+def _losses(headline: Measured) -> Figures:
+    """By relay: against `large` at as many plain steps; accelerated ones to the same plain."""
+    told: Figures = {}
+    for name in headline.drawings:
+        entry, steps = headline.entries[name], headline.plans[name].steps
+        plain = f"edge/large {steps}"
+        of_relay = entry.kind in (*RELAYS, "finisher accelerated")
+        if of_relay and steps in _LOSSES_AT and plain in headline.drawings:
+            told[name] = {"against": plain} | asdict(headline.difference(name, plain))
+    return told
+
+
+def through_product(settings: Mapping[str, Billed], chosen: Chosen) -> Figures:
+    loopback = settings[LOOPBACK]
+    control = 1000 * median(loopback.values(DEFAULT, "control"))
+    extra = [
+        1000 * (total - here)
+        for total, here in zip(loopback.values(DEFAULT, "total"), loopback.here, strict=True)
+    ]
+    figures: Figures = {
+        "control_plane_ms": control,
+        "platform_overhead_ms": median(extra),
+        "round_trips": median(loopback.values(DEFAULT, "round_trips")),
+    }
+    for name, billed in settings.items():
+        if billed.wire_trips is not None:
+            figures["wire_round_trips"] = billed.wire_trips
+        if chosen.relay is not None:
+            key = "relay_vs_fewer_steps_" + ("grpc" if name == LOOPBACK else name)
+            figures[key] = _billed_ratio(billed, chosen.baseline, chosen.relay, "total")
+    if chosen.relay is not None:
+        saved = _billed_ratio(loopback, chosen.baseline, chosen.relay, "edge")
+        figures["edge_seconds_saved"] = saved
+    return figures
+
+
+def _billed_ratio(billed: Billed, one: str, other: str, field: str) -> Figures | None:
+    """None if the other takes none of it."""
+    over = billed.values(other, field)
+    return asdict(paired_ratio(billed.values(one, field), over)) if all(over) else None
+
+
+def default_arm(spec: FamilySpec) -> str:
+    """That is drawn when the caller names none."""
+    return str(spec.arms["balanced"])
