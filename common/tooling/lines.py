@@ -14,7 +14,7 @@ from baton.common.files import saving
 
 #: Okabe and Ito's colours, which those tell apart, too, who see few.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_BESIDE = {"textcoords": "offset points", "fontsize": 8}
+_BESIDE = {"textcoords": "offset points", "fontsize": 8, "rotation": 90, "ha": "center"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ def line_plot(
         colour = colours.setdefault(line.name.partition(",")[0], colour)
         _draw(axes, levels, line, colour, tolerance)
     axes.axhline(tolerance, color="#888888", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="noise level b / a")
-    axes.set_ylabel("||x0 - x0_ref|| / ||x0_ref||")
+    axes.set(xscale="log", xlabel="noise level b / a", ylabel="||x0 - x0_ref|| / ||x0_ref||")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0.0)
     axes.invert_xaxis()
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
@@ -60,10 +61,9 @@ def line_plot(
 def _draw(axes: Any, levels: Sequence[float], line: Line, colour: str, tolerance: float) -> None:
     """A cut is a triangle where the line crosses the tolerance."""
     distances = np.array([np.nan if value is None else value for value in line.distances])
-    distances[distances == 0.0] = np.nan  # which no logarithm shows
     style = "--" if line.dashed else "-"
     axes.plot(levels, distances, style, color=colour, marker=".", label=line.name)
     for cut, marker in zip(line.cuts, "v^", strict=True):
         if cut is not None:
             axes.plot([cut], [tolerance], marker, color=colour, markersize=9)
-            axes.annotate(f"{cut:.3g}", (cut, tolerance), xytext=(4, 6), **_BESIDE)
+            axes.annotate(f"{cut:.3g}", (cut, tolerance), xytext=(0, 9), **_BESIDE)

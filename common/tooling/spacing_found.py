@@ -128,9 +128,11 @@ def _found(
 ) -> Spacing:
     trials = DrawnTrials(family, terms, terms.search, work.step)
     search = Search(trials, len(trials), allowed, work.searching)
+    work.preparing(search.most(starts))
+    trials.prepare()
     start = search.best_of(starts)
     levels = search.descend(start)
-    work.confirming()
+    work.confirming(grids=2 if levels == start else 3)
     fresh = DrawnTrials(family, terms, terms.confirm, work.step)
     confirmed = [_confirmed(fresh, index, levels, start) for index in range(len(terms.arms))]
     fingerprints = {member: family.member_fingerprints[member] for member in terms.members}
@@ -161,20 +163,29 @@ class _Work:
 
     def __init__(self, terms: SpacingTerms, on_step: OnStep) -> None:
         self._terms, self._on_step = terms, on_step
-        self._stage, self._done = "reference", 0
-        per_arm = terms.steps * len(terms.confirm.prompts)
-        self._confirm = 3 * len(terms.arms) * per_arm
-        if terms.objective == "distance":
-            self._confirm += terms.reference.steps * len(terms.confirm.prompts)
-        self._total = terms.reference.steps * len(terms.search.prompts) + self._confirm
+        self._stage, self._done, self._total = "", 0, 0
+
+    def preparing(self, pictures: int) -> None:
+        """pictures: that the search may draw after it."""
+        self.searching("reference", pictures)
+        self._total += self._terms.reference.steps * len(self._terms.search.prompts)
 
     def searching(self, stage: str, pictures: int) -> None:
-        left = pictures * self._terms.steps * len(self._terms.arms)
-        self._stage, self._total = stage, self._done + left + self._confirm
+        """pictures: that the search may still draw."""
+        self._stage = stage
+        self._total = self._done + pictures * self._per_picture + self._confirm(3)
 
-    def confirming(self) -> None:
-        self._stage, self._total = "confirmation", self._done + self._confirm
+    def confirming(self, grids: int) -> None:
+        self._stage, self._total = "confirmation", self._done + self._confirm(grids)
+
+    @property
+    def _per_picture(self) -> int:
+        return self._terms.steps * len(self._terms.arms)
+
+    def _confirm(self, grids: int) -> int:
+        judged = self._terms.reference.steps if self._terms.objective == "distance" else 0
+        return (grids * self._per_picture + judged) * len(self._terms.confirm.prompts)
 
     def step(self, pictures: int) -> None:
         self._done += pictures
-        self._on_step(self._stage, self._done, max(self._done, self._total))
+        self._on_step(self._stage, self._done, self._total)

@@ -99,23 +99,30 @@ class Search:
 
     def best_of(self, starts: Sequence[Levels]) -> Levels:
         """Successive halving. Raises ValueError without any start."""
-        field, seen = list(starts), 0
-        descent = len(_SWEEPS) * 2 * len(field[0]) * self._pictures if field else 0
+        field, seen, left = list(starts), 0, self.most(starts)
         for pictures in self._rounds():
             added, kept = pictures - seen, -(-len(field) // 2)
             last = pictures == self._pictures
-            later = _halving(kept, pictures, self._pictures) + descent
+            later = left - len(field) * added
             means: dict[Levels, tuple[float, ...]] = {}
             for index, levels in enumerate(field):
                 self._on_trial("coarse", (len(field) - index) * added + later)
                 means[levels] = _means(self._trials(levels, pictures))
             ranked = sorted(field, key=means.__getitem__, reverse=True)
-            field, seen = ranked[: 1 if last else kept], pictures
+            field, seen, left = ranked[: 1 if last else kept], pictures, later
             for levels in ranked:
                 self._note("coarse", levels, pictures, means[levels], levels in field)
         if not field:
             raise ValueError("nothing to search among")
         return field[0]
+
+    def most(self, starts: Sequence[Levels]) -> int:
+        """The most pictures that a search from these draws."""
+        total, seen, field = 0, 0, len(starts)
+        for pictures in self._rounds():
+            total, seen, field = total + field * (pictures - seen), pictures, -(-field // 2)
+        moves = sum(2 * len(levels) for levels in starts[:1]) * len(_SWEEPS)
+        return total + moves * self._pictures
 
     def _rounds(self) -> Iterator[int]:
         pictures = max(1, self._pictures // _SHARE)
@@ -154,15 +161,6 @@ class Search:
         self, stage: str, levels: Levels, pictures: int, means: tuple[float, ...], kept: bool
     ) -> None:
         self.trail.append(Trial(stage, levels, pictures, means, kept))
-
-
-def _halving(field: int, seen: int, pictures: int) -> int:
-    """Pictures that the later rounds draw."""
-    total = 0
-    while seen < pictures:
-        added = min(seen, pictures - seen)
-        total, seen, field = total + field * added, seen + added, -(-field // 2)
-    return total
 
 
 def _moved(levels: Levels, index: int, factor: float) -> Levels:

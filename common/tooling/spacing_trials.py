@@ -49,6 +49,13 @@ class DrawnTrials:
             self._values[levels] = known = np.concatenate([known, added])
         return known[:pictures]
 
+    def prepare(self) -> Tensor:
+        """The latents [n, C, H, W] to which many steps lead, of all pictures; drawn once."""
+        if self._aims is None:
+            plan = self.terms.reference
+            self._aims = self._latents(plan, self.plain(plan), 0, len(self))
+        return self._aims
+
     def grid(self, levels: Levels) -> LevelGrid:
         """As the family may name it."""
         steps, sampler = self.terms.steps, self.terms.sampler
@@ -76,10 +83,7 @@ class DrawnTrials:
         return np.stack(columns, axis=1)
 
     def _nearness(self, latents: Tensor, start: int) -> Values:
-        if self._aims is None:
-            plan = self.terms.reference
-            self._aims = self._latents(plan, self.plain(plan), 0, len(self))
-        away = latents - self._aims[start : start + len(latents)]
+        away = latents - self.prepare()[start : start + len(latents)]
         nearness: Values = -away.square().flatten(1).double().mean(dim=1).cpu().numpy()
         return nearness
 
