@@ -14,7 +14,7 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.quality.scores import bootstrap_interval
 from baton.common.tooling.places import Place, write
 from baton.common.tooling.spacing import Objective, SpacingTerms
-from baton.common.tooling.spacing_search import Levels, Search, Trial, Values, coarse_set
+from baton.common.tooling.spacing_search import Levels, Search, Trial, Values, coarse_set, rounded
 from baton.common.tooling.spacing_trials import DrawnTrials
 
 #: What runs, how many steps of a picture are done, and how many there may be.
@@ -34,8 +34,8 @@ class Gain:
 class Confirmation:
     """One arm on pictures that the search has not seen.
 
-    means: of the objective by grid, ``found``, ``plain`` and ``start``; gains: of the found one
-    over each of the others.
+    means: of the objective by grid, ``found``, ``start``, ``named`` if the family has one, and
+    ``plain``; gains: of the found one over each of the others.
     """
 
     arm: str
@@ -112,11 +112,19 @@ def find_spacing(family: LoadedFamily, terms: SpacingTerms, on_step: OnStep) -> 
         inside = lowest <= levels[-1] and levels[0] < noisiest
         return inside and terms.within((noisiest, *levels))
 
-    starts = [grid for grid in coarse_set(terms.steps - 1, lowest, noisiest) if allowed(grid)]
+    known = [*_named(family, terms).values(), *coarse_set(terms.steps - 1, lowest, noisiest)]
+    starts = [grid for grid in dict.fromkeys(known) if allowed(grid)]
     if not starts:
         raise Incompatible("no grid keeps every member of the arm within the levels that it knows")
     with executing("searching"):
         return _found(family, terms, _Work(terms, on_step), starts, allowed)
+
+
+def _named(family: LoadedFamily, terms: SpacingTerms) -> dict[str, Levels]:
+    """The grid that the family has for so many steps already, if it has one."""
+    if (terms.sampler, terms.steps) not in family.spec.named_grids:
+        return {}
+    return {"named": rounded(family.ratios(terms.sampler, terms.steps)[1:])}
 
 
 def _found(
@@ -132,26 +140,30 @@ def _found(
     trials.prepare()
     start = search.best_of(starts)
     levels = search.descend(start)
-    work.confirming(grids=2 if levels == start else 3)
+    grids = {"found": levels, "start": start, **_named(family, terms)}
+    work.confirming(1 + len(set(grids.values())))
     fresh = DrawnTrials(family, terms, terms.confirm, work.step)
-    confirmed = [_confirmed(fresh, index, levels, start) for index in range(len(terms.arms))]
+    confirmed = [_confirmed(fresh, index, grids) for index in range(len(terms.arms))]
     fingerprints = {member: family.member_fingerprints[member] for member in terms.members}
     grid = trials.grid(levels)
     return Spacing(terms, grid, levels, start, search.trail, confirmed, fingerprints)
 
 
-def _confirmed(trials: DrawnTrials, index: int, levels: Levels, start: Levels) -> Confirmation:
+def _confirmed(trials: DrawnTrials, index: int, grids: Mapping[str, Levels]) -> Confirmation:
     plan = trials.terms.plans[index]
-    found = trials.objective(plan, trials.course(levels))
-    others = {
-        "plain": trials.objective(plan, trials.plain(plan)),
-        "start": found if start == levels else trials.objective(plan, trials.course(start)),
+    drawn = {
+        levels: trials.objective(plan, trials.course(levels))
+        for levels in dict.fromkeys(grids.values())
     }
-    means = {
-        name: abs(float(values.mean())) for name, values in ({"found": found} | others).items()
-    }
-    gains = {name: _gain(found - values) for name, values in others.items()}
-    return Confirmation(str(trials.terms.arms[index]), len(found), means, gains)
+    values = {name: drawn[levels] for name, levels in grids.items()}
+    values["plain"] = trials.objective(plan, trials.plain(plan))
+    found = values["found"]
+    return Confirmation(
+        str(trials.terms.arms[index]),
+        len(found),
+        {name: abs(float(of.mean())) for name, of in values.items()},
+        {name: _gain(found - of) for name, of in values.items() if name != "found"},
+    )
 
 
 def _gain(differences: Values) -> Gain:
@@ -173,7 +185,7 @@ class _Work:
     def searching(self, stage: str, pictures: int) -> None:
         """pictures: that the search may still draw."""
         self._stage = stage
-        self._total = self._done + pictures * self._per_picture + self._confirm(3)
+        self._total = self._done + pictures * self._per_picture + self._confirm(4)
 
     def confirming(self, grids: int) -> None:
         self._stage, self._total = "confirmation", self._done + self._confirm(grids)

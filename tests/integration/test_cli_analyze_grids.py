@@ -71,7 +71,7 @@ def test_people_get_a_table_and_a_grid_to_copy(baton: dict[str, Told], folder: P
     assert (told.code, told.err) == (0, "")
     lines = told.out.splitlines()
     assert lines[0].split() == ["arm", "grid", "distance", "gain", "low", "high"]
-    assert [line.split()[1] for line in lines[1:4]] == ["found", "plain", "start"]
+    assert [line.split()[1] for line in lines[1:4]] == ["found", "start", "plain"]
     assert ("does not beat the plain grid" in told.out) == (not stored["beats_plain"])
     assert json.loads(lines[-2]) == stored["grid"]
     assert lines[-1] == "b.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,18 @@ def test_the_grid_can_be_named_by_the_family_and_drawn_with(
     run = begin(named, Task(PROMPTS[0], "", plan, 0, spec.default_size))
     run_here(named, run, plan.steps)
     assert np.isfinite(run.x.numpy()).all()
+
+
+def test_a_grid_that_the_family_names_is_tried_and_compared_with(
+    plain: LoadedFamily, family_folder: Path, tmp_path: Path
+) -> None:
+    grid = asdict(plain.level_grid("old", "ddim", (3.33,)))
+    named = family_of(
+        family_folder, tmp_path / "family", lambda manifest: manifest.update(grids=[grid])
+    )
+    made = find_spacing(named, terms_of(named.spec, request(RELAY)), lambda *step: None)
+    assert (3.33,) in {trial.levels for trial in made.trail}
+    assert set(made.confirmed[0].means) == {"found", "start", "named", "plain"}
 
 
 def test_the_same_request_finds_the_same_and_progress_ends_at_its_total(
