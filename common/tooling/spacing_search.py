@@ -9,7 +9,7 @@ so by more than the standard error of the difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Protocol
@@ -27,8 +27,8 @@ _LAST = (0.1, 0.2, 0.35, 0.6, 1.0)
 #: Karras et al. 2022, Eq. 5: the greater rho, the denser the low levels; inf falls geometrically.
 _RHO = (2.0, 5.0, math.inf)
 _SWEEPS = ((0.8, 1.25), (0.8, 1.25), (0.9, 1.1), (0.9, 1.1))
-#: Share of the pictures on which the coarse set, and a race, begins.
-_SHARE = 8
+#: Of the pictures on which the coarse set, and a race, begins, until they are all.
+_DOUBLINGS = 2
 
 
 class Trials(Protocol):
@@ -124,12 +124,10 @@ class Search:
         moves = sum(2 * len(levels) for levels in starts[:1]) * len(_SWEEPS)
         return total + moves * self._pictures
 
-    def _rounds(self) -> Iterator[int]:
-        pictures = max(1, self._pictures // _SHARE)
-        while pictures < self._pictures:
-            yield pictures
-            pictures = min(2 * pictures, self._pictures)
-        yield self._pictures
+    def _rounds(self) -> list[int]:
+        """Pictures on which a candidate is looked at, one time after the other."""
+        shares = (-(-self._pictures // 2**left) for left in range(_DOUBLINGS, -1, -1))
+        return list(dict.fromkeys(shares))
 
     def descend(self, best: Levels) -> Levels:
         """Coordinate descent: each level moved by a factor, wherever that is better."""

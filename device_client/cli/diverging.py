@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from baton.common.cli import print_json, print_rows
-from baton.common.families.spec import read_spec
-from baton.common.quiet import quiet_libraries
-from baton.common.tooling.analysis import AnalyzeRequest
+from baton.common.cli import print_rows
 from baton.common.tooling.divergence import DivergenceTerms, place_of, terms_of
+from baton.device_client.cli.measuring import Measurement, loaded
 from baton.device_client.cli.progress import Bar
 from baton.device_client.settings import DeviceSettings
 
@@ -17,28 +15,11 @@ if TYPE_CHECKING:
     from baton.common.tooling.diverging import Divergence
 
 
-def diverge(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) -> None:
-    """Measure, propose cuts, write JSON and plot, and tell. Raises BatonError."""
-    terms = terms_of(read_spec(settings.family), request)
-    place = place_of(request.out, terms)
-    quiet_libraries()
-    made = _measured(settings, terms, quiet=as_json)
-    found = made.write(place)
-    if as_json:
-        print_json(found)
-    else:
-        _tell(made, found)
-
-
 def _measured(settings: DeviceSettings, terms: DivergenceTerms, quiet: bool) -> Divergence:
-    from baton.common.families.loaded import load_family
-    from baton.common.families.local import use_threads
     from baton.common.tooling.diverging import diverged
 
-    use_threads(settings.threads)
-    family = load_family(settings.family, terms.members)
-    what = f"beside {terms.reference}"
-    with Bar(what, terms.calls, quiet, remaining=True) as bar:
+    family = loaded(settings, terms.members)
+    with Bar(f"beside {terms.reference}", terms.calls, quiet, remaining=True) as bar:
         return diverged(family, terms, bar.advance)
 
 
@@ -67,3 +48,6 @@ def _cell(distance: float | None) -> str:
 
 def _level(cut: float | None) -> str:
     return "nowhere" if cut is None else f"{cut:.3g}"
+
+
+diverge = Measurement(terms_of, place_of, _measured, _tell)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from baton.common.cli import print_json, print_rows
-from baton.common.families.spec import read_spec
-from baton.common.quiet import quiet_libraries
-from baton.common.tooling.analysis import AnalyzeRequest
+from baton.common.cli import print_rows
 from baton.common.tooling.spacing import SpacingTerms, place_of, terms_of
+from baton.device_client.cli.measuring import Measurement, loaded
 from baton.device_client.cli.progress import Bar
 from baton.device_client.settings import DeviceSettings
 
@@ -17,27 +15,11 @@ if TYPE_CHECKING:
     from baton.common.tooling.spacing_found import Confirmation, Spacing
 
 
-def find(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) -> None:
-    """Search, confirm, write JSON, and tell. Raises BatonError."""
-    terms = terms_of(read_spec(settings.family), request)
-    place = place_of(request.out, terms)
-    quiet_libraries()
-    made = _found(settings, terms, quiet=as_json)
-    found = made.write(place)
-    if as_json:
-        print_json(found)
-    else:
-        _tell(made, found)
-
-
 def _found(settings: DeviceSettings, terms: SpacingTerms, quiet: bool) -> Spacing:
-    from baton.common.families.loaded import load_family
-    from baton.common.families.local import use_threads
     from baton.common.tooling.spacing_found import find_spacing
 
-    use_threads(settings.threads)
-    family = load_family(settings.family, terms.members)
-    with Bar("reference", None, quiet, remaining=True) as bar:
+    family = loaded(settings, terms.members)
+    with Bar("", None, quiet, remaining=True) as bar:
         return find_spacing(family, terms, bar.show)
 
 
@@ -83,3 +65,6 @@ def _rows(confirmed: Confirmation) -> list[dict[str, Any]]:
 
 def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.4f}"
+
+
+find = Measurement(terms_of, place_of, _found, _tell)
