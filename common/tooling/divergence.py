@@ -11,6 +11,7 @@ from baton.common.arm import Arm
 from baton.common.errors import InvalidRequest
 from baton.common.expansion import Terms as ArmTerms
 from baton.common.expansion import expand
+from baton.common.families.manifest import MemberPart
 from baton.common.families.prompts import sample_prompts
 from baton.common.families.spec import FamilySpec
 from baton.common.given import real
@@ -29,21 +30,17 @@ DEFAULT_TOLERANCE = 0.2
 class Contender:
     """A member as it may stand in for the reference.
 
-    alone: in one branch without guidance, though it takes two. levels: the least and the greatest
-    that it knows.
+    alone: in one branch without guidance, though it takes two.
     """
 
     member: str
+    part: MemberPart
     guidance: Guidance
-    alone: bool
-    levels: tuple[float, float]
+    alone: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.member}, one branch" if self.alone else self.member
-
-    def knows(self, level: float) -> bool:
-        return self.levels[0] <= level <= self.levels[1]
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,13 @@ def terms_of(spec: FamilySpec, request: AnalyzeRequest) -> DivergenceTerms:
     """Raises InvalidRequest or UnknownName for what can never be measured."""
     request.check_only("tolerance")
     reference = spec.check_member(request.member or next(iter(spec.members)))
+    if reference in spec.partial_members:
+        raise InvalidRequest(f"{reference} draws no picture alone, beside which others could stand")
     steps = DEFAULT_STEPS if request.steps is None else request.steps
     if steps == 1:
         raise InvalidRequest("cuts lie between levels: at least 2 steps are needed, got 1")
     scale = spec.default_guidance if request.guidance is None else request.guidance
-    own, sampler = spec.own_guidance(scale), check_sampler(request.sampler or spec.default_sampler)
+    own, sampler = spec.own_guidance, check_sampler(request.sampler or spec.default_sampler)
     known = ArmTerms(spec.name, sampler, steps, Guidance(scale), own_guidance=own)
     plan, seed = expand(Arm.device(reference), known), check_seed(request.seed)
     contenders = _contenders(spec, reference, Guidance(scale))
@@ -109,13 +108,13 @@ def place_of(out: Path, terms: DivergenceTerms) -> Place:
 
 def _contenders(spec: FamilySpec, reference: str, guidance: Guidance) -> tuple[Contender, ...]:
     """Every other member as it is guided; also in one branch each that takes two."""
-    found, own = [], spec.own_guidance(guidance.scale)
+    found = []
     for member, part in spec.members.items():
-        levels, as_guided = part.levels or (0.0, math.inf), own.get(member, guidance)
+        as_guided = Guidance(guidance.scale, part.guidance)
         if member != reference:
-            found.append(Contender(member, as_guided, False, levels))
+            found.append(Contender(member, part, as_guided))
         if as_guided.two_branches:
-            found.append(Contender(member, Guidance(1.0), True, levels))
+            found.append(Contender(member, part, Guidance(1.0), alone=True))
     return tuple(found)
 
 

@@ -120,14 +120,13 @@ def diverged(
     """
     course = family.course(terms.plan)
     pictures = Pictures(family, terms.prompts, terms.seed, on_step)
-    levels = tuple(_ratio(level) for level in course.levels[:-1])
     with executing("measuring"):
         sums = sum(
             _compared(pictures, terms, course, chosen)
             for chosen in pictures.batches(0, len(pictures))
         )
     fingerprints = {member: family.member_fingerprints[member] for member in terms.members}
-    return Divergence(terms, levels, np.asarray(sums) / len(pictures), fingerprints)
+    return Divergence(terms, course.ratios, np.asarray(sums) / len(pictures), fingerprints)
 
 
 def _compared(
@@ -138,10 +137,9 @@ def _compared(
     sums = np.full((len(terms.contenders), course.steps), np.nan)
     reference = terms.plan.segments[0].guidance
     for step in range(course.steps):
-        level = _ratio(course.levels[step])
         aim = _predicted(pictures, runs, chosen, (terms.reference, reference))
         for index, one in enumerate(terms.contenders):
-            if one.knows(level):
+            if one.part.knows(course.ratios[step]):
                 x0 = _predicted(pictures, runs, chosen, (one.member, one.guidance))
                 sums[index, step] = _distances(x0, aim).sum().item()
         pictures.step(runs, chosen)
@@ -183,7 +181,3 @@ def _distances(x0: Tensor, aim: Tensor) -> Tensor:
 def _norms(rows: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(rows.flatten(1).double(), dim=1)
     return norms
-
-
-def _ratio(level: NoiseLevel) -> float:
-    return level.b / level.a if level.a else math.inf

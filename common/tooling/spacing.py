@@ -89,7 +89,7 @@ def terms_of(spec: FamilySpec, request: AnalyzeRequest) -> SpacingTerms:
     request.check_only("arms")
     arms, sampler = _arms(spec, request), check_sampler(request.sampler or spec.default_sampler)
     scale = spec.default_guidance if request.guidance is None else request.guidance
-    guidance, own = Guidance(scale), spec.own_guidance(scale)
+    guidance, own = Guidance(scale), spec.own_guidance
     known = ArmTerms(spec.name, sampler, spec.default_steps, guidance, own_guidance=own)
     plans = tuple(_plan(arm, known) for arm in arms)
     search, confirm = _samples(spec, request)

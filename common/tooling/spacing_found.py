@@ -122,9 +122,10 @@ def find_spacing(family: LoadedFamily, terms: SpacingTerms, on_step: OnStep) -> 
 
 def _named(family: LoadedFamily, terms: SpacingTerms) -> dict[str, Levels]:
     """The grid that the family has for so many steps already, if it has one."""
-    if (terms.sampler, terms.steps) not in family.spec.named_grids:
-        return {}
-    return {"named": rounded(family.ratios(terms.sampler, terms.steps)[1:])}
+    for grid in family.spec.grids:
+        if (grid.sampler, grid.steps) == (terms.sampler, terms.steps):
+            return {"named": rounded(family.course_of(grid).ratios[1:])}
+    return {}
 
 
 def _found(

@@ -177,6 +177,16 @@ def test_what_can_never_be_measured_is_refused(what: str, family: LoadedFamily) 
         terms_of(family.spec, request(**changed))
 
 
+def test_a_member_of_few_levels_is_no_reference(family_folder: Path, tmp_path: Path) -> None:
+    limited = family_with(
+        family_folder,
+        tmp_path / "family",
+        lambda members: members["small"].update(levels=[0.5, 4.0]),
+    )
+    with pytest.raises(InvalidRequest, match="no picture alone"):
+        terms_of(limited.spec, request(member="small"))
+
+
 def test_a_family_of_one_unguided_member_has_nothing_to_compare(
     family_folder: Path, tmp_path: Path
 ) -> None:

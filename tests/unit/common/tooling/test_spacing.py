@@ -135,10 +135,10 @@ def test_the_grid_can_be_named_by_the_family_and_drawn_with(
         family_folder, tmp_path / "family", lambda manifest: manifest.update(grids=[entry])
     )
     spec = named.spec
-    assert named.ratios("ddim", 2)[1:] == pytest.approx(found.levels)
     known = Terms(spec.name, "ddim", 9, Guidance(3.0), named=spec.named_grids)
     plan = expand(Arm.parse(RELAY), known)
     assert plan.grids[0].name == "spaced-2"
+    assert named.course(plan).ratios[1:] == pytest.approx(found.levels)
     run = begin(named, Task(PROMPTS[0], "", plan, 0, spec.default_size))
     run_here(named, run, plan.steps)
     assert np.isfinite(run.x.numpy()).all()
