@@ -42,8 +42,7 @@ def schedule_between(
     that were trained have a level between theirs. Raises Incompatible for levels that the family
     does not have, or between which so many steps do not fit.
     """
-    scheduler: Any = DDIMScheduler.from_config(dict(config))
-    alpha_bars = scheduler.alphas_cumprod.double().numpy()
+    alpha_bars = _alpha_bars(config)
     first = len(alpha_bars) - 1.0 if begin is None else _timestep(begin, alpha_bars)
     last = -1.0 if until is None else _timestep(until, alpha_bars)
     steps = plain.steps
@@ -74,9 +73,8 @@ def schedule_through(
     timestep at which log(b / a), linear between two that were trained, is the level's. Raises
     Incompatible for levels that the family does not have.
     """
-    scheduler: Any = DDIMScheduler.from_config(dict(config))
-    alpha_bars = scheduler.alphas_cumprod.double().numpy()
-    noisiest, lowest = (math.sqrt(1 / bar - 1) for bar in (alpha_bars[-1], alpha_bars[0]))
+    alpha_bars = _alpha_bars(config)
+    lowest, noisiest = level_range(config)
     if outside := [ratio for ratio in ratios if not lowest <= ratio < noisiest]:
         raise Incompatible(
             f"the family's levels of noise are from {lowest:.3g} to {noisiest:.3g}, not"
@@ -92,6 +90,20 @@ def schedule_through(
         levels=tuple(_native(sampler, level) for level in levels),
         first_order_end=True,
     )
+
+
+def level_range(config: Mapping[str, Any]) -> tuple[float, float]:
+    """The least and the greatest level ``b / a`` that a family's members were trained at."""
+    bars = _alpha_bars(config)
+    lowest, noisiest = (math.sqrt(1 / bar - 1) if bar else math.inf for bar in (bars[0], bars[-1]))
+    return lowest, noisiest
+
+
+def _alpha_bars(config: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """By training timestep."""
+    scheduler: Any = DDIMScheduler.from_config(dict(config))
+    bars: npt.NDArray[np.float64] = scheduler.alphas_cumprod.double().numpy()
+    return bars
 
 
 def _timestep(ratio: float, alpha_bars: npt.NDArray[np.float64]) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from baton.common.accel.directives import AcceleratedMember, Accelerator
-from baton.common.diffusion.between import schedule_through
+from baton.common.diffusion.between import level_range, schedule_through
 from baton.common.diffusion.blocks import BlockGraph, Blocks, ModelInputs
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.course import Course, make_course
@@ -138,6 +138,18 @@ class LoadedFamily:
         """
         through = schedule_through(sampler, ratios, self.spec.scheduler_config)
         return LevelGrid(name, sampler, through.timesteps, through.levels)
+
+    def course_of(self, grid: LevelGrid) -> Course:
+        """The noise levels of a plan whose only grid is this one, be it named by the family or not.
+
+        Raises Incompatible if the family has no such number of steps.
+        """
+        return Course((self._named(grid),))
+
+    @property
+    def level_range(self) -> tuple[float, float]:
+        """The least and the greatest level ``b / a`` that its members were trained at."""
+        return level_range(self.spec.scheduler_config)
 
     def ratios(self, sampler: SamplerName, steps: int) -> list[float]:
         """The levels of noise ``b / a`` before each step of the family's own schedule."""

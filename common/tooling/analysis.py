@@ -12,9 +12,9 @@ from baton.common.expansion import plan_of
 from baton.common.families.prompts import sample_prompts
 from baton.common.families.spec import FamilySpec
 from baton.common.limits import check_sampler, check_seed
-from baton.common.outputs import check_writable, file_or_folder
 from baton.common.plan import OpenPlan
 from baton.common.request import Task
+from baton.common.tooling.places import Place, find_place
 
 #: Pictures in one model call: the outputs of all blocks are held for each.
 BATCH = 4
@@ -25,7 +25,8 @@ class AnalyzeRequest:
     """What to measure. out: a JSON file, or a folder.
 
     None stands for the first member, the family's own sampler, steps and guidance, every line of
-    ``prompts`` or a few of the family's, as many keys as the paper's set has.
+    ``prompts`` or a few of the family's, as many keys as the paper's set has. keys: of the analysis
+    of blocks alone; arms: of spacing; tolerance: of divergence.
     """
 
     member: str | None
@@ -37,6 +38,22 @@ class AnalyzeRequest:
     seed: int
     keys: int | None
     out: Path
+    arms: tuple[str, ...] = ()
+    tolerance: float | None = None
+
+    def check_only(self, *options: str) -> None:
+        """Raises InvalidRequest for an option of another analysis than the one that has these."""
+        for option, of in _OPTIONS.items():
+            if option not in options and getattr(self, option) not in (None, ()):
+                raise InvalidRequest(f"{_FLAGS[option]} is for {of}")
+
+
+_OPTIONS = {
+    "keys": "the analysis of blocks, without --spacing and --divergence",
+    "arms": "--spacing",
+    "tolerance": "--divergence",
+}
+_FLAGS = {"keys": "--keys", "arms": "--arm", "tolerance": "--tolerance"}
 
 
 @dataclass(frozen=True)
@@ -54,16 +71,9 @@ class Terms:
         return self.plan.steps * -(-len(self.tasks) // BATCH)
 
 
-@dataclass(frozen=True)
-class Place:
-    """The JSON file to write, beside its plot. named: by the user, so that it may be replaced."""
-
-    path: Path
-    named: bool
-
-
 def terms_of(spec: FamilySpec, request: AnalyzeRequest) -> Terms:
     """Raises InvalidRequest or UnknownName for what can never be measured."""
+    request.check_only("keys")
     member = spec.check_member(request.member or next(iter(spec.members)))
     steps = spec.default_steps if request.steps is None else request.steps
     guidance = spec.default_guidance if request.guidance is None else request.guidance
@@ -82,10 +92,8 @@ def terms_of(spec: FamilySpec, request: AnalyzeRequest) -> Terms:
 
 
 def place_of(out: Path, terms: Terms) -> Place:
-    """Raises InvalidRequest for a place where nothing can be written, so that nothing is lost."""
-    folder, name = file_or_folder(out, ".json")
+    """Raises InvalidRequest for a place where nothing can be written."""
     plan = terms.plan
-    chosen = f"analyze-{plan.family}-{terms.member}-{plan.samplers[0]}-{plan.steps}.json"
-    path = check_writable(folder / (name or chosen))
-    check_writable(path.with_suffix(".png"))
-    return Place(path, named=name is not None)
+    return find_place(
+        out, f"analyze-{plan.family}-{terms.member}-{plan.samplers[0]}-{plan.steps}.json"
+    )

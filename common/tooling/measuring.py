@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +12,12 @@ import numpy as np
 from baton.common.accel.features import Changes, Features, measure, propose_keys, read_by_decoder
 from baton.common.accel.heatmap import heat_map
 from baton.common.diffusion.run import Run
-from baton.common.errors import ExecutionFailed, executing
+from baton.common.errors import executing
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin
-from baton.common.files import saving
-from baton.common.outputs import claiming, make_folder
 from baton.common.request import Task
-from baton.common.tooling.analysis import BATCH, Place, Terms
+from baton.common.tooling.analysis import BATCH, Terms
+from baton.common.tooling.places import Place, write
 
 #: Share of the changes that the plot's colours tell apart; a few outliers would hide the others.
 _SHOWN = 0.99
@@ -93,17 +90,9 @@ class Analysis:
 
         Raises InvalidRequest if they cannot be written.
         """
-        found = self.describe()
-        make_folder(place.path)
-        with contextlib.nullcontext(place.path) if place.named else claiming(place.path) as path:
-            found["plot"], found["notes"] = self._plotted(path.with_suffix(".png"))
-            found["path"] = str(path)
-            with saving(path) as file:
-                file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
-        return found
+        return write(place, self.describe(), self._plot)
 
-    def _plotted(self, path: Path) -> tuple[str | None, list[str]]:
-        """The plot's path, or None and the reason."""
+    def _plot(self, path: Path) -> None:
         terms, features, plan = self.terms, self.features, self.terms.plan
         changes, scale = features.relative.T.copy(), plan.segments[0].guidance.scale
         changes[:, 0] = np.nan
@@ -113,11 +102,7 @@ class Analysis:
             f" change of each block's output, mean over {len(terms.tasks)} pictures"
         )
         label, top = "||f_t - f_(t+1)|| / ||f_(t+1)||", float(np.nanquantile(shown, _SHOWN))
-        try:
-            heat_map(path, changes, features.graph.names, title, self.keys, label, top)
-        except ExecutionFailed as error:
-            return None, [str(error)]
-        return str(path), []
+        heat_map(path, changes, features.graph.names, title, self.keys, label, top)
 
 
 def measured(family: LoadedFamily, terms: Terms, on_step: Callable[[], None]) -> Analysis:

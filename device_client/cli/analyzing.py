@@ -7,10 +7,9 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from baton.common.cli import print_json, print_rows
-from baton.common.families.spec import read_spec
-from baton.common.quiet import quiet_libraries
-from baton.common.tooling.analysis import AnalyzeRequest, Terms, place_of, terms_of
+from baton.common.cli import print_rows
+from baton.common.tooling.analysis import Terms, place_of, terms_of
+from baton.device_client.cli.measuring import Measurement, loaded
 from baton.device_client.cli.progress import Bar
 from baton.device_client.settings import DeviceSettings
 
@@ -18,26 +17,10 @@ if TYPE_CHECKING:
     from baton.common.tooling.measuring import Analysis
 
 
-def analyze(settings: DeviceSettings, request: AnalyzeRequest, as_json: bool) -> None:
-    """Measure, propose key steps, write JSON and plot, and tell. Raises BatonError."""
-    terms = terms_of(read_spec(settings.family), request)
-    place = place_of(request.out, terms)
-    quiet_libraries()
-    made = _measured(settings, terms, quiet=as_json)
-    found = made.write(place)
-    if as_json:
-        print_json(found)
-    else:
-        _tell(made, found)
-
-
 def _measured(settings: DeviceSettings, terms: Terms, quiet: bool) -> Analysis:
-    from baton.common.families.loaded import load_family
-    from baton.common.families.local import use_threads
     from baton.common.tooling.measuring import measured
 
-    use_threads(settings.threads)
-    family = load_family(settings.family, [terms.member])
+    family = loaded(settings, [terms.member])
     with Bar(f"{terms.member}, {len(terms.tasks)} pictures", terms.calls, quiet) as bar:
         return measured(family, terms, bar.advance)
 
@@ -56,3 +39,6 @@ def _tell(made: Analysis, found: dict[str, Any]) -> None:
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr)
     print(", ".join(name for name in (found["path"], found["plot"]) if name))
+
+
+analyze = Measurement(terms_of, place_of, _measured, _tell)

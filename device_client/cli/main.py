@@ -154,6 +154,20 @@ def analyze(
     keys: Annotated[
         int | None, typer.Option(help="Key steps to propose; left out: as many as the paper has.")
     ] = None,
+    spacing: Annotated[
+        bool, typer.Option("--spacing", help="Search a grid of noise levels for few steps instead.")
+    ] = False,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="For --spacing: arm with steps of its own; again: they share the grid."),
+    ] = None,
+    divergence: Annotated[
+        bool,
+        typer.Option("--divergence", help="Measure how far members' predictions part instead."),
+    ] = False,
+    tolerance: Annotated[
+        float | None, typer.Option(help="For --divergence: distance that a cut may cost.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="JSON file, or a folder; the plot lies beside.")] = Path(
         "."
     ),
@@ -162,10 +176,14 @@ def analyze(
     """Measure how much each block changes from step to step, and propose key steps."""
     settings, _ = load_settings(DeviceSettings, "device", {"family": family})
     from baton.common.tooling.analysis import AnalyzeRequest
-    from baton.device_client.cli import analyzing
+    from baton.device_client.cli import analyses
 
-    request = AnalyzeRequest(member, sampler, steps, guidance, prompts, count, seed, keys, out)
-    analyzing.analyze(settings, request, as_json)
+    request = AnalyzeRequest(
+        *(member, sampler, steps, guidance, prompts, count, seed, keys, out),
+        tuple(arm or ()),
+        tolerance,
+    )
+    analyses.chosen(spacing, divergence)(settings, request, as_json)
 
 
 @app.command("train-masks")

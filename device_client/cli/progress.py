@@ -49,9 +49,9 @@ class Bar:
         """What is left out stays as it was."""
         self._progress.update(self._task, description=what, completed=done, total=total)
 
-    def advance(self) -> None:
-        """One more is done."""
-        self._progress.advance(self._task)
+    def advance(self, by: int = 1) -> None:
+        """So many more are done."""
+        self._progress.advance(self._task, by)
 
     def say(self, text: str) -> None:
         """A line above the bar."""

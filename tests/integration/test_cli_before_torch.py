@@ -15,6 +15,8 @@ _DRAW = ["baton", "generate", "x", "--arm", "device"]
 _ARM = ["baton", "generate", "x", "--arm"]
 _MASK = ["baton", "train-masks", "--member", "small", "--steps", "4", "--count", "1"]
 _ANALYZE = ["baton", "analyze", "--steps", "4", "--count", "1"]
+_SPACING = ["baton", "analyze", "--spacing"]
+_DIVERGENCE = ["baton", "analyze", "--divergence"]
 _EDGE = ["baton-edge", "serve", "--port", "0"]
 
 #: The command line, the exit code, and a word of the reason. TAKEN stands for a port in use.
@@ -82,6 +84,20 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "an analysis of nothing": ([*_ANALYZE, "--prompts", "missing.txt"], 2, "missing.txt"),
     "an analysis nowhere": ([*_ANALYZE, "--out", "/dev/null/a.json"], 2, "/dev/null/a.json"),
     "an analysis of another kind": ([*_ANALYZE, "--out", "a.csv"], 2, "a.csv"),
+    "two analyses": ([*_SPACING, "--divergence"], 2, "ask for one"),
+    "an analysis of blocks by an arm": ([*_ANALYZE, "--arm", "device/small*4"], 2, "--spacing"),
+    "a grid of one step": ([*_SPACING, "--steps", "1"], 2, "no level to search"),
+    "a grid of too many steps": ([*_SPACING, "--steps", "201"], 2, "200"),
+    "a grid for an arm without steps": ([*_SPACING, "--arm", "device/small"], 2, "open"),
+    "a grid for an unknown member": ([*_SPACING, "--arm", "edge/giant*4"], 2, "giant"),
+    "a grid by nothing": ([*_SPACING, "--prompts", "missing.txt"], 2, "missing.txt"),
+    "a grid with keys": ([*_SPACING, "--keys", "3"], 2, "--keys"),
+    "a grid nowhere": ([*_SPACING, "--out", "/dev/null/a.json"], 2, "/dev/null/a.json"),
+    "a divergence from an unknown member": ([*_DIVERGENCE, "--member", "giant"], 2, "giant"),
+    "a divergence of one step": ([*_DIVERGENCE, "--steps", "1"], 2, "at least 2 steps"),
+    "a divergence by nothing": ([*_DIVERGENCE, "--prompts", "missing.txt"], 2, "missing.txt"),
+    "a divergence within nothing": ([*_DIVERGENCE, "--tolerance", "0"], 2, "above 0"),
+    "a divergence with keys": ([*_DIVERGENCE, "--keys", "3"], 2, "--keys"),
     "no mask": ([*_MASK[:4], "--steps", "0"], 2, "steps"),
     "a mask for nobody": ([*_MASK, "--member", "giant"], 2, "giant"),
     "a mask of no family": ([*_MASK, "--family", "magic"], 2, "magic"),
