@@ -96,11 +96,11 @@ class Studio:
             name: Player(holder.denoiser(member), holder.decode)
             for name, (holder, member) in {**own, **others}.items()
         }
-        weights = [
-            (name, holder.fingerprint, holder.member_fingerprints[member])
+        self._weights = {
+            name: (holder.fingerprint, holder.member_fingerprints[member])
             for name, (holder, member) in {**own, **others}.items()
-        ]
-        self._cache = None if cache is None else cache / _digest(weights, _sources(), _FIELDS)
+        }
+        self._cache = None if cache is None else cache / _digest(_sources(), _FIELDS)
 
     def draw(
         self, plans: Sequence[OpenPlan], cases: Sequence[Case], title: str
@@ -179,8 +179,9 @@ class Studio:
         if self._cache is None:
             return None
         stretches = [(s.member, s.start, s.stop, s.guidance, s.directives) for s in plan.segments]
+        weights = [self._weights[segment.member] for segment in plan.segments]
         cases = [(case.prompt, case.seed) for case in batch]
-        return self._cache / f"{_digest(_start(plan), stretches, cases)}.npz"
+        return self._cache / f"{_digest(weights, _start(plan), stretches, cases)}.npz"
 
     def _load(self, plan: OpenPlan, batch: Sequence[Case]) -> Drawing | None:
         path = self._path(plan, batch)
@@ -236,7 +237,8 @@ def _join(drawings: Sequence[Drawing]) -> Drawing:
 def _sources() -> list[str]:
     """Digests of the code that decides what is drawn and how it is scored."""
     root = Path(str(common.__file__)).parent
-    paths = sorted(path for name in _SOURCES for path in (root / name).rglob("*.py"))
+    found = (path for name in _SOURCES for path in (root / name).rglob("*.py"))
+    paths = sorted(path for path in found if "training" not in path.relative_to(root).parts)
     return [hashlib.blake2b(path.read_bytes()).hexdigest() for path in paths]
 
 
