@@ -1,7 +1,7 @@
 """The figures of ``bench/relay.json``, each a comparison within one run.
 
-All scores are graded, of the headline's prompts, paired; times are medians over rounds of ratios
-within a round.
+All scores are graded, of the headline's prompts (of the refined ones where an arm of many steps is
+drawn on those alone; ``n`` tells), paired; times are medians over rounds of ratios within a round.
 
 - ``baseline``: the best-spaced fewest-step `large` that equals `large` at 50 plain steps, ``relay``
   the fastest relay that equals the baseline (both: lower end of the interval at -0.025 or above).
@@ -68,6 +68,7 @@ class Chosen:
 def choose(refined: Measured, headline: Measured, candidates: Sequence[str]) -> Chosen:
     """candidates: relays by choice on the refined prompts; what is compared, by the headline's."""
     large = [n for n in refined.drawings if refined.entries[n].kind == "large"]
+    large = [name for name in large if name in headline.drawings]
     best = best_of_each_count(refined.option(name, 0.0) for name in large)
     asked = fewest_steps(best, refined.option(refined.reference, 0.0))
     again = {steps: headline.option(one.name) for steps, one in best.items()}
@@ -82,16 +83,18 @@ def choose(refined: Measured, headline: Measured, candidates: Sequence[str]) -> 
 
 
 def _careful(refined: Measured, less: Option) -> str | None:
-    relays = [name for name in refined.drawings if refined.entries[name].kind in RELAYS]
+    timed = [name for name in refined.drawings if name in refined.times]
+    relays = [name for name in timed if refined.entries[name].kind in RELAYS]
     able = [name for name in relays if refined.seconds(name) <= less.cost]
     return max(able, key=refined.graded, default=None)
 
 
-def in_process(headline: Measured, chosen: Chosen) -> Figures:
+def in_process(refined: Measured, headline: Measured, chosen: Chosen) -> Figures:
     figures: Figures = {
-        name: _against(headline, *pair)
+        name: _against(measured, *pair)
+        for measured in (refined, headline)
         for name, pair in EQUAL_STEPS.items()
-        if {*pair} <= {*headline.drawings}
+        if {*pair} <= {*measured.drawings}
     }
     figures["baseline"] = chosen.baseline
     figures["baseline_confirmed"] = chosen.baseline_confirmed
@@ -102,7 +105,7 @@ def in_process(headline: Measured, chosen: Chosen) -> Figures:
         figures["relay_vs_alternatives"] = _alternatives(headline, chosen, chosen.relay)
     if chosen.less is not None and chosen.careful is not None:
         figures["relay_vs_one_step_less"] = _against(headline, chosen.careful, chosen.less)
-    figures["losses"] = _losses(headline)
+    figures["losses"] = _losses(refined) | _losses(headline)
     return figures
 
 
@@ -114,6 +117,7 @@ def _against(headline: Measured, one: str, other: str) -> Figures:
         "time_ratio": asdict(headline.speedup(one, other)),
         "graded_minus": asdict(headline.difference(one, other)),
         "sign_flip_p": headline.sign_flip(one, other),
+        "n": len(headline.cases),
     }
 
 
@@ -137,7 +141,8 @@ def _losses(headline: Measured) -> Figures:
         plain = f"edge/large {steps}"
         of_relay = entry.kind in (*RELAYS, "finisher accelerated")
         if of_relay and steps in _LOSSES_AT and plain in headline.drawings:
-            told[name] = {"against": plain} | asdict(headline.difference(name, plain))
+            against = {"against": plain, "n": len(headline.cases)}
+            told[name] = against | asdict(headline.difference(name, plain))
     return told
 
 

@@ -9,8 +9,9 @@ expansion (`tests.bench.arms`); only the control is put past the product's refus
 
 1. *selection*: every arm on ``count`` prompts. For each number of steps the best-spaced `large`
    and the relays that may be best (`tests.bench.choosing`) are
-2. *refined*: drawn on ``refine`` prompts of the same set, and chosen between;
-3. *headline*: what was chosen, on ``headline`` other prompts, with what is always told;
+2. *refined*: drawn on ``refine`` prompts of the same set, and chosen between; with arms of many
+   steps that are always told;
+3. *headline*: what was chosen, on ``headline`` other prompts, with short arms that are always told;
 4. *times*: in process, all arms, and more rounds of the headline's; then through the product:
    over loopback, over a shaped link, and with slower devices (`tests.bench.product`);
 5. *beside*: another family, so that nothing holds for this one by construction.
@@ -79,15 +80,16 @@ def run(asked: Run) -> Path | None:
     size = asked.size
     selection = replace(selection, times=bench.time(list(selection.drawings), size.rounds))
     times = bench.time(list(headline.drawings), size.headline_rounds)
-    refined, headline = replace(refined, times=times), replace(headline, times=times)
-    candidates = bench.candidates(refined)
-    chosen = choose(refined, headline, candidates)
-    figures = in_process(headline, chosen)
+    headline, timed = replace(headline, times=times), replace(refined, times=times)
+    candidates = bench.candidates(timed)
+    chosen = choose(timed, headline, candidates)
+    refined = replace(refined, times=selection.times)
+    figures = in_process(refined, headline, chosen)
     figures |= {"candidates": candidates, "nodes_draw_alike": bench.check(headline)}
     billed, drawn = bench.bill(chosen)
     figures |= through_product(billed, chosen)
     figures |= _told_of(asked, bench)
-    rows = [*rows_of(headline), *rows_of(selection)]
+    rows = [*rows_of(headline), *rows_of(refined), *rows_of(selection)]
     rows += [row for one in billed.values() for row in one.rows(drawn)]
     rows += beside_rows(asked.beside, size.count, size.rounds)
     return _write(asked, (selection, headline), rows, figures)

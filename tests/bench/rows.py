@@ -2,7 +2,8 @@
 
 Fields of a row, where they apply:
 
-- ``prompts``: the set that it was drawn on, ``selection`` or ``headline``; ``n`` of them.
+- ``prompts``: the set that it was drawn on, ``selection``, ``refined`` or ``headline``; ``n`` of
+  them.
 - ``graded``, ``strict`` with their intervals (`Score`), ``*_minus_reference`` with its paired
   bootstrap interval, and ``sign_flip_p``: the difference to `large` at 50 plain steps on the same
   prompts and seeds, and the paired permutation test of the graded one.

@@ -21,23 +21,28 @@ from tests.bench.rows import Measured
 from tests.bench.timing import Drawn, time_plans
 
 _WITHOUT_LARGE = "device/small*3>device/finisher*4"
+#: `large` is a candidate for the baseline up to so many steps.
+_FEW = 10
 #: Always told on the headline's prompts, if the family has their members.
 _TOLD = (
     "edge/large 10",
-    "edge/large 20",
     "edge/large*3>edge/large^1*2",
     "edge/large*4>edge/large^1*1",
+    "edge/large*4>device/small*6",
+    "edge/large*4>device/small^1*6",
+    "edge/large*4>device/medium^1*6",
+    "device/small*4>edge/large*6",
+    _WITHOUT_LARGE,
+)
+#: On the refined ones, as the cost of many steps allows.
+_TOLD_ON_FEWER = (
+    "edge/large 20",
     "edge/large 20 deepcache-3",
     "edge/large 20 propagate",
     "edge/large@0.4>device/small 50",
     "edge/large@0.4>device/small^1 50",
     "edge/large@0.4>device/medium^1 50",
-    "edge/large*4>device/small*6",
-    "edge/large*4>device/small^1*6",
-    "edge/large*4>device/medium^1*6",
-    "device/small*4>edge/large*6",
     "device/small@0.4>edge/large 50",
-    _WITHOUT_LARGE,
     "edge/large@s1.5>device/finisher 20",
     "edge/large@s1.5>device/finisher 20 propagate",
     "edge/large@s1.5>device/finisher 20 masks",
@@ -114,23 +119,28 @@ class Stages:
 
     def refine(self, selection: Measured) -> Measured:
         """The best-spaced runs of `large`, and the relays that may be best, on more prompts."""
-        large = best_of_each_count(self._options(selection, ("large",)))
+        large = best_of_each_count(self._few(selection))
         baseline = fewest_steps(large, selection.option(self.reference, 0.0))
         names = [option.name for option in large.values()]
         for kinds in (RELAYS, ("partly unguided",)):
-            names += hopeful(self._options(selection, kinds), baseline)
-        return self._draw("refined", [*names, self.reference], self.size.refine)
+            options = [option for option in self._options(selection, kinds) if option.steps <= _FEW]
+            names += hopeful(options, baseline)
+        always = (self.reference, *self._equal_steps(), *_TOLD_ON_FEWER)
+        names += [name for name in always if name in self.entries]
+        return self._draw("refined", names, self.size.refine)
 
     def headline(self, refined: Measured) -> Measured:
-        always = (*_TOLD, *self._equal_steps(), self.default.name)
-        names = [*refined.drawings, *(name for name in always if name in self.entries)]
+        short = [name for name in refined.drawings if self.plans[name].steps <= _FEW]
+        always = (self.reference, *_TOLD, self.default.name)
+        names = [*short, *(name for name in always if name in self.entries)]
         return self._draw("headline", names, self.size.headline)
 
     def candidates(self, refined: Measured) -> list[str]:
         """Relays from the fastest to the most careful; the refined ones are timed by now."""
-        large = best_of_each_count(self._options(refined, ("large",)))
+        large = best_of_each_count(self._few(refined))
         baseline = fewest_steps(large, refined.option(self.reference, 0.0))
-        relays = [n for n in refined.drawings if self.entries[n].kind in RELAYS]
+        short = [name for name in refined.drawings if self.plans[name].steps <= _FEW]
+        relays = [name for name in short if self.entries[name].kind in RELAYS]
         return ladder([refined.option(name) for name in relays], baseline)
 
     def time(self, names: Sequence[str], rounds: int) -> dict[str, list[Drawn]]:
@@ -165,6 +175,10 @@ class Stages:
 
     def _equal_steps(self) -> list[str]:
         return [name for pair in EQUAL_STEPS.values() for name in pair]
+
+    def _few(self, measured: Measured) -> list[Option]:
+        options = self._options(measured, ("large",))
+        return [option for option in options if option.steps <= _FEW]
 
     def _options(self, measured: Measured, kinds: Sequence[str]) -> list[Option]:
         return [

@@ -94,7 +94,7 @@ def test_a_relay_that_loses_is_told_as_not_confirmed() -> None:
 
 
 def test_times_are_compared_within_rounds_beside_the_scores() -> None:
-    figures: dict[str, Any] = in_process(measured(SCORES), chosen())
+    figures: dict[str, Any] = in_process(measured({}), measured(SCORES), chosen())
     against = figures["relay_vs_fewer_steps"]
     assert against["time_ratio"]["median"] == pytest.approx(2.0)
     assert against["graded_minus"]["mean"] == pytest.approx(0.0)
