@@ -56,7 +56,7 @@ def result() -> Result:
         planned=plan("edge/large@0.4>device/small", 3),
         decision_id="d1",
         executed=EXECUTED,
-        seconds=Seconds(1.5, 1.0, 0.5),
+        seconds=Seconds(1.5, edge=1.0, device=0.5),
         traffic=Traffic(100, 2000),
         provenance=Provenance(made, EXECUTED, "f", "fp16", (), {}),
         quality=Quality(0.5, False, {"red": True, "cat": False}),
@@ -67,8 +67,8 @@ def result() -> Result:
 def test_the_summary_says_where_and_how_and_what_went_wrong(result: Result) -> None:
     first, note = summary(result, Path("a.png")).splitlines()
     assert first == (
-        "a.png  edge/large@0.4>device/small  1 edge + 2 device steps  1.50 s  2100 bytes  seed 4"
-        "  not verified ✗ (cat)  request r1"
+        "a.png  edge/large@0.4>device/small  1 edge + 2 device steps"
+        "  1.50 s (1.00 at the edge)  2100 bytes  seed 4  not verified ✗ (cat)  request r1"
     )
     assert note == "  note: edge a:1 lost at step 1: gone"
 
