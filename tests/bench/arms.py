@@ -190,7 +190,20 @@ def _finished() -> Iterator[Entry]:
                 yield _relay(small, large, steps - large - small)
         for small in range(2, steps - 1):
             yield _relay(small, 0, steps - small)
-    for shared in ((0, 3, 7), (0, 4, 6), (0, 5, 5), (2, 2, 6), (3, 1, 6), (2, 3, 5), (0, 20, 30)):
+    for shared in (
+        (0, 3, 5),
+        (0, 4, 4),
+        (1, 2, 5),
+        (1, 3, 4),
+        (3, 0, 5),
+        (0, 3, 7),
+        (0, 4, 6),
+        (0, 5, 5),
+        (2, 2, 6),
+        (3, 1, 6),
+        (2, 3, 5),
+        (0, 20, 30),
+    ):
         yield _relay(*shared)
     for steps in _MADE_CHEAPER_AT:
         for accel in ACCELS:

@@ -20,7 +20,7 @@ from tests.bench.product import SHAPED, Billed, Setting, bill, check_alike
 from tests.bench.rows import Measured
 from tests.bench.timing import Drawn, time_plans
 
-_WITHOUT_LARGE = "device/small*3>device/finisher*4"
+_WITHOUT_LARGE = "device/small*3>device/finisher*5"
 #: `large` is a candidate for the baseline up to so many steps.
 _FEW = 10
 #: Always told on the headline's prompts, if the family has their members.

@@ -22,6 +22,12 @@ from tests.support.commands import clean_environment
 
 SECONDS = 100
 ARMS = ("device/small", "edge/large@0.4>device/small", "edge/large")
+#: For speed, both, and quality.
+OWN_ARMS = (
+    "device/small*3>device/finisher*5",
+    "device/small*1>edge/large*2>device/finisher*5",
+    "edge/large*6",
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,25 +69,32 @@ def session_of(leader: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
-def test_the_demo_shows_every_arm_and_leaves_nothing_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "arms", "steps"), [(("--steps", "4"), ARMS, (4, 4, 4)), ((), OWN_ARMS, (8, 8, 6))]
+)
+def test_the_demo_shows_every_arm_and_leaves_nothing_running(
+    tmp_path: Path, options: tuple[str, ...], arms: tuple[str, ...], steps: tuple[int, ...]
+) -> None:
     state = tmp_path / "state"
-    with demo(tmp_path, "--steps", "4") as process:
+    with demo(tmp_path, *options) as process:
         out, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err
         assert session_of(process) == []
-    for arm in ARMS:
+    for arm in arms:
         assert out.split().count(arm) == len(PROMPTS)
     for word in " ".join(PROMPTS).split():
         assert word in out
     assert "pictures in baton-demo/, all of them in baton-demo.png" in out
     pictures = sorted((tmp_path / "baton-demo").iterdir())
     assert len(pictures) == len(PROMPTS) * len(ARMS)
+    counts = {"device": steps[0], "relay": steps[1], "edge": steps[2]}
     for path in pictures:
         with Image.open(path) as image:
             assert image.size == (256, 256)
             chunk = json.loads(image.text["baton"])
         assert chunk["family"] == "scenes"
-        assert [step["step"] for step in chunk["executed"]] == [0, 1, 2, 3]
+        ran = [step["step"] for step in chunk["executed"]]
+        assert ran == list(range(counts[path.stem.partition("-")[2]]))
     with Image.open(tmp_path / "baton-demo.png") as sheet:
         assert sheet.width > len(ARMS) * 256
         assert sheet.height > len(PROMPTS) * 256
