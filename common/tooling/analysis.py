@@ -14,6 +14,7 @@ from baton.common.families.spec import FamilySpec
 from baton.common.limits import check_sampler, check_seed
 from baton.common.plan import OpenPlan
 from baton.common.request import Task
+from baton.common.tooling.members import whole_member
 from baton.common.tooling.places import Place, find_place
 
 #: Pictures in one model call: the outputs of all blocks are held for each.
@@ -74,7 +75,7 @@ class Terms:
 def terms_of(spec: FamilySpec, request: AnalyzeRequest) -> Terms:
     """Raises InvalidRequest or UnknownName for what can never be measured."""
     request.check_only("keys")
-    member = spec.check_member(request.member or next(iter(spec.members)))
+    member = whole_member(spec, request.member)
     steps = spec.default_steps if request.steps is None else request.steps
     guidance = spec.default_guidance if request.guidance is None else request.guidance
     sampler = check_sampler(request.sampler or spec.default_sampler)

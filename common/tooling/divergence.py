@@ -18,6 +18,7 @@ from baton.common.given import real
 from baton.common.limits import check_sampler, check_seed
 from baton.common.plan import Guidance, OpenPlan
 from baton.common.tooling.analysis import AnalyzeRequest
+from baton.common.tooling.members import whole_member
 from baton.common.tooling.places import Place, find_place
 
 DEFAULT_STEPS = 20
@@ -80,9 +81,7 @@ class Cuts:
 def terms_of(spec: FamilySpec, request: AnalyzeRequest) -> DivergenceTerms:
     """Raises InvalidRequest or UnknownName for what can never be measured."""
     request.check_only("tolerance")
-    reference = spec.check_member(request.member or next(iter(spec.members)))
-    if reference in spec.partial_members:
-        raise InvalidRequest(f"{reference} draws no picture alone, beside which others could stand")
+    reference = whole_member(spec, request.member)
     steps = DEFAULT_STEPS if request.steps is None else request.steps
     if steps == 1:
         raise InvalidRequest("cuts lie between levels: at least 2 steps are needed, got 1")

@@ -17,6 +17,7 @@ from baton.common.families.spec import FamilySpec, read_spec
 from baton.common.limits import SamplerName, check_sampler, check_seed, check_steps
 from baton.common.outputs import check_suffix, check_writable
 from baton.common.request import Task
+from baton.common.tooling.members import whole_member
 
 COSTS = ("time", "macs", "blocks")
 
@@ -61,7 +62,7 @@ def terms_of(request: MaskRequest, settings: Settings) -> MaskTerms:
     settings.check()
     spec = read_spec(request.family)
     sampler = check_sampler(request.sampler or spec.default_sampler)
-    place = masks_folder(spec.folder, spec.check_member(request.member))
+    place = masks_folder(spec.folder, whole_member(spec, request.member))
     path = request.out or mask_path(place, sampler, request.steps, request.propagated)
     keys = _keys(spec, request, settings.refresh_every)
     settings.check_reachable(request.steps, keys)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tests.bench.ratios import EQUAL_MARGIN, paired_difference
 
 #: Of each kind that may turn out best, so many are drawn on more prompts.
-_HOPEFUL = 5
+_HOPEFUL = 3
 #: The mean losses, as shares of the margin, within which the fastest relays are sought.
 _RUNGS = (0.25, 0.0)
 

@@ -80,6 +80,8 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a replay of nobody's": (["baton", "replay", "a.png"], 4, "--family"),
     "a replay by another": (["baton", "replay", "a.png", "--family", "scenes"], 4, "'tiny'"),
     "no analysis": (["baton", "analyze", "--steps", "0"], 2, "steps"),
+    "an analysis of a part": (["baton", "analyze", "--member", "finisher"], 2, "from 0 to 1.6"),
+    "a mask of a part": (["baton", "train-masks", "--member", "finisher"], 2, "from 0 to 1.6"),
     "an analysis without keys": ([*_ANALYZE, "--keys", "0"], 2, "from 1 to 4"),
     "an analysis of nothing": ([*_ANALYZE, "--prompts", "missing.txt"], 2, "missing.txt"),
     "an analysis nowhere": ([*_ANALYZE, "--out", "/dev/null/a.json"], 2, "/dev/null/a.json"),

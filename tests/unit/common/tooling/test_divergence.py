@@ -183,7 +183,7 @@ def test_a_member_of_few_levels_is_no_reference(family_folder: Path, tmp_path: P
         tmp_path / "family",
         lambda members: members["small"].update(levels=[0.5, 4.0]),
     )
-    with pytest.raises(InvalidRequest, match="no picture alone"):
+    with pytest.raises(InvalidRequest, match=r"noise levels from 0\.5 to 4"):
         terms_of(limited.spec, request(member="small"))
 
 
