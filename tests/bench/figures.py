@@ -31,7 +31,7 @@ from typing import Any
 
 from baton.common.families.spec import FamilySpec
 from tests.bench.arms import RELAYS
-from tests.bench.choosing import Option, best_of_each_count, confirmed, fewest_steps
+from tests.bench.choosing import Option, best_of_each_count, confirmed, fewest_steps, likely_equal
 from tests.bench.product import Billed
 from tests.bench.ratios import EQUAL_MARGIN, paired_ratio
 from tests.bench.rows import Measured
@@ -70,8 +70,8 @@ def choose(refined: Measured, headline: Measured, candidates: Sequence[str]) -> 
     large = [n for n in refined.drawings if refined.entries[n].kind == "large"]
     large = [name for name in large if name in headline.drawings]
     best = best_of_each_count(refined.option(name, 0.0) for name in large)
-    asked = fewest_steps(best, refined.option(refined.reference, 0.0))
-    again = {steps: headline.option(one.name) for steps, one in best.items()}
+    asked = likely_equal(best, refined.option(refined.reference, 0.0))
+    again = best_of_each_count(headline.option(name) for name in large)
     baseline = fewest_steps(again, headline.option(headline.reference), least=asked.steps)
     less = again.get(baseline.steps - 1)
     careful = _careful(refined, less) if less else None

@@ -13,7 +13,7 @@ from baton.common.families.scenes.evaluate import seeded_cases, world_drawn_by
 from baton.common.limits import MAX_STEPS
 from baton.common.plan import OpenPlan
 from tests.bench.arms import FOREIGN, RELAYS, Entry, controls, entries, reference
-from tests.bench.choosing import Option, best_of_each_count, fewest_steps, hopeful, ladder
+from tests.bench.choosing import Option, best_of_each_count, hopeful, ladder, likely_equal
 from tests.bench.curves import Drawing, Studio
 from tests.bench.figures import DEFAULT, EQUAL_STEPS, LOOPBACK, Chosen, default_arm
 from tests.bench.product import SHAPED, Billed, Setting, bill, check_alike
@@ -49,6 +49,13 @@ _TOLD_ON_FEWER = (
     "edge/large@s1.5>device/finisher 20 full",
     "edge/large@s1.5>device/finisher 50",
     f"edge/large@0.4>device/{FOREIGN} 50",
+)
+#: Relays over the longer of the short grids.
+_LONGER = (
+    "edge/large*3>device/finisher*5",
+    "edge/large*4>device/finisher*4",
+    "device/small*1>edge/large*3>device/finisher*4",
+    "device/small*2>edge/large*2>device/finisher*6",
 )
 #: Of these, drawn through the product besides what was chosen.
 _BILLED = ("edge/large*4>device/small*6", "device/small*4>edge/large*6", _WITHOUT_LARGE)
@@ -119,29 +126,29 @@ class Stages:
 
     def refine(self, selection: Measured) -> Measured:
         """The best-spaced runs of `large`, and the relays that may be best, on more prompts."""
-        large = best_of_each_count(self._few(selection))
-        baseline = fewest_steps(large, selection.option(self.reference, 0.0))
+        large = best_of_each_count(self._few(selection, ("large",)))
+        baseline = likely_equal(large, selection.option(self.reference, 0.0))
         names = [option.name for option in large.values()]
         for kinds in (RELAYS, ("partly unguided",)):
-            options = [option for option in self._options(selection, kinds) if option.steps <= _FEW]
-            names += hopeful(options, baseline)
-        always = (self.reference, *self._equal_steps(), *_TOLD_ON_FEWER)
+            names += hopeful(self._few(selection, kinds), baseline)
+        always = (self.reference, *self._equal_steps(), *_TOLD_ON_FEWER, *_LONGER)
+        always = (*always, self.default.name, *self._well_spaced())
         names += [name for name in always if name in self.entries]
         return self._draw("refined", names, self.size.refine)
 
     def headline(self, refined: Measured) -> Measured:
-        short = [name for name in refined.drawings if self.plans[name].steps <= _FEW]
-        always = (self.reference, *_TOLD, self.default.name)
-        names = [*short, *(name for name in always if name in self.entries)]
+        large = best_of_each_count(self._few(refined, ("large",)))
+        names = [*self._well_spaced(), *(option.name for option in large.values())]
+        always = (self.reference, *_TOLD, *EQUAL_STEPS["relay_at_equal_steps"])
+        names += [*self.candidates(refined), *(name for name in always if name in self.entries)]
         return self._draw("headline", names, self.size.headline)
 
     def candidates(self, refined: Measured) -> list[str]:
-        """Relays from the fastest to the most careful; the refined ones are timed by now."""
-        large = best_of_each_count(self._few(refined))
-        baseline = fewest_steps(large, refined.option(self.reference, 0.0))
-        short = [name for name in refined.drawings if self.plans[name].steps <= _FEW]
-        relays = [name for name in short if self.entries[name].kind in RELAYS]
-        return ladder([refined.option(name) for name in relays], baseline)
+        """Relays from the fastest to the most careful, and the default."""
+        large = best_of_each_count(self._few(refined, ("large",)))
+        baseline = likely_equal(large, refined.option(self.reference, 0.0))
+        chosen = ladder(self._few(refined, RELAYS), baseline)
+        return list(dict.fromkeys([*chosen, self.default.name]))
 
     def time(self, names: Sequence[str], rounds: int) -> dict[str, list[Drawn]]:
         cases = seeded_cases(self.world, rounds, self.seeds[0])
@@ -176,9 +183,13 @@ class Stages:
     def _equal_steps(self) -> list[str]:
         return [name for pair in EQUAL_STEPS.values() for name in pair]
 
-    def _few(self, measured: Measured) -> list[Option]:
-        options = self._options(measured, ("large",))
-        return [option for option in options if option.steps <= _FEW]
+    def _well_spaced(self) -> list[str]:
+        """`large` over the family's own grids of few levels."""
+        names = (f"edge/large*{steps}" for _, steps in self.family.spec.named_grids)
+        return [n for n in names if n in self.entries and self.plans[n].steps <= _FEW]
+
+    def _few(self, measured: Measured, kinds: Sequence[str]) -> list[Option]:
+        return [o for o in self._options(measured, kinds) if o.steps <= _FEW]
 
     def _options(self, measured: Measured, kinds: Sequence[str]) -> list[Option]:
         return [

@@ -89,8 +89,11 @@ def test_the_coordinators_database_and_the_devices_journal_are_not_each_others(
             Journal(store, 5).find("last")
 
 
-#: As a coordinator left it that knew neither latent spaces nor other contexts than its own.
+#: As a coordinator left it that knew no arms of a family's own.
+VERSION_3 = ("ALTER TABLE decisions DROP COLUMN own_arm", "PRAGMA user_version = 3")
+#: And neither latent spaces nor other contexts than its own.
 VERSION_2 = (
+    *VERSION_3,
     "ALTER TABLE decisions DROP COLUMN latent_space",
     "ALTER TABLE decisions DROP COLUMN context_id",
     "DROP TABLE contexts",
@@ -101,6 +104,7 @@ VERSION_2 = (
 @pytest.mark.parametrize(
     "older",
     [
+        VERSION_3,
         VERSION_2,
         # as a coordinator left it that knew no owners and no withdrawals
         (*VERSION_2, "ALTER TABLE decisions DROP COLUMN owner", "PRAGMA user_version = 1"),
