@@ -104,7 +104,6 @@ VERSION_2 = (
 @pytest.mark.parametrize(
     "older",
     [
-        VERSION_3,
         VERSION_2,
         # as a coordinator left it that knew no owners and no withdrawals
         (*VERSION_2, "ALTER TABLE decisions DROP COLUMN owner", "PRAGMA user_version = 1"),
@@ -123,6 +122,18 @@ def test_a_database_from_before_there_was_an_id_opens_and_gets_one(
         store = SqliteStore(path)
         assert (store.find("d1") is not None, store.unmarked) == (True, unmarked)
         store.close()
+
+
+def test_a_database_of_the_version_before_opens_with_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    store = SqliteStore(path)
+    store.write([NewDecision(decision(1))])
+    store.close()
+    make(path, *VERSION_3)
+    store = SqliteStore(path)
+    found = store.find("d1")
+    store.close()
+    assert found == decision(1)
 
 
 def test_a_journal_from_before_there_was_an_id_goes_on(tmp_path: Path) -> None:
