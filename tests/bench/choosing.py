@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,28 +39,25 @@ def best_of_each_count(options: Iterable[Option]) -> dict[int, Option]:
     return dict(sorted(best.items()))
 
 
-def fewest_steps(best: Mapping[int, Option], reference: Option, least: int = 0) -> Option:
-    """The baseline: that of the fewest steps, ``least`` at least, which equals the reference.
-
-    Equal: the lower end of the paired interval is not below `EQUAL_MARGIN`. The reference itself if
-    none does.
-    """
-    for steps, option in best.items():
-        if steps >= least and _loss_at_worst(option, reference) >= -EQUAL_MARGIN:
-            return option
-    return reference
-
-
 def likely_equal(best: Mapping[int, Option], reference: Option) -> Option:
-    """As `fewest_steps`, on so few prompts that the mean has to do: within half of the margin."""
+    """The option of the fewest steps whose mean is within half of the margin of the reference's.
+
+    The reference itself if there is none. On so few prompts no interval could tell.
+    """
     for option in best.values():
         if option.mean >= reference.mean - EQUAL_MARGIN / 2:
             return option
     return reference
 
 
-def _loss_at_worst(option: Option, other: Option) -> float:
-    return paired_difference(option.graded, other.graded).low
+def reaching(large: Iterable[Option], relay: Option) -> Option:
+    """The baseline of a relay: of the fewest steps that reach its mean score, the cheapest.
+
+    The one with the highest score if none does.
+    """
+    options = sorted(large, key=lambda option: (option.steps, option.cost))
+    able = [option for option in options if option.mean >= relay.mean]
+    return able[0] if able else max(options, key=lambda option: option.mean)
 
 
 def hopeful(relays: Sequence[Option], baseline: Option) -> list[str]:
@@ -92,17 +89,17 @@ def ladder(relays: Sequence[Option], baseline: Option) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def confirmed(
-    names: Sequence[str], of: Callable[[str], Option], baseline: Option
-) -> tuple[str, bool]:
-    """The fastest whose whole interval is within the margin, else the last; whether it is.
+def confirmed(relays: Sequence[Option], large: Sequence[Option]) -> tuple[Option, Option, bool]:
+    """The relay that is the most times faster than its baseline, that one, and whether it holds.
 
-    The interval of each is so wide that all together hold with 95%.
+    It holds if its whole interval against the baseline is within the margin, so wide that those of
+    all relays hold together with 95%; one that holds goes before one that does not.
     """
-    by_speed = sorted(names, key=lambda name: of(name).cost)
-    confidence = 1 - 0.05 / len(names)
-    for name in by_speed:
-        loss = paired_difference(of(name).graded, baseline.graded, confidence)
+    confidence = 1 - 0.05 / len(relays)
+    pairs = [(relay, reaching(large, relay)) for relay in relays]
+    pairs.sort(key=lambda pair: pair[0].cost / pair[1].cost)
+    for relay, baseline in pairs:
+        loss = paired_difference(relay.graded, baseline.graded, confidence)
         if loss.low >= -EQUAL_MARGIN:
-            return name, True
-    return by_speed[-1], False
+            return relay, baseline, True
+    return *pairs[0], False

@@ -3,8 +3,10 @@
 All scores are graded, of the headline's prompts (of the refined ones where an arm of many steps is
 drawn on those alone; ``n`` tells), paired; times are medians over rounds of ratios within a round.
 
-- ``baseline``: the best-spaced fewest-step `large` that equals `large` at 50 plain steps, ``relay``
-  the fastest relay that equals the baseline (both: lower end of the interval at -0.025 or above).
+- ``baseline``: of a relay, the `large` of the fewest steps, however spaced, whose mean score is the
+  relay's at least. ``relay``: the one that is the most times faster than its baseline, of those
+  that equal it (lower end of the interval at -0.025 or above). What either loses against `large`
+  at 50 plain steps stands in its row, as ``graded_minus_reference``.
 - ``relay_at_equal_steps``: `large` handing over to the finisher at 0.4 of the named 10 steps, and
   ``_50`` of the named 50, against `large` through the same levels: time, and score.
 - ``relay_vs_fewer_steps``: time of the baseline over the relay's, in process; ``_grpc``: through
@@ -31,7 +33,7 @@ from typing import Any
 
 from baton.common.families.spec import FamilySpec
 from tests.bench.arms import RELAYS
-from tests.bench.choosing import Option, best_of_each_count, confirmed, fewest_steps, likely_equal
+from tests.bench.choosing import Option, best_of_each_count, confirmed
 from tests.bench.product import Billed
 from tests.bench.ratios import EQUAL_MARGIN, paired_ratio
 from tests.bench.rows import Measured
@@ -60,26 +62,19 @@ class Chosen:
     baseline: str
     less: str | None
     careful: str | None
-    relay: str | None
+    relay: str
     relay_confirmed: bool
-    baseline_confirmed: bool
 
 
 def choose(refined: Measured, headline: Measured, candidates: Sequence[str]) -> Chosen:
-    """candidates: relays by choice on the refined prompts; what is compared, by the headline's."""
-    large = [n for n in refined.drawings if refined.entries[n].kind == "large"]
-    large = [name for name in large if name in headline.drawings]
-    best = best_of_each_count(refined.option(name, 0.0) for name in large)
-    asked = likely_equal(best, refined.option(refined.reference, 0.0))
-    again = best_of_each_count(headline.option(name) for name in large)
-    baseline = fewest_steps(again, headline.option(headline.reference), least=asked.steps)
-    less = again.get(baseline.steps - 1)
+    """candidates: relays by choice on the refined prompts; compared on the headline's."""
+    options = {name: headline.option(name) for name in headline.times}
+    large = [one for name, one in options.items() if headline.entries[name].kind == "large"]
+    relays = [options[name] for name in candidates]
+    relay, baseline, holds = confirmed(relays, large)
+    less = best_of_each_count(large).get(baseline.steps - 1)
     careful = _careful(refined, less) if less else None
-    relay, holds = None, False
-    if candidates:
-        relay, holds = confirmed(candidates, headline.option, baseline)
-    less_name, same = less.name if less else None, baseline.name == asked.name
-    return Chosen(baseline.name, less_name, careful, relay, holds, same)
+    return Chosen(baseline.name, less.name if less else None, careful, relay.name, holds)
 
 
 def _careful(refined: Measured, less: Option) -> str | None:
@@ -97,12 +92,10 @@ def in_process(refined: Measured, headline: Measured, chosen: Chosen) -> Figures
         if {*pair} <= {*measured.drawings}
     }
     figures["baseline"] = chosen.baseline
-    figures["baseline_confirmed"] = chosen.baseline_confirmed
     figures["relay"] = chosen.relay
     figures["relay_confirmed"] = chosen.relay_confirmed
-    if chosen.relay is not None:
-        figures["relay_vs_fewer_steps"] = _against(headline, chosen.relay, chosen.baseline)
-        figures["relay_vs_alternatives"] = _alternatives(headline, chosen, chosen.relay)
+    figures["relay_vs_fewer_steps"] = _against(headline, chosen.relay, chosen.baseline)
+    figures["relay_vs_alternatives"] = _alternatives(headline, chosen, chosen.relay)
     if chosen.less is not None and chosen.careful is not None:
         figures["relay_vs_one_step_less"] = _against(headline, chosen.careful, chosen.less)
     figures["losses"] = _losses(refined) | _losses(headline)
@@ -161,12 +154,10 @@ def through_product(settings: Mapping[str, Billed], chosen: Chosen) -> Figures:
     for name, billed in settings.items():
         if billed.wire_trips is not None:
             figures["wire_round_trips"] = billed.wire_trips
-        if chosen.relay is not None:
-            key = "relay_vs_fewer_steps_" + ("grpc" if name == LOOPBACK else name)
-            figures[key] = _billed_ratio(billed, chosen.baseline, chosen.relay, "total")
-    if chosen.relay is not None:
-        saved = _billed_ratio(loopback, chosen.baseline, chosen.relay, "edge")
-        figures["edge_seconds_saved"] = saved
+        key = "relay_vs_fewer_steps_" + ("grpc" if name == LOOPBACK else name)
+        figures[key] = _billed_ratio(billed, chosen.baseline, chosen.relay, "total")
+    saved = _billed_ratio(loopback, chosen.baseline, chosen.relay, "edge")
+    figures["edge_seconds_saved"] = saved
     return figures
 
 

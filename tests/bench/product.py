@@ -129,7 +129,7 @@ def bill(
 ) -> Billed:
     """Draw all entries under a setting, by the names under which they are told.
 
-    An entry whose arm is empty is asked for without arm and steps. default: the name of one, and
+    The default is asked for by its short name, without steps. default: the name of one, and
     its plan, which this process draws once a round, too; its round trips are counted.
     """
     rng, names, (counted, plan) = np.random.default_rng(0), list(entries), default
@@ -190,8 +190,8 @@ def device_settings(spec: FamilySpec) -> dict[str, Any]:
 
 def _asked(entry: Entry, case: Case) -> dict[str, Any]:
     asked: dict[str, Any] = {"prompt": case.prompt, "seed": case.seed}
-    if not entry.arm:
-        return asked
+    if entry.kind == "default":  # with steps and levels of its own, whatever the bandit has learned
+        return asked | {"arm": "relay"}
     asked |= {"arm": entry.arm, "sampler": entry.sampler, "accel": entry.accel, "fallback": False}
     return asked | ({} if entry.steps is None else {"steps": entry.steps})
 

@@ -68,16 +68,16 @@ class Size:
     alike: pictures of an arm that nodes draw, too; most_steps: of arms beside the reference.
     """
 
-    count: int = 300
-    refine: int = 900
+    count: int = 100
+    refine: int = 200
     headline: int = 1000
-    rounds: int = 5
-    headline_rounds: int = 25
+    rounds: int = 3
+    headline_rounds: int = 21
     settings: tuple[Setting, ...] = (
-        Setting(LOOPBACK, 25),
-        Setting("shaped", 7, SHAPED),
-        Setting("3x", 7, slower=3.0),
-        Setting("10x", 7, slower=10.0),
+        Setting(LOOPBACK, 21),
+        Setting("shaped", 5, SHAPED),
+        Setting("3x", 5, slower=3.0),
+        Setting("10x", 5, slower=10.0),
     )
     alike: int = 3
     most_steps: int = MAX_STEPS

@@ -13,7 +13,8 @@ _LONG = ("losses", "arms_left_out")
 
 def short_table(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> str:
     """What went through the product over loopback, beside its score and its time in process."""
-    scored = {row["name"]: row for row in rows if row.get("prompts") == "headline"}
+    scored = {row["name"]: row for row in rows if row.get("prompts") == "refined"}
+    scored |= {row["name"]: row for row in rows if row.get("prompts") == "headline"}
     default = figures["default"]
     lines = [f"{'arm':<{_WIDTH}} graded  in process  product  edge s  trips"]
     for row in rows:
