@@ -80,6 +80,8 @@ def demo(request: DemoRequest, as_json: bool) -> None:
         print_json([generating.describe(result, path) for result, path in rows])
         return
     Console().print(_table(results))
+    for arm, result in zip(ARMS, results, strict=False):
+        print(f"  {arm:<6}  {result.arm}")
     print(f"pictures in {out}/, all of them in {CONTACT_SHEET}")
 
 
@@ -113,14 +115,13 @@ def _process(
 def _table(results: list[Result]) -> Table:
     numbers = ("seconds", "at the edge", "steps", "bytes")
     table = Table("prompt and arm", *numbers, "verified", box=SIMPLE)
-    table.columns[0].min_width = 2 + max(len(result.arm) for result in results)
     for column in table.columns[1:-1]:
         column.justify = "right"
     for index, result in enumerate(results):
         if index % len(ARMS) == 0:
             table.add_row(f"[bold]{escape(result.task.prompt)}[/bold]")
         table.add_row(
-            f"  {result.arm}",
+            f"  {ARMS[index % len(ARMS)]}",
             f"{result.seconds.total:.3f}",
             f"{result.seconds.edge:.3f}",
             f"{result.steps_at('edge')} + {result.steps_at('device')}",

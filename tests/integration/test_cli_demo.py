@@ -80,8 +80,11 @@ def test_the_demo_shows_every_arm_and_leaves_nothing_running(
         out, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err
         assert session_of(process) == []
-    for arm in arms:
-        assert out.split().count(arm) == len(PROMPTS)
+    words = out.split()
+    for short, arm in zip(("device", "relay", "edge"), arms, strict=True):
+        assert words.count(arm) == 1
+        assert words.count(short) >= len(PROMPTS)
+    assert words.count("yes") + words.count("no") == len(arms) * len(PROMPTS)
     for word in " ".join(PROMPTS).split():
         assert word in out
     assert "pictures in baton-demo/, all of them in baton-demo.png" in out
