@@ -28,7 +28,10 @@ class Planner:
         request, spec = self._order.request, self._order.device.spec
         if request.sampler is None and spec.sampler_note:
             self._so_far.notes.append(spec.sampler_note)
-        plan = expand(arm, self._terms())
+        terms = self._terms()
+        plan = expand(arm, terms)
+        if self._accel is None and plan.grids[0].name:  # the family's default is for plain levels
+            plan = expand(arm, replace(terms, accel="none"))
         self._check_own(plan)
         return Task(request.prompt, request.negative_prompt, plan, request.seed, self._order.size)
 

@@ -30,6 +30,7 @@ def finish(folder: Path, to: Path) -> Path:
         manifest["grids"] = [json.loads(json.dumps(asdict(grid)))]
         manifest["arms"] = {"balanced": BALANCED, "quality": QUALITY, "speed": SPEED}
         manifest["device_members"] = ["small", "finisher"]
+        manifest["default_accel"] = "propagate"
 
     edit_json(to / MANIFEST_NAME, tell)
     return to
