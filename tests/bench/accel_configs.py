@@ -33,6 +33,15 @@ FORA = (2,)
 ABLATIONS = ("no-refresh", "no-loss-scaling", "no-bimodal", "gumbel", "interpolate")
 
 
+def one_by_one(plan: OpenPlan) -> OpenPlan:
+    """The same with no steps decoded together."""
+    segments = []
+    for segment in plan.segments:
+        directives = tuple(replace(item, ahead=0) for item in segment.directives)
+        segments.append(replace(segment, directives=directives))
+    return replace(plan, segments=tuple(segments))
+
+
 @dataclass(frozen=True)
 class Accelerated:
     """A plan in the comparison, and what it is there for.
@@ -55,9 +64,7 @@ class Accelerated:
 
     @property
     def drawn(self) -> OpenPlan:
-        segment = self.plan.segments[0]
-        one_by_one = tuple(replace(column, ahead=0) for column in segment.directives)
-        return replace(self.plan, segments=(replace(segment, directives=one_by_one),))
+        return one_by_one(self.plan)
 
 
 def written_out(family: LoadedFamily, plan: OpenPlan) -> OpenPlan:

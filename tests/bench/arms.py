@@ -18,7 +18,7 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.spec import FamilySpec
 from baton.common.limits import ACCELS, SAMPLERS, Accel, SamplerName
 from baton.common.plan import Guidance, OpenPlan
-from tests.bench.accel_configs import AccelConfigs, written_out
+from tests.bench.accel_configs import AccelConfigs, one_by_one, written_out
 
 Kind = Literal[
     "large",
@@ -94,7 +94,7 @@ class Entry:
         That makes the same pictures, up to rounding.
         """
         plan = self.plan(family)
-        return _one_by_one(written_out(family, plan)) if self.accel != "none" else plan
+        return one_by_one(written_out(family, plan)) if self.accel != "none" else plan
 
 
 def _deepcached(family: LoadedFamily, plan: OpenPlan, interval: int) -> OpenPlan:
@@ -102,14 +102,6 @@ def _deepcached(family: LoadedFamily, plan: OpenPlan, interval: int) -> OpenPlan
     for segment in plan.segments:
         configs = AccelConfigs(family, segment.member)
         directives = configs.deepcache(interval, 1, segment.stop - segment.start)
-        segments.append(replace(segment, directives=directives))
-    return replace(plan, segments=tuple(segments))
-
-
-def _one_by_one(plan: OpenPlan) -> OpenPlan:
-    segments = []
-    for segment in plan.segments:
-        directives = tuple(replace(item, ahead=0) for item in segment.directives)
         segments.append(replace(segment, directives=directives))
     return replace(plan, segments=tuple(segments))
 

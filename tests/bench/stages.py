@@ -111,7 +111,7 @@ class Stages:
         self.seeds = seeds
         self.world = world_drawn_by(family)
         spec = family.spec
-        self.default = Entry("finisher", default_arm(spec), accel=spec.default_accel)
+        self.default = Entry("finisher", default_arm(spec))
         made = [self.default, *entries(family), *controls()]
         self.reference = reference().name
         plans = {entry: entry.plan(family) for entry in made}
