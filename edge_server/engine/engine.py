@@ -14,7 +14,7 @@ from baton.edge_server.engine.job import Job
 from baton.edge_server.engine.latency import Forecast
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
-from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.scheduler import Limits, Planner, Terms, unplanned
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 30.0  # for the model call that is under way
@@ -29,11 +29,17 @@ class Engine:
     """
 
     def __init__(
-        self, family: LoadedFamily, node_id: str, limits: Limits, threads: int | None = None
+        self,
+        family: LoadedFamily,
+        node_id: str,
+        limits: Limits,
+        threads: int | None = None,
+        plan: Planner = unplanned,
     ) -> None:
+        """plan: of rounds; threads: of the model, None: as many as torch takes by default."""
         self._threads = threads
         self._limits = limits
-        self._loop = Loop(Runner(family, node_id), limits)
+        self._loop = Loop(Runner(family, node_id), Terms(limits, plan))
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._over: BatonError | None = None

@@ -127,8 +127,9 @@ class Job:
     """Work on its way through the engine. Owned by the model thread once submitted.
 
     cache_bytes: the most that it keeps of its blocks' outputs; row_bytes: activations of a row of
-    its next call; encoder: that its prompts need next. emit: called with every event, mostly from
-    the model thread; the last event, and it alone, is an outcome or `Dropped`.
+    its next call; encoder: that its prompts need next; lean: its next step with guidance left out.
+    emit: called with every event, mostly from the model thread; the last event, and it alone, is an
+    outcome or `Dropped`.
     """
 
     work: Work
@@ -141,6 +142,7 @@ class Job:
     encoder: Hashable = None
     executed: list[ExecutedStep] = field(default_factory=list, repr=False)
     _run: Run | None = field(default=None, repr=False)
+    lean: StepWork | None = field(default=None, repr=False)
     _due: StepWork | None = field(default=None, repr=False)
     _decoding: Decoding | None = field(default=None, repr=False)
 
@@ -161,6 +163,11 @@ class Job:
     @due.setter
     def due(self, work: StepWork) -> None:
         self._due = work
+
+    @property
+    def progress(self) -> float:
+        """Share of its plan's steps that are done."""
+        return self.run.step / self.run.plan.steps
 
     @property
     def decoding(self) -> Decoding:

@@ -17,20 +17,20 @@ from baton.edge_server.engine.job import (
     HandedOff,
     Job,
     Outcome,
+    Picture,
     Progressed,
     Started,
 )
+from baton.edge_server.engine.lanes import Lanes, OneLane
 from baton.edge_server.engine.latency import LatencyModel, Pace
 from baton.edge_server.engine.runner import Ran, Runner
 from baton.edge_server.engine.scheduler import (
-    DecodeChunk,
-    Denoise,
-    Encode,
-    Limits,
     Queues,
-    Since,
+    Round,
+    Terms,
+    Turn,
     admitted,
-    next_item,
+    next_round,
 )
 
 _log = logging.getLogger(__name__)
@@ -42,12 +42,13 @@ class Loop:
     Every job gets one last event, and is here no more. Nothing of it is thread-safe.
     """
 
-    def __init__(self, runner: Runner, limits: Limits) -> None:
+    def __init__(self, runner: Runner, terms: Terms, lanes: Lanes | None = None) -> None:
         self._runner = runner
-        self._limits = limits
+        self._lanes = lanes or OneLane()
+        self._terms = terms
         self._queues: Queues[Job] = Queues()
         self._jobs: dict[Job, None] = {}
-        self._since = Since()
+        self._turn = Turn()
         self._begun = 0.0
         self.latency: dict[Pace, LatencyModel] = {}
 
@@ -57,18 +58,13 @@ class Loop:
 
     def step(self) -> None:
         """Give free places to those that wait, then run what the scheduler chooses."""
-        self._admit(admitted(self._queues, self._limits))
-        item = next_item(self._queues, self._limits, self._since)
-        if self._since == Since():
+        self._admit(admitted(self._queues, self._terms.limits))
+        if not self._turn.encoded:
             self._begun = time.monotonic()
-        self._since = self._since.after(item)
-        if isinstance(item, Encode):
-            self._encode(item.items)
-        elif isinstance(item, DecodeChunk):
-            self._decode(item.item)
-        elif isinstance(item, Denoise):
-            self._denoise(item.parts)
-            self._measure(item.parts, time.monotonic() - self._begun)
+        chosen, self._turn = next_round(self._queues, self._terms, self._turn)
+        if chosen.encode:
+            self._encode(chosen.encode)
+        self._run(chosen)
 
     def take(self, job: Job) -> None:
         """Put it in line; what cannot run ends at once."""
@@ -96,7 +92,7 @@ class Loop:
         """What would keep more than all together may runs in full."""
         run, size = self._runner.begin(job.work), job.work.task.size
         job.cache_bytes = self._runner.cache_bytes(run, size)
-        if job.cache_bytes > self._limits.cache_bytes:
+        if job.cache_bytes > self._terms.limits.cache_bytes:
             run.plan, job.cache_bytes = run.plan.in_full(), 0
         job.run = run
         job.encoder = self._runner.encoder(run)
@@ -122,15 +118,39 @@ class Loop:
             job.model_seconds += seconds
             self._line_up(job, error)
 
-    def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> None:
-        for job, _ in parts:
+    def _run(self, chosen: Round[Job]) -> None:
+        """A round's call, and the chunks beside it."""
+        for job, _ in chosen.denoise:
             self._queues.ready.remove(job)
-        begun = time.monotonic()
-        ran = self._runner.denoise([(job.run, work) for job, work in parts])
-        seconds = time.monotonic() - begun
-        for (job, _), came in zip(parts, ran, strict=True):
-            job.model_seconds += seconds
+        ran, decoded = self._lanes.beside(
+            lambda: self._denoise(chosen.denoise), lambda: self._decode(chosen.decode)
+        )
+        for (job, _), came in zip(chosen.denoise, ran, strict=True):
             self._advance(job, came)
+        for job, picture in zip(chosen.decode, decoded, strict=True):
+            self._show(job, picture)
+        if chosen.denoise:
+            self._measure(chosen.denoise, time.monotonic() - self._begun)
+
+    def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
+        begun = time.monotonic()
+        ran = self._runner.denoise([(job.run, work) for job, work in parts]) if parts else []
+        seconds = time.monotonic() - begun
+        for job, _ in parts:
+            job.model_seconds += seconds
+        return ran
+
+    def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:
+        return [self._chunk(job) for job in jobs]
+
+    def _chunk(self, job: Job) -> Picture | Exception | None:
+        begun = time.monotonic()
+        try:
+            return self._runner.decode(job.decoding)
+        except Exception as error:
+            return error
+        finally:
+            job.decoding.seconds += time.monotonic() - begun
 
     def _advance(self, job: Job, came: Ran) -> None:
         """Report a step; hand off or decode if the job's part is done, else line it up anew."""
@@ -185,18 +205,15 @@ class Loop:
         else:
             self._end(job, HandedOff(envelope, tuple(job.executed), job.times()))
 
-    def _decode(self, job: Job) -> None:
-        begun = time.monotonic()
-        try:
-            picture = self._runner.decode(job.decoding)
-        except Exception as error:
-            self._queues.decoding.remove(job)
-            self._fail(job, error)
+    def _show(self, job: Job, decoded: Picture | Exception | None) -> None:
+        """What came of a chunk; None: there are more."""
+        if decoded is None:
             return
-        job.decoding.seconds += time.monotonic() - begun
-        if picture is not None:
-            self._queues.decoding.remove(job)
-            self._end(job, Drawn(picture, tuple(job.executed), job.times()))
+        self._queues.decoding.remove(job)
+        if isinstance(decoded, Exception):
+            self._fail(job, decoded)
+        else:
+            self._end(job, Drawn(decoded, tuple(job.executed), job.times()))
 
     def _measure(self, parts: Sequence[tuple[Job, StepWork]], seconds: float) -> None:
         """Of rounds of one member and size; what their steps run is in the load."""

@@ -1,22 +1,25 @@
-"""Chooses what the model thread does next: a pure function of what stands in line. No torch.
+"""Chooses what the model does next: a pure function of what stands in line. No torch.
 
-Between two calls that denoise there is at most one that encodes prompts and one part of a decoding:
-so whoever is being denoised waits for one call of each other kind at most, however many requests
-arrive or end at once.
+A round is one call that denoises, of requests of one group, and chunks of those being decoded,
+beside it or after it: as many of each as the plan of the group says (SynerDiff, Sec. III-D).
+Between two calls that denoise at most one encodes prompts, however many requests arrive at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from baton.common.diffusion.work import StepWork
+from baton.edge_server.scheduling.actions import Action, greedy
 
 #: Prompts that one call encodes.
 ENCODED = 8
+#: What a plan looks at: so many requests of the group, and of those being decoded.
+PLANNED = Action(u=16, v=8, s=16)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Item(Protocol):
 
     cache_bytes: the most that it keeps between steps; row_bytes: activations of a row of its next
     call, 0 if they are not known; encoder: that its prompts need next; due: its next step, as far
-    ahead as its plan allows.
+    ahead as its plan allows; lean: the same with guidance left out, None where it may not be;
+    progress: share of its steps that are done.
     """
 
     @property
@@ -52,6 +56,12 @@ class Item(Protocol):
 
     @property
     def due(self) -> StepWork: ...
+
+    @property
+    def lean(self) -> StepWork | None: ...
+
+    @property
+    def progress(self) -> float: ...
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741
@@ -77,52 +87,104 @@ class Queues(Generic[I]):
 
 
 @dataclass(frozen=True)
-class Encode(Generic[I]):
-    """One call of an encoder with the prompts of these."""
+class Round(Generic[I]):
+    """What runs next; all empty where there is nothing to do.
 
-    items: Sequence[I]
+    encode: one call of an encoder with the prompts of these; denoise: one call of a member with the
+    rows of these, each with the steps that it takes; decode: a chunk of each of these, in their
+    order. planned: whether numbers are a plan's; else there was none, and they are greedy.
+    """
 
+    encode: Sequence[I] = ()
+    denoise: Sequence[tuple[I, StepWork]] = ()
+    decode: Sequence[I] = ()
+    planned: bool = False
 
-@dataclass(frozen=True)
-class Denoise(Generic[I]):
-    """One call of a member with the rows of these, each with the steps that it takes."""
-
-    parts: Sequence[tuple[I, StepWork]]
-
-
-@dataclass(frozen=True)
-class DecodeChunk(Generic[I]):
-    """One part of the decoder."""
-
-    item: I
+    @property
+    def idle(self) -> bool:
+        return not (self.encode or self.denoise or self.decode)
 
 
 @dataclass(frozen=True)
-class Since:
-    """What ran since the last `Denoise`."""
+class Rounds:
+    """What is left of a plan; who: those for whom it was made."""
+
+    who: Hashable = None
+    left: tuple[Action, ...] = ()
+    planned: bool = False
+
+    def after(self, action: Action) -> Rounds:
+        """With its first round gone; a round that skips changes what may be skipped after it."""
+        return Rounds(self.who, () if action.s else self.left[1:], self.planned)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a round has to know of those before it.
+
+    encoded: whether prompts were encoded since the last call that denoised; rounds: by group, those
+    that its plan still has.
+    """
 
     encoded: bool = False
-    decoded: bool = False
-
-    def after(self, item: Encode[I] | Denoise[I] | DecodeChunk[I] | None) -> Since:
-        """With one more item."""
-        if isinstance(item, Encode):
-            return Since(True, self.decoded)
-        return Since(self.encoded, True) if isinstance(item, DecodeChunk) else Since()
+    rounds: Mapping[Hashable, Rounds] = field(default_factory=dict)
 
 
-def next_item(
-    queues: Queues[I], limits: Limits, since: Since
-) -> Encode[I] | Denoise[I] | DecodeChunk[I] | None:
-    """What to run now, None if there is nothing; nothing is changed.
+#: Of a group, its tasks, the chunks, and the tasks that may skip: the rounds, None if not known.
+Planner = Callable[[Hashable, int, int, int], tuple[Action, ...] | None]
 
-    Whatever others need, it takes one call of each kind at most before those that are ready go on.
+
+def unplanned(group: Hashable, unet: int, vae: int, lean: int) -> None:
+    """A `Planner` that knows nothing."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By what a round is chosen, beside who stands in line."""
+
+    limits: Limits = field(default_factory=Limits)
+    plan: Planner = unplanned
+
+
+def next_round(queues: Queues[I], terms: Terms, turn: Turn) -> tuple[Round[I], Turn]:
+    """What to run now, and what the round after it has to know; nothing is changed.
+
+    Groups have their turns, the one whose request was served longest ago first. A plan holds until
+    somebody comes, ends or skips.
     """
-    if queues.decoding and not (since.decoded and (queues.ready or queues.unencoded)):
-        return DecodeChunk(queues.decoding[0])
-    if queues.unencoded and not (queues.ready and since.encoded):
-        return Encode(_together(queues.unencoded))
-    return Denoise(_batch(queues.ready, limits)) if queues.ready else None
+    if queues.unencoded and not (queues.ready and turn.encoded):
+        chunk = [] if queues.ready else queues.decoding
+        encoding = Round(encode=_together(queues.unencoded), decode=tuple(islice(chunk, 1)))
+        return encoding, replace(turn, encoded=True)
+    if not queues.ready:
+        return Round(decode=tuple(islice(queues.decoding, 1))), turn
+    group = queues.ready[0].due.group
+    alike = [item for item in queues.ready if item.due.group == group]
+    rounds = _rounds(group, alike, queues.decoding, terms, turn)
+    action = rounds.left[0]
+    chosen = Round(
+        denoise=_batch(alike, action, terms.limits) if action.u else (),
+        decode=tuple(islice(queues.decoding, action.v)),
+        planned=rounds.planned,
+    )
+    kept = {**turn.rounds, group: rounds.after(action)}
+    groups = {item.due.group for item in queues.ready}
+    encoded = turn.encoded and not action.u
+    return chosen, Turn(encoded, {key: kept[key] for key in kept if key in groups})
+
+
+def _rounds(
+    group: Hashable, alike: Sequence[I], decoding: Sequence[I], terms: Terms, turn: Turn
+) -> Rounds:
+    """The group's plan, made anew where it is done or was made for others."""
+    who = frozenset(map(id, alike)), frozenset(map(id, decoding))
+    kept = turn.rounds.get(group)
+    if kept is not None and kept.left and kept.who == who:
+        return kept
+    unet, vae = min(len(alike), PLANNED.u), min(len(decoding), PLANNED.v)
+    lean = sum(item.lean is not None for item in alike[:unet])
+    planned = terms.plan(group, unet, vae, lean)
+    return Rounds(who, planned or greedy(unet, vae, lean), planned is not None)
 
 
 def admitted(queues: Queues[I], limits: Limits) -> int:
@@ -141,34 +203,39 @@ def admitted(queues: Queues[I], limits: Limits) -> int:
     return admit
 
 
-def _together(unencoded: Sequence[I]) -> list[I]:
+def _together(unencoded: Sequence[I]) -> tuple[I, ...]:
     """The first ones of the encoder whose turn it is."""
     alike = (item for item in unencoded if item.encoder == unencoded[0].encoder)
-    return list(islice(alike, ENCODED))
+    return tuple(islice(alike, ENCODED))
 
 
-def _batch(ready: Sequence[I], limits: Limits) -> list[tuple[I, StepWork]]:
-    """Those of one group that fit, beginning with the one served longest ago.
+def _batch(alike: Sequence[I], action: Action, limits: Limits) -> tuple[tuple[I, StepWork], ...]:
+    """So many of one group as the action says and fit, from the one served longest ago on.
 
-    Steps ahead take what rows are left when nobody of the group waits for them.
+    Those furthest in leave guidance out, as many as it says. Steps ahead take what rows are left
+    when nobody of the group waits for them.
     """
-    if not ready:
-        return []
-    group, left = ready[0].due.group, _rows(ready[0], limits)
-    chosen: list[I] = []
-    waits = False
-    for item in ready:
-        if left <= 0 and chosen:
+    leaning = _furthest(alike[: action.u], action.s)
+    left = _rows(alike[0], limits)
+    chosen: list[tuple[I, StepWork]] = []
+    for item in alike:
+        if (left <= 0 and chosen) or len(chosen) == action.u:
             break
-        if item.due.group != group:
+        work = item.lean if item in leaning and item.lean is not None else item.due
+        if chosen and work.least_rows > left:
             continue
-        if chosen and item.due.least_rows > left:
-            waits = True
-            continue
-        chosen.append(item)
-        left -= item.due.least_rows
-    steps = [1] * len(chosen) if waits else _deepened(chosen, left)
-    return [(item, item.due.first(count)) for item, count in zip(chosen, steps, strict=True)]
+        chosen.append((item, work))
+        left -= work.least_rows
+    works = [work for _, work in chosen]
+    steps = [1] * len(works) if len(works) < len(alike) else _deepened(works, left)
+    pairs = zip(chosen, steps, strict=True)
+    return tuple((item, work.first(count)) for (item, work), count in pairs)
+
+
+def _furthest(items: Sequence[I], count: int) -> list[I]:
+    """Of those that may leave guidance out, so many with the fewest steps left."""
+    able = [item for item in items if item.lean is not None] if count else []
+    return sorted(able, key=lambda item: item.progress, reverse=True)[:count]
 
 
 def _rows(item: I, limits: Limits) -> int:
@@ -178,14 +245,14 @@ def _rows(item: I, limits: Limits) -> int:
     return min(limits.rows, limits.activation_bytes // item.row_bytes)
 
 
-def _deepened(items: Sequence[I], left: int) -> list[int]:
-    """By item, the steps that it takes: one more each in turn, while there are rows left."""
-    steps = [1] * len(items)
-    deeper = any(item.due.steps > 1 for item in items)
+def _deepened(works: Sequence[StepWork], left: int) -> list[int]:
+    """By work, the steps that it takes: one more each in turn, while there are rows left."""
+    steps = [1] * len(works)
+    deeper = any(work.steps > 1 for work in works)
     while deeper and left > 0:
         deeper = False
-        for place, item in enumerate(items):
-            work, count = item.due, steps[place]
+        for place, work in enumerate(works):
+            count = steps[place]
             if count < work.steps and len(work.branches[count]) <= left:
                 left -= len(work.branches[count])
                 steps[place] += 1

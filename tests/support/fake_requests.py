@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from baton.common.diffusion.work import StepWork
 from baton.common.limits import Branch
 from baton.edge_server.engine.scheduler import (
-    DecodeChunk,
-    Denoise,
-    Encode,
     Limits,
+    Planner,
     Queues,
-    Since,
+    Round,
+    Terms,
+    Turn,
     admitted,
-    next_item,
+    next_round,
+    unplanned,
 )
 
 Branches = tuple[Branch, ...]
@@ -29,7 +30,8 @@ class FakeRequest:
     """branches: by step; ahead: by step, how many of the next ones can be decoded with it.
 
     encodings: steps before which its prompts are encoded; chunks: of its decoding, 0 for one that
-    is handed off. taken: by call, how many steps it took; due: set where it is lined up.
+    is handed off; lean_from: the step from which guidance may be left out. taken: by call, how many
+    steps it took; skipped: steps that left guidance out; due, lean: set where it is lined up.
     """
 
     branches: tuple[Branches, ...] = (BOTH,)
@@ -40,10 +42,13 @@ class FakeRequest:
     encoder: Hashable = "text"
     encodings: frozenset[int] = frozenset({0})
     chunks: int = 0
+    lean_from: int = 1 << 30
     step: int = 0
     decoded: int = 0
     taken: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
     due: StepWork = field(init=False)
+    lean: StepWork | None = None
 
     def __post_init__(self) -> None:
         self.line_up()
@@ -54,49 +59,58 @@ class FakeRequest:
         of = self.branches[self.step : last + 1]
         blocks = tuple((None,) * len(each) for each in of)
         self.due = StepWork(self.group, "large", self.step, (0.0,) * len(of), of, blocks)
+        may = self.step >= self.lean_from and of[0] == BOTH
+        self.lean = (
+            replace(self.due.first(1), branches=(ALONE,), blocks=((None,),)) if may else None
+        )
+
+    @property
+    def progress(self) -> float:
+        return self.step / len(self.branches)
 
     @property
     def done(self) -> bool:
         return self.step == len(self.branches)
 
 
-Chosen = Encode[FakeRequest] | Denoise[FakeRequest] | DecodeChunk[FakeRequest]
+Chosen = Round[FakeRequest]
 
 
 class FakeLoop:
     """As the engine's, with nothing executed. ended: requests in the order of their ends."""
 
-    def __init__(self, limits: Limits, requests: Iterable[FakeRequest] = ()) -> None:
+    def __init__(
+        self, limits: Limits, requests: Iterable[FakeRequest] = (), plan: Planner = unplanned
+    ) -> None:
         self.limits = limits
+        self.terms = Terms(limits, plan)
         self.queues: Queues[FakeRequest] = Queues(waiting=deque(requests))
-        self.since = Since()
+        self.turn = Turn()
         self.ended: list[FakeRequest] = []
 
     def choose(self) -> Chosen | None:
         """Give places away, and say what is to run."""
         for _ in range(admitted(self.queues, self.limits)):
             self.queues.unencoded.append(self.queues.waiting.popleft())
-        return next_item(self.queues, self.limits, self.since)
+        chosen, self.turn = next_round(self.queues, self.terms, self.turn)
+        return None if chosen.idle else chosen
 
-    def run(self, item: Chosen) -> None:
-        self.since = self.since.after(item)
-        if isinstance(item, Encode):
-            for request in item.items:
-                self.queues.unencoded.remove(request)
-                self.queues.ready.append(request)
-        elif isinstance(item, DecodeChunk):
-            self._decode(item.item)
-        else:
-            for request, _ in item.parts:
-                self.queues.ready.remove(request)
-            for request, work in item.parts:
-                self._advance(request, work.steps)
+    def run(self, chosen: Chosen) -> None:
+        for request in chosen.encode:
+            self.queues.unencoded.remove(request)
+            self.queues.ready.append(request)
+        for request, _ in chosen.denoise:
+            self.queues.ready.remove(request)
+        for request, work in chosen.denoise:
+            self._advance(request, work)
+        for request in chosen.decode:
+            self._decode(request)
 
     def to_the_end(self) -> int:
-        """Run all that is here; returns how many items that took."""
+        """Run all that is here; returns how many rounds that took."""
         count = 0
-        while (item := self.choose()) is not None:
-            self.run(item)
+        while (chosen := self.choose()) is not None:
+            self.run(chosen)
             count += 1
         return count
 
@@ -106,9 +120,11 @@ class FakeLoop:
             self.queues.decoding.remove(request)
             self.ended.append(request)
 
-    def _advance(self, request: FakeRequest, steps: int) -> None:
-        request.step += steps
-        request.taken.append(steps)
+    def _advance(self, request: FakeRequest, work: StepWork) -> None:
+        if work is request.lean:
+            request.skipped.append(work.step)
+        request.step += work.steps
+        request.taken.append(work.steps)
         if not request.done:
             request.line_up()
             encoded = request.step not in request.encodings

@@ -30,7 +30,7 @@ from baton.edge_server.engine.job import (
 )
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
-from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.scheduler import Limits, Terms
 from tests.support.engines import (
     NODE,
     Gate,
@@ -285,7 +285,7 @@ def test_a_listener_that_fails_ends_nobody_else_and_hears_one_end(
 def test_a_listener_that_fails_when_all_end_keeps_no_other_from_hearing(
     family: LoadedFamily,
 ) -> None:
-    loop = Loop(Runner(family, NODE), Limits())
+    loop = Loop(Runner(family, NODE), Terms(Limits()))
     listeners = [Deaf(Draining, ValueError("secret")), Listener()]
     for i, listener in enumerate(listeners):
         loop.take(Job(work(f"r{i}"), emit=listener))
@@ -295,7 +295,7 @@ def test_a_listener_that_fails_when_all_end_keeps_no_other_from_hearing(
 
 def drawing(family: LoadedFamily) -> tuple[Loop, list[Job], list[Listener]]:
     """One that is handed off and two that are drawn here, one of which has to wait."""
-    loop = Loop(Runner(FaultyFamily(family), NODE), Limits(active=2))
+    loop = Loop(Runner(FaultyFamily(family), NODE), Terms(Limits(active=2)))
     plans = [plan("edge/large", 2), handed_off("propagate"), plan("edge/small", 2)]
     listeners = [Listener() for _ in plans]
     jobs = []

@@ -12,7 +12,8 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn, Event, Job, Progressed
-from baton.edge_server.engine.scheduler import ENCODED, Limits
+from baton.edge_server.engine.scheduler import ENCODED, Limits, Planner, unplanned
+from baton.edge_server.scheduling.actions import Action
 from tests.support.engines import NODE, Gate, Listener, submitted
 from tests.support.faults import FaultyFamily
 from tests.support.tasks import plan, task, work
@@ -26,7 +27,11 @@ def one_branch(steps: int, seed: int) -> Task:
 
 
 def run_beside(
-    family: LoadedFamily, neighbour: Task, others: list[Task], limits: Limits
+    family: LoadedFamily,
+    neighbour: Task,
+    others: list[Task],
+    limits: Limits,
+    plan: Planner = unplanned,
 ) -> tuple[FaultyFamily, list[int]]:
     """The others arrive at once when the neighbour, number 0, is at its first step.
 
@@ -39,7 +44,7 @@ def run_beside(
             gate(kind, torch.empty(0))
 
     watched = FaultyFamily(family, before=before)
-    engine = Engine(watched, NODE, limits)
+    engine = Engine(watched, NODE, limits, plan=plan)
     told = list[int]()
 
     def note(number: int, event: Event) -> None:
@@ -60,19 +65,26 @@ def run_beside(
     return watched, told
 
 
-def test_many_that_arrive_and_end_at_once_lengthen_a_round_by_one_call_at_most(
-    family: LoadedFamily,
+def chunks_beside(most: int) -> Planner:
+    """Everybody takes a step in each round, so many at most a chunk of their decoding."""
+    return lambda group, unet, vae, lean: (Action(unet, min(vae, most), 0),)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_many_that_arrive_and_end_at_once_lengthen_a_round_by_one_encoding_and_what_is_planned(
+    family: LoadedFamily, most: int
 ) -> None:
     """Their 16 prompts are encoded eight at a time, their pictures decoded a part at a time."""
     steps = 4 + 3 * MANY
     others = [one_branch(2, seed) for seed in range(MANY)]
-    watched, _ = run_beside(family, one_branch(steps, 99), others, ROOM)
+    watched, _ = run_beside(family, one_branch(steps, 99), others, ROOM, chunks_beside(most))
     rounds = watched.calls.between_denoising()
     assert len(rounds) == steps - 1  # the neighbour is in every call
-    assert max(map(len, rounds)) == 1
-    kinds = [kind for between in rounds for kind in between]
-    assert kinds[:2] == ["encode"] * (MANY // ENCODED)
-    assert kinds.count("decode") >= 3 * MANY - 3
+    assert max(between.count("encode") for between in rounds) == 1
+    assert max(between.count("decode") for between in rounds) == most
+    assert [*rounds[0], *rounds[1]] == ["encode"] * (MANY // ENCODED)
+    decoded = sum(between.count("decode") for between in rounds)
+    assert decoded >= 3 * MANY - 3
 
 
 def test_some_that_arrive_while_others_end_lengthen_a_round_by_one_call_of_each_kind(
@@ -80,7 +92,7 @@ def test_some_that_arrive_while_others_end_lengthen_a_round_by_one_call_of_each_
 ) -> None:
     others = [one_branch(1 + seed % 3, seed) for seed in range(3 * MANY)]
     limits = Limits(active=6, rows=12)
-    watched, _ = run_beside(family, one_branch(160, 99), others, limits)
+    watched, _ = run_beside(family, one_branch(160, 99), others, limits, chunks_beside(1))
     for between in watched.calls.between_denoising():
         assert sorted(set(between)) == sorted(between)
     assert sum(count for kind, count in watched.calls.made if kind == "encode") == len(others) + 1

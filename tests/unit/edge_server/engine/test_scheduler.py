@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from baton.edge_server.engine.scheduler import (
     ENCODED,
-    DecodeChunk,
-    Denoise,
-    Encode,
     Limits,
+    Planner,
     Queues,
-    Since,
+    Round,
+    Terms,
+    Turn,
     admitted,
-    next_item,
+    next_round,
+    unplanned,
 )
+from baton.edge_server.scheduling.actions import Action
 from tests.support.fake_requests import ALONE, BOTH, Branches, Chosen, FakeLoop, FakeRequest
 
 PLENTY = Limits(active=256, rows=512)
@@ -30,13 +32,18 @@ def requests(count: int, steps: int = 1, **changes: object) -> list[FakeRequest]
     return [FakeRequest((BOTH,) * steps, **changes) for _ in range(count)]  # type: ignore[arg-type]
 
 
+def chosen_of(
+    queues: Queues[FakeRequest], limits: Limits = PLENTY, turn: Turn | None = None
+) -> Round[FakeRequest]:
+    return next_round(queues, Terms(limits), turn or Turn())[0]
+
+
 def denoised(
     ready: Sequence[FakeRequest], limits: Limits = PLENTY
 ) -> list[tuple[FakeRequest, int]]:
     """Who is in the next call, with how many steps."""
-    item = next_item(Queues(ready=deque(ready)), limits, Since())
-    assert isinstance(item, Denoise)
-    return [(request, work.steps) for request, work in item.parts]
+    chosen = chosen_of(Queues(ready=deque(ready)), limits)
+    return [(request, work.steps) for request, work in chosen.denoise]
 
 
 def ahead(steps: int, one_branch_from: int = 99) -> FakeRequest:
@@ -46,50 +53,51 @@ def ahead(steps: int, one_branch_from: int = 99) -> FakeRequest:
 
 
 def test_nothing_is_chosen_where_nobody_stands() -> None:
-    assert next_item(Queues[FakeRequest](), PLENTY, Since()) is None
+    assert chosen_of(Queues[FakeRequest]()).idle
     assert admitted(Queues[FakeRequest](), PLENTY) == 0
 
 
-@pytest.mark.parametrize("since", [Since(e, d) for e in (True, False) for d in (True, False)])
-def test_choosing_changes_nothing(since: Since) -> None:
+@pytest.mark.parametrize("encoded", [True, False])
+def test_choosing_changes_nothing(encoded: bool) -> None:
     waiting, unencoded, ready, decoding = (requests(3) for _ in range(4))
     queues = Queues(deque(waiting), deque(unencoded), deque(ready), deque(decoding))
     assert admitted(queues, PLENTY) == 3
-    first = next_item(queues, PLENTY, since)
-    assert next_item(queues, PLENTY, since) == first
+    first = next_round(queues, Terms(PLENTY), Turn(encoded))
+    assert next_round(queues, Terms(PLENTY), Turn(encoded)) == first
     assert queues == Queues(deque(waiting), deque(unencoded), deque(ready), deque(decoding))
 
 
-def test_each_other_kind_takes_one_call_between_two_that_denoise() -> None:
+def kinds_of(chosen: Chosen) -> str:
+    named = {"encode": chosen.encode, "denoise": chosen.denoise, "decode": chosen.decode}
+    return " ".join(name for name, items in named.items() if items)
+
+
+def test_one_call_encodes_between_two_that_denoise() -> None:
     queues = Queues(
         unencoded=deque(requests(20)), ready=deque(requests(1)), decoding=deque(requests(20))
     )
-    chosen, since = list[Chosen](), Since()
-    for _ in range(7):
-        item = next_item(queues, PLENTY, since)
-        assert item is not None
-        chosen.append(item)
-        since = since.after(item)
-    kinds = [DecodeChunk, Encode, Denoise, DecodeChunk, Encode, Denoise, DecodeChunk]
-    assert [type(item) for item in chosen] == kinds
+    kinds, turn = [], Turn()
+    for _ in range(5):
+        chosen, turn = next_round(queues, Terms(PLENTY), turn)
+        kinds.append(kinds_of(chosen))
+    assert kinds == ["encode", "denoise decode", "encode", "denoise decode", "encode"]
 
 
-def test_where_nobody_is_ready_decoding_still_lets_new_prompts_through() -> None:
+def test_where_nobody_is_ready_new_prompts_and_a_chunk_go_through() -> None:
     queues = Queues(unencoded=deque(requests(1)), decoding=deque(requests(2)))
-    assert isinstance(next_item(queues, PLENTY, Since()), DecodeChunk)
-    assert isinstance(next_item(queues, PLENTY, Since(decoded=True)), Encode)
+    chosen = chosen_of(queues, turn=Turn(encoded=True))
+    assert chosen == Round(encode=(queues.unencoded[0],), decode=(queues.decoding[0],))
 
 
 def test_what_decodes_alone_goes_on_at_once_and_in_its_order() -> None:
     one, two = requests(2)
-    item = next_item(Queues(decoding=deque([one, two])), PLENTY, Since(decoded=True))
-    assert item == DecodeChunk(one)
+    assert chosen_of(Queues(decoding=deque([one, two]))) == Round(decode=(one,))
 
 
 def test_eight_prompts_of_one_encoder_are_encoded_at_once() -> None:
     of_two = [FakeRequest(encoder="ab"[number % 2]) for number in range(24)]
-    item = next_item(Queues(unencoded=deque(of_two)), PLENTY, Since())
-    assert item == Encode(of_two[:16:2])
+    chosen = chosen_of(Queues(unencoded=deque(of_two)))
+    assert chosen == Round(encode=tuple(of_two[:16:2]))
     assert len(of_two[:16:2]) == ENCODED == 8
 
 
@@ -181,49 +189,119 @@ def test_whoever_is_removed_stands_in_no_line() -> None:
     assert [len(line) for line in (waiting, unencoded, ready, decoding)] == [1, 1, 1, 1]
 
 
+def planned(*actions: Action) -> Planner:
+    """A plan of these rounds, whoever asks."""
+    return lambda group, unet, vae, lean: actions
+
+
+def rounds_of(queues: Queues[FakeRequest], plan: Planner, count: int) -> list[tuple[int, int]]:
+    """By round, requests that take a step and chunks; everybody stays where they are."""
+    found, turn = [], Turn()
+    for _ in range(count):
+        chosen, turn = next_round(queues, Terms(PLENTY, plan), turn)
+        found.append((len(chosen.denoise), len(chosen.decode)))
+    return found
+
+
+def test_a_plan_says_how_many_take_a_step_and_a_chunk_round_by_round() -> None:
+    queues = Queues(ready=deque(requests(6)), decoding=deque(requests(4)))
+    plan = planned(Action(1, 1, 0), Action(5, 2, 0), Action(0, 1, 0))
+    assert rounds_of(queues, plan, 5) == [(1, 1), (5, 2), (0, 1), (1, 1), (5, 2)]
+
+
+def test_a_plan_is_asked_for_anew_when_somebody_comes_or_ends() -> None:
+    asked = list[tuple[int, int, int]]()
+
+    def plan(group: object, unet: int, vae: int, lean: int) -> tuple[Action, ...]:
+        asked.append((unet, vae, lean))
+        return (Action(1, 1, 0),) * unet
+
+    queues = Queues(ready=deque(requests(6)), decoding=deque(requests(2)))
+    terms = Terms(PLENTY, plan)
+    _, turn = next_round(queues, terms, Turn())
+    _, turn = next_round(queues, terms, turn)
+    assert asked == [(6, 2, 0)]
+    queues.ready.append(FakeRequest())
+    _, turn = next_round(queues, terms, turn)
+    queues.decoding.popleft()
+    _, turn = next_round(queues, terms, turn)
+    next_round(queues, terms, turn)
+    assert asked == [(6, 2, 0), (7, 2, 0), (7, 1, 0)]
+
+
+def test_without_a_plan_a_round_has_all_and_says_so() -> None:
+    queues = Queues(ready=deque(requests(3)), decoding=deque(requests(2)))
+    chosen = chosen_of(queues)
+    assert (len(chosen.denoise), len(chosen.decode), chosen.planned) == (3, 2, False)
+    terms = Terms(PLENTY, planned(Action(3, 1, 0)))
+    assert next_round(queues, terms, Turn())[0].planned
+
+
+def test_those_furthest_in_leave_guidance_out_and_leave_their_rows_to_others() -> None:
+    far, further, near = (FakeRequest((BOTH,) * 8, step=step, lean_from=4) for step in (5, 7, 2))
+    queues = Queues(ready=deque([far, near, further]))
+    terms = Terms(Limits(rows=5), planned(Action(3, 0, 1)))
+    chosen, turn = next_round(queues, terms, Turn())
+    taken = [(request, work.rows) for request, work in chosen.denoise]
+    assert taken == [(far, 2), (near, 2), (further, 1)]
+    assert not turn.rounds["large"].left  # who skipped may not skip again: a new plan
+
+
+def test_a_plan_that_leaves_some_waiting_decodes_nothing_ahead() -> None:
+    deep, other = ahead(5), ahead(5)
+    terms = Terms(PLENTY, planned(Action(1, 0, 0), Action(1, 0, 0)))
+    chosen, _ = next_round(Queues(ready=deque([deep, other])), terms, Turn())
+    assert [(request, work.steps) for request, work in chosen.denoise] == [(deep, 1)]
+
+
 class WatchedLoop(FakeLoop):
-    """Checks every item that it runs, and when each request's turn is at the latest.
+    """Checks every round that it runs, and when each request's turn is at the latest.
 
     Ready requests are served before all that came after them: a request's turn comes within as many
-    calls that denoise as stood before it, and one; likewise with the encoder.
+    calls that denoise as stood before it, and one; likewise with the encoder. Whoever is being
+    decoded has a chunk within as many rounds as a plan has, of each group that is ready.
     """
 
-    def __init__(self, limits: Limits, waiting: Sequence[FakeRequest]) -> None:
-        super().__init__(limits, waiting)
-        self._between = Counter[type]()
-        self._turns: dict[FakeRequest, int] = {}
-        self._calls = Counter[type]()
+    def __init__(
+        self, limits: Limits, waiting: Sequence[FakeRequest], plan: Planner = unplanned
+    ) -> None:
+        super().__init__(limits, waiting, plan)
+        self._encoded = 0
+        self._turns: dict[tuple[str, FakeRequest], int] = {}
+        self._calls = Counter[str]()
 
-    def run(self, item: Chosen) -> None:
+    def run(self, chosen: Chosen) -> None:
         ready, unencoded = list(self.queues.ready), list(self.queues.unencoded)
-        self._check_turns(Denoise, ready)
-        self._check_turns(Encode, unencoded)
-        super().run(item)
-        self._calls[type(item)] += 1
-        served = [request for request, _ in item.parts] if isinstance(item, Denoise) else []
-        for request in served or (item.items if isinstance(item, Encode) else ()):
-            del self._turns[request]
-        if isinstance(item, Denoise):
-            self._check_rows(item)
-            self._between.clear()
+        decoding = list(self.queues.decoding)
+        self._check_turns("denoise", ready)
+        self._check_turns("encode", unencoded)
+        super().run(chosen)
+        served = [request for request, _ in chosen.denoise]
+        for kind, items in (("denoise", served), ("encode", chosen.encode)):
+            self._calls[kind] += bool(items)
+            for request in items:
+                del self._turns[kind, request]
+        if chosen.denoise:
+            self._check_rows(chosen)
+            self._encoded = 0
             assert served[0] is ready[0]
-        else:
-            self._between[type(item)] += 1
-            assert not ready or self._between[type(item)] <= 1
-        if isinstance(item, Encode):
-            assert item.items[0] is unencoded[0]
-            assert len(item.items) <= ENCODED
-            assert len({request.encoder for request in item.items}) == 1
+        if chosen.encode:
+            self._encoded += 1
+            assert not ready or self._encoded <= 1
+            assert chosen.encode[0] is unencoded[0]
+            assert len(chosen.encode) <= ENCODED
+            assert len({request.encoder for request in chosen.encode}) == 1
+        assert list(chosen.decode) == decoding[: len(chosen.decode)]
 
-    def _check_turns(self, kind: type, line: Sequence[FakeRequest]) -> None:
+    def _check_turns(self, kind: str, line: Sequence[FakeRequest]) -> None:
         for before, request in enumerate(line):
-            turn = self._turns.setdefault(request, self._calls[kind] + before)
+            turn = self._turns.setdefault((kind, request), self._calls[kind] + before)
             assert self._calls[kind] <= turn
 
-    def _check_rows(self, item: Denoise[FakeRequest]) -> None:
-        works = [work for _, work in item.parts]
+    def _check_rows(self, chosen: Chosen) -> None:
+        works = [work for _, work in chosen.denoise]
         assert len({work.group for work in works}) == 1
-        rows, row_bytes = sum(work.rows for work in works), item.parts[0][0].row_bytes
+        rows, row_bytes = sum(work.rows for work in works), chosen.denoise[0][0].row_bytes
         most = self.limits.rows
         if row_bytes:
             most = min(most, self.limits.activation_bytes // row_bytes)
@@ -247,6 +325,7 @@ def fake_requests(draw: st.DrawFn) -> FakeRequest:
         encoder=group in "ab",
         encodings=frozenset({0, draw(st.integers(0, 9))}),
         chunks=draw(st.integers(0, 3)),
+        lean_from=draw(st.integers(0, 9)),
     )
 
 
@@ -259,17 +338,37 @@ LIMITS = st.builds(
 )
 
 
-@given(st.lists(st.lists(fake_requests(), max_size=6), max_size=8), LIMITS)
-def test_whatever_arrives_when_all_of_it_ends_and_each_is_served_in_its_turn(
-    arrivals: list[list[FakeRequest]], limits: Limits
+@st.composite
+def plans(draw: st.DrawFn) -> Planner:
+    """Rounds that take a step of each once, and a chunk of each; sometimes none is known."""
+    chance = draw(st.randoms(use_true_random=False))
+
+    def plan(group: object, unet: int, vae: int, lean: int) -> tuple[Action, ...] | None:
+        if chance.random() < 0.2:
+            return None
+        actions = []
+        while unet or vae:
+            u = chance.randint(1, unet) if unet else 0
+            v = chance.randint(0 if u else 1, vae) if vae else 0
+            s = chance.randint(0, min(u, lean))
+            actions.append(Action(u, v, s))
+            unet, vae, lean = unet - u, vae - v, lean - s
+        return tuple(actions)
+
+    return plan
+
+
+@given(st.lists(st.lists(fake_requests(), max_size=6), max_size=8), LIMITS, plans())
+def test_whatever_arrives_when_and_whatever_is_planned_all_end_and_each_is_served_in_its_turn(
+    arrivals: list[list[FakeRequest]], limits: Limits, plan: Planner
 ) -> None:
-    """Some arrive at once, and more after every few items."""
-    loop = WatchedLoop(limits, [])
+    """Some arrive at once, and more after every few rounds."""
+    loop = WatchedLoop(limits, [], plan)
     for arriving in arrivals:
         loop.queues.waiting.extend(arriving)
         for _ in range(3):
-            if (item := loop.choose()) is not None:
-                loop.run(item)
+            if (chosen := loop.choose()) is not None:
+                loop.run(chosen)
                 held = [*loop.queues.unencoded, *loop.queues.ready]
                 assert len(held) <= limits.active
                 kept = sum(request.cache_bytes for request in held)
@@ -280,6 +379,7 @@ def test_whatever_arrives_when_all_of_it_ends_and_each_is_served_in_its_turn(
     for request in everybody:
         assert sum(request.taken) == len(request.branches)
         assert request.decoded == request.chunks
+        assert all(step >= request.lean_from for step in request.skipped)
 
 
 def test_requests_that_take_as_long_end_in_the_order_in_which_they_came() -> None:
@@ -296,11 +396,11 @@ def test_eight_requests_that_decode_ahead_need_no_more_calls_than_their_rows_do(
     """At two rows a step each they fill a call of 16 rows without any step ahead."""
     loop = FakeLoop(Limits(rows=16), [ahead(20) for _ in range(8)])
     kinds = []
-    while (item := loop.choose()) is not None:
-        kinds.append(type(item))
-        loop.run(item)
-    assert [kind for kind, _ in groupby(kinds)] == [Encode, Denoise]
-    assert kinds.count(Denoise) == 20
+    while (chosen := loop.choose()) is not None:
+        kinds.append(kinds_of(chosen))
+        loop.run(chosen)
+    assert [kind for kind, _ in groupby(kinds)] == ["encode", "denoise"]
+    assert kinds.count("denoise") == 20
 
 
 def test_thousands_of_requests_run_to_their_end() -> None:

@@ -1,0 +1,1 @@
+"""How an edge shares its model between denoising and decoding."""
