@@ -32,6 +32,12 @@ class Conditioning:
         positive = self.branches["positive"]
         return tuple((name, tuple(positive[name].shape)) for name in sorted(positive))
 
+    @property
+    def bytes(self) -> int:
+        """Of all its tensors."""
+        of = (tensor for named in self.branches.values() for tensor in named.values())
+        return sum(tensor.nbytes for tensor in of)
+
     def check(self, branches: Iterable[Branch], member: str) -> None:
         """Raises Incompatible if one of them is missing."""
         if missing := [branch for branch in branches if branch not in self.branches]:

@@ -17,6 +17,7 @@ from baton.common.families.local import begin_unencoded, encode, needs_encoding
 from baton.common.latents import encode_state
 from baton.common.record import ExecutedStep
 from baton.common.size import Size
+from baton.edge_server.engine.encodings import Encodings
 from baton.edge_server.engine.job import Decoding, Picture, Work
 
 #: What came of a request's part of a call: the steps that it took, or what went wrong.
@@ -31,6 +32,7 @@ class Runner:
     def __init__(self, family: LoadedFamily, node_id: str) -> None:
         self._family = family
         self._place: Place = ("edge", node_id)
+        self._encodings = Encodings()
 
     def begin(self, work: Work) -> Run:
         """Without any model work. Raises BatonError for what cannot run."""
@@ -59,14 +61,31 @@ class Runner:
         return self._family.models.encoder_of(run.member)
 
     def encode(self, runs: Sequence[Run]) -> list[Exception | None]:
-        """One call; if it fails, each alone, so that nobody fails for another's prompt."""
+        """One call with what was not encoded lately, each prompt once.
+
+        If it fails, each alone, so that nobody fails for another's prompt.
+        """
+        keys = [self._encodings.key(self.encoder(run), run) for run in runs]
+        first = dict(zip(reversed(keys), reversed(runs), strict=True))
+        found = {key: self._encodings.get(key) for key in first}
+        fresh = [key for key, known in found.items() if known is None]
+        errors = dict(zip(fresh, self._encode([first[key] for key in fresh]), strict=True))
+        for key in fresh:
+            if errors[key] is None:
+                found[key] = first[key].encoded
+                self._encodings.keep(key, first[key].encoded)
+        for key, run in zip(keys, runs, strict=True):
+            run.conditioning, run.encoder = found[key], key[0]
+        return [errors.get(key) for key in keys]
+
+    def _encode(self, runs: Sequence[Run]) -> list[Exception | None]:
         try:
             encode(self._family, runs)
         except Exception as error:
             if len(runs) == 1:
                 return [error]
             _log.error("prompts could not be encoded together: %s", origin(error))
-            return [found for run in runs for found in self.encode([run])]
+            return [found for run in runs for found in self._encode([run])]
         return [None] * len(runs)
 
     def next_work(self, run: Run) -> StepWork:

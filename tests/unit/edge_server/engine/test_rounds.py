@@ -23,7 +23,7 @@ ROOM = Limits(active=MANY + 1, rows=2 * (MANY + 1))  # for everybody in each cal
 
 
 def one_branch(steps: int, seed: int) -> Task:
-    return task(plan("edge/small", steps, guidance=1.0), seed=seed)
+    return task(plan("edge/small", steps, guidance=1.0), f"a cat, number {seed}", seed=seed)
 
 
 def run_beside(
@@ -71,7 +71,7 @@ def chunks_beside(most: int) -> Planner:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_many_that_arrive_and_end_at_once_lengthen_a_round_by_one_encoding_and_what_is_planned(
+def test_many_that_arrive_and_end_at_once_lengthen_a_round_by_what_is_planned(
     family: LoadedFamily, most: int
 ) -> None:
     """Their 16 prompts are encoded eight at a time, their pictures decoded a part at a time."""
