@@ -57,6 +57,7 @@ class Node:
             settings.node_id,
             limits_of(settings),
             settings.threads or torch.get_num_threads(),
+            decode_lane=settings.decode_lane,
         )
         self.registry = Registry(self._engine, _bounds(settings))
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)

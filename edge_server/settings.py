@@ -63,6 +63,9 @@ class EdgeSettings(ServerAccess, ClientAccess):
     #: Threads of the model; 0 leaves torch's default. More than one wait for one another wherever
     #: anything else wants a core, and gain nothing with small models.
     threads: int = Field(default=1, ge=0, le=512)
+    #: Whether pictures are decoded on a thread, and a core, of their own, beside the calls that
+    #: denoise. On a CUDA device they have a stream in any case.
+    decode_lane: bool = False
     #: Seconds for which a finished result is kept under its request id.
     result_ttl: float = Field(default=120.0, ge=0)
     #: Finished results that are kept at most, and their bytes in all.

@@ -11,6 +11,7 @@ from baton.common.errors import BatonError, Draining, ExecutionFailed, origin
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import use_threads
 from baton.edge_server.engine.job import Job
+from baton.edge_server.engine.lanes import lanes_for
 from baton.edge_server.engine.latency import Forecast
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
@@ -35,11 +36,16 @@ class Engine:
         limits: Limits,
         threads: int | None = None,
         plan: Planner = unplanned,
+        decode_lane: bool = False,
     ) -> None:
-        """plan: of rounds; threads: of the model, None: as many as torch takes by default."""
+        """plan: of rounds; threads: of the model, None: as many as torch takes by default.
+
+        decode_lane: whether decoders have a thread of their own; on CUDA they have a stream.
+        """
         self._threads = threads
         self._limits = limits
-        self._loop = Loop(Runner(family, node_id), Terms(limits, plan))
+        self._lanes = lanes_for(family.models.device, decode_lane, threads)
+        self._loop = Loop(Runner(family, node_id), Terms(limits, plan), self._lanes)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._over: BatonError | None = None
@@ -90,6 +96,7 @@ class Engine:
             _log.critical("the model thread has crashed: %s", origin(crash))
             error = ExecutionFailed("the model of this edge has crashed; restart it or use another")
         self._close(error)
+        self._lanes.close()
         if self._on_crash is not None and not self._stopping:
             self._on_crash(error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol, TypeVar
 
 import torch
@@ -22,6 +22,16 @@ class Lanes(Protocol):
     def close(self) -> None: ...
 
 
+def lanes_for(device: torch.device, second: bool, threads: int | None) -> Lanes:
+    """Those of a model on a device. second: a thread for decoders, where the device has no streams.
+
+    threads: of its operations; None: as many as torch takes by default.
+    """
+    if device.type == "cuda":
+        return TwoStreams(device)
+    return TwoThreads(threads) if second else OneLane()
+
+
 class OneLane:
     """One after the other on the model thread: the chunks wait for the call."""
 
@@ -35,17 +45,17 @@ class OneLane:
 class TwoThreads:
     """The chunks have a thread, and cores, of their own; ``threads``: for their operations."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int | None = 1) -> None:
         self._pool = ThreadPoolExecutor(
-            1, "baton-decoder", initializer=use_threads, initargs=(threads,)
+            1, "baton-decoder", initializer=use_threads, initargs=(threads or 0,)
         )
 
     def beside(self, denoise: Callable[[], T], decode: Callable[[], U]) -> tuple[T, U]:
         decoding = self._pool.submit(decode)
         try:
             return denoise(), decoding.result()
-        finally:
-            decoding.exception()
+        finally:  # whatever becomes of the call, the chunks write to nobody's request after it
+            wait([decoding])
 
     def close(self) -> None:
         self._pool.shutdown()
