@@ -45,6 +45,8 @@ def test_a_device_that_holds_no_member_loads_no_model_code(module: str) -> None:
 
 def test_choosing_what_a_model_does_next_loads_no_model_code() -> None:
     assert not loaded_with("baton.edge_server.engine.scheduler") & _MODEL_CODE
+    loaded = modules_after_importing_all_of("baton.edge_server.scheduling")
+    assert not {name.partition(".")[0] for name in loaded} & _MODEL_CODE
 
 
 def loaded_with(module: str) -> set[str]:
