@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ from baton.common.arm import Arm
 from baton.common.build import this_build
 from baton.common.diffusion.run import Run
 from baton.common.expansion import Terms, expand
+from baton.common.families.architectures.adapter import Chunk
 from baton.common.families.loaded import LoadedFamily
-from baton.common.families.local import use_threads
 from baton.common.latents import Codec
 from baton.common.plan import Guidance
 from baton.common.request import Task
 from baton.common.size import Size
 from baton.edge_server.engine.job import Decoding, Work
+from baton.edge_server.engine.lanes import Lanes, OneLane, lanes_for
 from baton.edge_server.engine.latency import LatencyModel, Pace
 from baton.edge_server.engine.runner import Runner
 from baton.edge_server.scheduling.profile import (
@@ -32,7 +34,7 @@ from baton.edge_server.scheduling.profile import (
     Call,
     Conditions,
     DecoderProfile,
-    Lanes,
+    LaneCount,
     MemberProfile,
     Profile,
     Together,
@@ -48,7 +50,7 @@ _PROMPT = "a red cat"
 class Cell(NamedTuple):
     """A UNet call, and chunks of decodes beside it: what is measured at a time."""
 
-    lanes: Lanes
+    lanes: LaneCount
     decodes: int
     chunks: int
     rows: int
@@ -70,14 +72,15 @@ class Effort:
     activation_bytes: int = 8 << 30
 
     @classmethod
-    def full(cls, max_rows: int) -> Effort:
-        return cls((*(rows for rows in _ROWS if rows < max_rows), max_rows))
+    def full(cls, max_rows: int, activation_bytes: int) -> Effort:
+        rows = (*(rows for rows in _ROWS if rows < max_rows), max_rows)
+        return cls(rows, activation_bytes=activation_bytes)
 
     @classmethod
-    def quick(cls, max_rows: int) -> Effort:
+    def quick(cls, max_rows: int, activation_bytes: int) -> Effort:
         """Some seconds at most, at every start of an edge that has no profile."""
-        rows = {1, 2, min(8, max_rows), max_rows}
-        return cls(tuple(sorted(rows)), decodes=(), repeats=2, seconds=1.0)
+        rows = tuple(sorted({1, min(2, max_rows), min(8, max_rows), max_rows}))
+        return cls(rows, (), 2, seconds=1.0, activation_bytes=activation_bytes)
 
     def within(self, row_bytes: int) -> Effort:
         """With the rows alone whose activations have room."""
@@ -92,7 +95,7 @@ class Effort:
     def cells(self, pieces: int) -> list[Cell]:
         """Beside one another, of a decoder of so many pieces; what is asked for most, first."""
         chunks = [count for count in _CHUNKS if count <= pieces]
-        lanes: tuple[Lanes, ...] = (1, 2)
+        lanes: tuple[LaneCount, ...] = (1, 2)
         return [Cell(*cell) for cell in product(lanes, self.decodes, chunks, self.rows_beside)]
 
 
@@ -151,6 +154,29 @@ def seeds(profile: Profile) -> dict[Pace, LatencyModel]:
     }
 
 
+#: Seconds that something took, once the device has come so far.
+Taken = Callable[[], float]
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> Taken:
+    """Do it; on CUDA its time is that between two events of the calling thread's stream."""
+    if device.type != "cuda":
+        begun = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - begun
+        return lambda: seconds
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    work()
+    last.record()
+
+    def between() -> float:
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1000
+
+    return between
+
+
 class Bench:
     """Measures one thing after the other, on the calling thread.
 
@@ -184,35 +210,30 @@ class Bench:
             Call(rows=rows, seconds=self._alone(member, size, rows)) for rows in effort.rows
         )
         beside = []
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(1, initializer=use_threads, initargs=[threads]) as lane:
+        with closing(lanes_for(self._family.models.device, True, torch.get_num_threads())) as two:
+            lanes: dict[int, Lanes] = {1: OneLane(), 2: two}
             for cell in effort.cells(len(self._family.models.decoder())):
                 if self._has_time():
-                    beside.append(self._beside(member, size, cell, lane))
+                    beside.append(self._beside(member, size, cell, lanes[cell.lanes]))
         return MemberProfile(member=member, size=size, calls=calls, beside=tuple(beside))
 
     def _alone(self, member: str, size: Size, rows: int) -> float:
         runs = self._runs(member, size, rows)
-        return self._median(lambda: _seconds(lambda: self._call(runs)))
+        return self._median(lambda: self._call(runs))
 
-    def _beside(self, member: str, size: Size, cell: Cell, lane: Executor) -> Beside:
+    def _beside(self, member: str, size: Size, cell: Cell, lanes: Lanes) -> Beside:
         runs, decodes = self._runs(member, size, cell.rows), self._begun(size, cell.decodes)
-
-        def call() -> float:
-            return _seconds(lambda: self._call(runs))
-
-        def chunks() -> float:
-            return _seconds(lambda: self._advance(decodes, size, cell.chunks))
-
-        def together() -> tuple[float, float]:
-            if cell.lanes == 1:
-                return call(), chunks()
-            beside = lane.submit(chunks)
-            return call(), beside.result()
-
-        rounds = [together() for _ in range(self._effort.repeats + 1)][1:]
+        rounds = [
+            lanes.beside(
+                lambda: self._timed(lambda: self._call(runs)),
+                lambda: self._timed(lambda: self._advance(decodes, size, cell.chunks)),
+            )
+            for _ in range(self._effort.repeats + 1)
+        ]
         self._on_cell()
-        unet, vae = (statistics.median(taken) for taken in zip(*rounds, strict=True))
+        unet, vae = (
+            statistics.median(taken() for taken in lane) for lane in zip(*rounds[1:], strict=True)
+        )
         return Beside(**cell._asdict(), unet=unet, vae=vae)
 
     def _runs(self, member: str, size: Size, rows: int) -> list[Run]:
@@ -255,30 +276,33 @@ class Bench:
         """Seconds until so many are done, piece by piece in turn."""
         pieces = len(self._family.models.decoder())
 
-        def whole() -> float:
+        def whole() -> None:
             decodes = self._begun(size, count)
-            return _seconds(lambda: [self._advance(decodes, size, pieces) for _ in range(pieces)])
+            for _ in range(pieces):
+                self._advance(decodes, size, pieces)
 
         return self._median(whole)
 
     @torch.inference_mode()
     def _pieces(self, size: Size) -> tuple[float, ...]:
-        taken: list[list[float]] = [[] for _ in self._family.models.decoder()]
+        pieces = self._family.models.decoder()
+        found: list[list[Taken]] = [[] for _ in pieces]
         for _ in range(self._effort.repeats + 1):
-            x = self._latent(size)
-            for piece, seconds in zip(self._family.models.decoder(), taken, strict=True):
-                begun = time.perf_counter()
-                x = piece(x)
-                seconds.append(time.perf_counter() - begun)
+            decoding = Decoding(self._latent(size))
+            for piece, taken in zip(pieces, found, strict=True):
+                taken.append(self._timed(partial(_apply, piece, decoding)))
         self._on_cell()
-        return tuple(statistics.median(seconds[1:]) for seconds in taken)
+        return tuple(statistics.median(one() for one in taken[1:]) for taken in found)
 
-    def _median(self, measure: Callable[[], float]) -> float:
-        """Of all but the first."""
-        measure()
-        found = [measure()]
+    def _timed(self, work: Callable[[], object]) -> Taken:
+        return timed(self._family.models.device, work)
+
+    def _median(self, work: Callable[[], object]) -> float:
+        """Seconds of all but the first time."""
+        self._timed(work)
+        found = [self._timed(work)()]
         while len(found) < self._effort.repeats and self._has_time():
-            found.append(measure())
+            found.append(self._timed(work)())
         self._on_cell()
         return statistics.median(found)
 
@@ -286,7 +310,5 @@ class Bench:
         return time.monotonic() < self._deadline
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+def _apply(piece: Chunk, decoding: Decoding) -> None:
+    decoding.x = piece(decoding.x)

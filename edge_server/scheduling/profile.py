@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -21,7 +21,7 @@ from baton.common.limits import MAX_ROWS
 from baton.common.size import Size
 from baton.edge_server.scheduling.bounds import CLOSE, Points, chunk_cost, on_line, saturation
 
-VERSION = 1
+VERSION: Final = 1
 _MAX_CHUNKS = 256
 _MAX_DECODES = 64
 _MAX_MEASURED = 4096
@@ -32,7 +32,7 @@ _Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 _Chunks = Annotated[int, Field(ge=1, le=_MAX_CHUNKS)]
 _Decodes = Annotated[int, Field(ge=1, le=_MAX_DECODES)]
 #: 1: decodes run on the model's thread, after its call; 2: on another, beside it.
-Lanes = Literal[1, 2]
+LaneCount = Literal[1, 2]
 
 
 class _Value(BaseModel):
@@ -78,7 +78,7 @@ class Beside(_Value):
     chunks: into how many a decode is cut; decodes: that each ran one.
     """
 
-    lanes: Lanes
+    lanes: LaneCount
     rows: _Rows
     chunks: _Chunks
     decodes: _Decodes
@@ -132,7 +132,7 @@ class MemberProfile(_Value):
         return saturation(self.rates)
 
     def beside_at(
-        self, rows: int, decodes: int, chunks: int, lanes: Lanes
+        self, rows: int, decodes: int, chunks: int, lanes: LaneCount
     ) -> tuple[float, float] | None:
         """Seconds of the call and until the chunks are done, between what was measured."""
         found = self._grids.get(lanes, {})
@@ -150,15 +150,15 @@ class MemberProfile(_Value):
         return _between(by_chunks, chunks)
 
     @cached_property
-    def _grids(self) -> dict[Lanes, dict[int, dict[int, list[tuple[int, float, float]]]]]:
+    def _grids(self) -> dict[LaneCount, dict[int, dict[int, list[tuple[int, float, float]]]]]:
         """By lanes, chunks and decodes, ascending: (rows, unet, vae), ascending."""
-        grids: dict[Lanes, dict[int, dict[int, list[tuple[int, float, float]]]]] = {}
+        grids: dict[LaneCount, dict[int, dict[int, list[tuple[int, float, float]]]]] = {}
         for one in sorted(self.beside, key=lambda one: (one.chunks, one.decodes, one.rows)):
             cut = grids.setdefault(one.lanes, {}).setdefault(one.chunks, {})
             cut.setdefault(one.decodes, []).append((one.rows, one.unet, one.vae))
         return grids
 
-    def most_decodes(self, chunks: int, lanes: Lanes) -> int:
+    def most_decodes(self, chunks: int, lanes: LaneCount) -> int:
         """``V_max``: of chunk tasks that leave a call of ``best_rows`` as fast as it is alone.
 
         Of those measured; one at least, or no decode would end.
@@ -167,7 +167,7 @@ class MemberProfile(_Value):
         kept = [count for count in counts if self._keeps_up(count, chunks, lanes)]
         return max(kept, default=1)
 
-    def most_chunks(self, lanes: Lanes) -> int:
+    def most_chunks(self, lanes: LaneCount) -> int:
         """The chunk count from which on one chunk leaves a call of ``best_rows`` as it is alone.
 
         Smaller chunks gain the UNet nothing more, so more are not worth searching.
@@ -176,7 +176,7 @@ class MemberProfile(_Value):
         enough = (count for count in counts if self._keeps_up(1, count, lanes))
         return next(enough, counts[-1] if counts else 1)
 
-    def _keeps_up(self, decodes: int, chunks: int, lanes: Lanes) -> bool:
+    def _keeps_up(self, decodes: int, chunks: int, lanes: LaneCount) -> bool:
         rows = self.best_rows
         found, alone = self.beside_at(rows, decodes, chunks, lanes), self.seconds(rows)
         return found is not None and alone is not None and found[0] <= (1 + CLOSE) * alone
@@ -201,7 +201,7 @@ class MeasuredLatencies:
     member: MemberProfile
     decoder: DecoderProfile | None
     chunks: int
-    lanes: Lanes = 1
+    lanes: LaneCount = 1
     unet_scale: float = 1.0
     vae_scale: float = 1.0
 
@@ -262,7 +262,7 @@ class Profile(_Value):
         """``V_max`` of one lane, at each size's own chunk count: for every measured member."""
         return min(of.most_decodes(self.chunks(of.size), 1) for of in self.members)
 
-    def chunks(self, size: Size, lanes: Lanes = 1) -> int:
+    def chunks(self, size: Size, lanes: LaneCount = 1) -> int:
         """Into how many a decode is best cut by Eq. 1, for the member that wants most.
 
         Of a size that was not measured: as of the one nearest to it.
@@ -275,7 +275,7 @@ class Profile(_Value):
         return max(counts, default=1)
 
     def latencies(
-        self, member: str, size: Size, chunks: int, lanes: Lanes = 1
+        self, member: str, size: Size, chunks: int, lanes: LaneCount = 1
     ) -> MeasuredLatencies | None:
         """None for a member that was not measured."""
         found, decoder = self._nearest(member, size), self._decoder(size)
@@ -319,7 +319,7 @@ class Profile(_Value):
             }
         )
 
-    def _best_cut(self, of: MemberProfile, lanes: Lanes) -> int:
+    def _best_cut(self, of: MemberProfile, lanes: LaneCount) -> int:
         decoder, alone = self._decoder(of.size), of.seconds(of.best_rows)
         if decoder is None or alone is None:
             return 1

@@ -6,12 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from baton.common.size import Size
-from baton.edge_server.scheduling.profile import Beside, Lanes, MeasuredLatencies
+from baton.edge_server.scheduling.profile import Beside, LaneCount, MeasuredLatencies
 from tests.support.profiles import SIZE, decoder, member, profile
 
 
 def beside(
-    rows: int, chunks: int, decodes: int, unet: float, vae: float, lanes: Lanes = 1
+    rows: int, chunks: int, decodes: int, unet: float, vae: float, lanes: LaneCount = 1
 ) -> Beside:
     return Beside(lanes=lanes, rows=rows, chunks=chunks, decodes=decodes, unet=unet, vae=vae)
 
@@ -25,7 +25,7 @@ GRID = [
 ]
 
 
-def latencies(chunks: int = 2, lanes: Lanes = 1, size: Size = SIZE) -> MeasuredLatencies:
+def latencies(chunks: int = 2, lanes: LaneCount = 1, size: Size = SIZE) -> MeasuredLatencies:
     found = profile([member(beside=GRID)]).latencies("large", size, chunks, lanes)
     assert found is not None
     return found
