@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,7 +41,9 @@ def serve(
     family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
     members: Annotated[str | None, typer.Option(help="Members to load, comma-separated.")] = None,
     max_active: Annotated[int | None, typer.Option(help="Requests denoised together.")] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Rows of one model call.")] = None,
+    max_rows: Annotated[
+        str | None, typer.Option(help="Rows of one model call; auto: as many as gain something.")
+    ] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
     insecure: Annotated[
@@ -61,6 +64,31 @@ def serve(
     from baton.edge_server import daemon
 
     run_daemon(daemon.serve(settings))
+
+
+@app.command()
+def profile(
+    member: Annotated[str | None, typer.Option(help="Member to measure; else all.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="PIXELS or WIDTHxHEIGHT; else the family's.")
+    ] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Rows up to which calls grow.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
+    family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="In seconds, less exactly.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to draw it to.")] = None,
+) -> None:
+    """Measure what rounds cost on this machine, for `serve` to plan with.
+
+    It is kept in the state folder; measure while nothing else runs. Of larger pictures and batches
+    it takes minutes.
+    """
+    told = {"threads": threads, "family": family, "max_rows": max_rows}
+    settings, _ = load_settings(EdgeSettings, "edge", told)
+    from baton.edge_server.profile_command import ProfileRequest, make_profile
+
+    make_profile(settings, ProfileRequest(member, size, quick, plot), as_json)
 
 
 @app.command()

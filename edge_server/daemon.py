@@ -28,12 +28,16 @@ from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.membership import Link, Membership
 from baton.edge_server.name import own_name
+from baton.edge_server.profile_report import serving_line
+from baton.edge_server.profiled import profile_for, with_rows
+from baton.edge_server.profiling import seeds
 from baton.edge_server.requests.registry import Bounds, Occupancy, Registry
 from baton.edge_server.requests.result_cache import Retention
+from baton.edge_server.scheduling.profile import Profile
 from baton.edge_server.servicer import EdgeServicer
 from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import Entrance, TicketGate
-from baton.edge_server.wire import largest_request
+from baton.edge_server.wire import About, largest_request
 from baton.v1 import edge_pb2, edge_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -44,10 +48,17 @@ _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_na
 class Node:
     """An edge that listens. ``address`` is where."""
 
-    def __init__(self, settings: EdgeSettings, family: LoadedFamily, secrets: Secrets) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        family: LoadedFamily,
+        secrets: Secrets,
+        profile: Profile | None = None,
+    ) -> None:
         self._settings = settings
         self._family = family
         self._secrets = secrets
+        self._profile = profile
         self._server = make_server(
             secrets.guard, _keepalive(settings), largest_request(family), settings.reader_patience
         )
@@ -58,6 +69,7 @@ class Node:
             limits_of(settings),
             settings.threads or torch.get_num_threads(),
             decode_lane=settings.decode_lane,
+            latency={} if profile is None else seeds(profile),
         )
         self.registry = Registry(self._engine, _bounds(settings))
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
@@ -75,7 +87,8 @@ class Node:
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
-        servicer = EdgeServicer(self._family, self.registry, self._settings, self._gate)
+        about = About(self._family, self._settings.node_id, self._profile)
+        servicer = EdgeServicer(about, self.registry, self._gate)
         edge_pb2_grpc.add_EdgeServicer_to_server(servicer, self._server)
         loop = asyncio.get_running_loop()
 
@@ -144,7 +157,7 @@ class Node:
 def limits_of(settings: EdgeSettings) -> Limits:
     """Of the engine."""
     kept, activations = settings.cache_mib << 20, settings.activation_mib << 20
-    return Limits(settings.max_active, settings.max_rows, kept, activations)
+    return Limits(settings.max_active, settings.rows_limit, kept, activations)
 
 
 def _bounds(settings: EdgeSettings) -> Bounds:
@@ -160,12 +173,14 @@ def _keepalive(settings: EdgeSettings) -> Keepalive:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: EdgeSettings, family: LoadedFamily | None = None
+    settings: EdgeSettings,
+    family: LoadedFamily | None = None,
+    profile: Profile | None = None,
 ) -> AsyncIterator[Node]:
     """An edge that listens within the block, and is stopped without a drain after it.
 
-    ``family``: one that is loaded already. Raises BatonError for a bad setting, damaged weights or
-    a port in use.
+    family: one that is loaded already, with its profile if there is one. Raises BatonError for a
+    bad setting, damaged weights or a port in use.
     """
     secrets = check_node(settings)
     for line in ending_soon(settings):
@@ -178,12 +193,15 @@ async def running(
             threads = stack.enter_context(_spared())
             settings = settings.model_copy(update={"threads": settings.threads or threads})
         loaded = family or load_family(settings.family, settings.member_list)
-        node = Node(settings, loaded, secrets)
-        node.bind()
         if family is None:
             warm_up(loaded)
+            profile = profile_for(settings, loaded)
             this_build()  # asked of the system once, and not while a request waits
+        settings = with_rows(settings, profile)
+        node = Node(settings, loaded, secrets, profile)
+        node.bind()
         await node.start()
+        _log.info("%s", serving_line(settings.rows_limit, loaded.spec.default_size, profile))
         try:
             yield node
         finally:

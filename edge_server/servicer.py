@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
 
-from baton.common.families.loaded import LoadedFamily
 from baton.common.rpc.auth import caller
 from baton.common.rpc.convert import check_protocol
 from baton.edge_server import wire
 from baton.edge_server.requests.registry import Registry
-from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import TicketGate
 from baton.v1 import edge_pb2, edge_pb2_grpc
 
@@ -26,14 +23,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class EdgeServicer(edge_pb2_grpc.EdgeServicer):
     """`BatonError`s raised here become statuses in `baton.common.rpc.status`."""
 
-    def __init__(
-        self, family: LoadedFamily, registry: Registry, settings: EdgeSettings, gate: TicketGate
-    ) -> None:
-        self._family = family
+    def __init__(self, about: wire.About, registry: Registry, gate: TicketGate) -> None:
+        self._about = about
         self._registry = registry
-        self._settings = settings
         self._gate = gate
-        self._started = time.monotonic()
 
     async def Denoise(
         self, request: edge_pb2.DenoiseRequest, context: _Context
@@ -41,11 +34,11 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
         check_protocol(request.protocol_version, "the client")
         owner = caller().name
         ticket = self._gate.check(request, owner)
-        work = wire.work_from_proto(request, self._family, owner)
+        work = wire.work_from_proto(request, self._about.family, owner)
         with self._gate.entering(ticket, work, self._registry.holds(work)):
             entry, attached = self._registry.admit(work, _deadline(context))
         with self._registry.listening(entry):
-            yield wire.accepted(work, self._family, self._settings.node_id, attached)
+            yield wire.accepted(work, self._about.family, self._about.node_id, attached)
             async with aclosing(entry.events()) as events:
                 async for event in events:
                     yield wire.event_to_proto(event)
@@ -54,8 +47,7 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
         self, request: edge_pb2.GetStatusRequest, context: _Context
     ) -> edge_pb2.GetStatusResponse:
         check_protocol(request.protocol_version, "the client")
-        uptime = time.monotonic() - self._started
-        return wire.status(self._family, self._registry, self._settings.node_id, uptime)
+        return wire.status(self._about, self._registry)
 
     async def Cancel(
         self, request: edge_pb2.CancelRequest, context: _Context

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from baton.common.config import UserPath, default_state_folder
+from baton.common.limits import MAX_ROWS
 from baton.common.naming import check_address, check_node_id
 from baton.common.rpc.access import ClientAccess, ServerAccess
 from baton.edge_server.name import Wanted
 
 DEFAULT_PORT = 7701
+#: Of a call, where nobody says; also the most that ``auto`` chooses of.
+AUTO_ROWS = 16
 
 
 def _new_node_id() -> str:
     """After the host, so that people know it, and unique."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", platform.node())[:64]
     return f"edge-{host or 'local'}-{secrets.token_hex(4)}"
+
+
+def _rows(value: object) -> int | str:
+    """Also from the environment, where all is text."""
+    if value == "auto":
+        return "auto"
+    with contextlib.suppress(TypeError, ValueError):
+        rows = int(str(value))
+        if 2 <= rows <= MAX_ROWS:
+            return rows
+    raise ValueError(f"must be 2 to {MAX_ROWS}, or auto")
 
 
 class EdgeSettings(ServerAccess, ClientAccess):
@@ -50,8 +65,12 @@ class EdgeSettings(ServerAccess, ClientAccess):
     members: str = ""
     #: Requests denoised together; the others wait.
     max_active: int = Field(default=16, ge=1, le=256)
-    #: Rows in one model call; a guided request takes two.
-    max_rows: int = Field(default=16, ge=2, le=512)
+    #: Rows in one model call; a guided request takes two. ``auto``: those from which on more gain
+    #: nothing, as measured ahead.
+    max_rows: Annotated[int | Literal["auto"], BeforeValidator(_rows)] = AUTO_ROWS
+    #: Whether to look for a profile of this machine (`baton-edge profile`), and to measure a quick
+    #: one at the start where there is none.
+    profile: Literal["auto", "off"] = "auto"
     #: MiB of block outputs that requests may keep between their steps, all together; one that
     #: wants more alone runs in full.
     cache_mib: int = Field(default=1024, ge=0, le=1 << 20)
@@ -101,6 +120,15 @@ class EdgeSettings(ServerAccess, ClientAccess):
     @property
     def names_folder(self) -> Path | None:
         return None if self.state_folder is None else self.state_folder / "edges"
+
+    @property
+    def profiles_folder(self) -> Path | None:
+        return None if self.state_folder is None else self.state_folder / "profiles"
+
+    @property
+    def rows_limit(self) -> int:
+        """Of a call, and up to which a profile measures."""
+        return AUTO_ROWS if self.max_rows == "auto" else self.max_rows
 
     @property
     def wanted_name(self) -> Wanted:

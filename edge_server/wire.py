@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+import time
+from dataclasses import asdict, dataclass, field, replace
 
+from baton.common.arm import Arm
 from baton.common.build import package_version, this_build
 from baton.common.errors import Incompatible, InvalidRequest
+from baton.common.expansion import Terms, expand
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, decode_state, largest_envelope
 from baton.common.limits import MAX_STEPS
+from baton.common.plan import Guidance
 from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import CONTROL_BYTES
@@ -25,7 +29,9 @@ from baton.edge_server.engine.job import (
     Times,
     Work,
 )
+from baton.edge_server.engine.latency import RemainingWork, rows_of
 from baton.edge_server.requests.registry import Registry
+from baton.edge_server.scheduling.profile import Profile
 from baton.v1 import edge_pb2
 
 _MAX_FINGERPRINT = 64
@@ -178,14 +184,41 @@ def _times(times: Times) -> edge_pb2.EdgeTimes:
     )
 
 
-def status(
-    family: LoadedFamily, registry: Registry, node_id: str, uptime: float
-) -> edge_pb2.GetStatusResponse:
-    """uptime: seconds."""
+@dataclass(frozen=True)
+class About:
+    """What an edge tells of itself. typical: what a request asks of it that leaves all open."""
+
+    family: LoadedFamily
+    node_id: str
+    profile: Profile | None = None
+    started: float = field(default_factory=time.monotonic)
+    typical: RemainingWork = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "typical", _typical(self.family))
+
+
+def _typical(family: LoadedFamily) -> RemainingWork:
+    """Its largest loaded member, all steps, guided, at the default size."""
+    spec, guidance = family.spec, Guidance(family.spec.default_guidance)
+    terms = Terms(
+        spec.name,
+        spec.default_sampler,
+        spec.default_steps,
+        guidance,
+        own_guidance=spec.own_guidance,
+    )
+    plan = expand(Arm.edge(family.members[0]), terms).closed()
+    return RemainingWork.between(plan, (0, plan.steps), spec.default_size, rows_of(plan))[0]
+
+
+def status(about: About, registry: Registry) -> edge_pb2.GetStatusResponse:
+    """What an edge has not measured is left out."""
+    family, profile = about.family, about.profile
     counts, occupancy = registry.counts, registry.occupancy()
     return edge_pb2.GetStatusResponse(
         protocol_version=PROTOCOL_VERSION,
-        node_id=node_id,
+        node_id=about.node_id,
         version=package_version("baton-diffusion"),
         family=family.name,
         members=family.members,
@@ -194,11 +227,15 @@ def status(
         queued=occupancy.queued,
         capacity=occupancy.capacity,
         draining=registry.draining,
-        uptime_seconds=uptime,
+        uptime_seconds=time.monotonic() - about.started,
         completed=counts.completed,
         failed=counts.failed + counts.expired,
         cancelled=counts.cancelled + counts.abandoned,
         latent_space=space_to_proto(family.spec.latent_space),
+        expected_wait_seconds=registry.expected_wait(about.typical),
+        free_places=registry.free_places,
+        profile_age_seconds=None if profile is None else profile.age,
+        profile_quick=None if profile is None else profile.quick,
     )
 
 

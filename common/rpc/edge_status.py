@@ -20,8 +20,8 @@ async def edge_status(
 ) -> dict[str, object]:
     """The fields of GetStatusResponse and ``rtt_seconds`` of a call on the open connection.
 
-    Of the latent space its id alone. Raises Unreachable, also for a node that is no edge, or
-    Incompatible for an edge of another protocol version.
+    Of the latent space its id alone; None for what the edge does not tell. Raises Unreachable, also
+    for a node that is no edge, or Incompatible for an edge of another protocol version.
     """
     request = edge_pb2.GetStatusRequest(protocol_version=PROTOCOL_VERSION)
     peer = Peer("an edge", address, access)
@@ -36,7 +36,7 @@ async def edge_status(
     fields = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    told = {name: _cleaned(value) for name, value in fields.items()}
+    told = {field.name: _cleaned(fields.get(field.name)) for field in response.DESCRIPTOR.fields}
     space = one_line(response.latent_space.id)
     return {**told, "latent_space": space, "rtt_seconds": measured}
 

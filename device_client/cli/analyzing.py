@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from baton.common.cli import print_rows
+from baton.common.progress import Bar
 from baton.common.tooling.analysis import Terms, place_of, terms_of
 from baton.device_client.cli.measuring import Measurement, loaded
-from baton.device_client.cli.progress import Bar
 from baton.device_client.settings import DeviceSettings
 
 if TYPE_CHECKING:

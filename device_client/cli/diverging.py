@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from baton.common.cli import print_rows
+from baton.common.progress import Bar
 from baton.common.tooling.divergence import DivergenceTerms, place_of, terms_of
 from baton.device_client.cli.measuring import Measurement, loaded
-from baton.device_client.cli.progress import Bar
 from baton.device_client.settings import DeviceSettings
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from pathlib import Path
 from baton.common.cli import print_json
 from baton.common.errors import InvalidRequest
 from baton.common.outputs import check_writable, claiming, file_or_folder
+from baton.common.progress import Bar
 from baton.common.quiet import quiet_libraries
 from baton.common.request import GenerationRequest, check_request
 from baton.device_client.checks import check_device, check_here
-from baton.device_client.cli.progress import Bar
 from baton.device_client.events import (
     Decided,
     EdgeLost,

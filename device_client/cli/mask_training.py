@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from baton.common.accel.mask_settings import Settings
 from baton.common.cli import print_json
+from baton.common.progress import Bar
 from baton.common.quiet import quiet_libraries
 from baton.common.tooling.mask_request import MaskRequest, MaskTerms, terms_of
-from baton.device_client.cli.progress import Bar
 
 if TYPE_CHECKING:
     from baton.common.tooling.mask_training import TrainedMask

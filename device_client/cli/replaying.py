@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from baton.common.cli import print_json
 from baton.common.config import user_path
+from baton.common.progress import Bar
 from baton.common.quiet import quiet_libraries
 from baton.device_client.checks import family_to_replay
-from baton.device_client.cli.progress import Bar
 from baton.device_client.events import Stepped
 from baton.device_client.png import check_png, read_png
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from baton.common.errors import BatonError, Draining, ExecutionFailed, origin
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import use_threads
 from baton.edge_server.engine.job import Job
 from baton.edge_server.engine.lanes import lanes_for
-from baton.edge_server.engine.latency import Forecast
+from baton.edge_server.engine.latency import Forecast, LatencyModel, Pace
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
 from baton.edge_server.engine.scheduler import Limits, Planner, Terms, unplanned
@@ -37,15 +39,17 @@ class Engine:
         threads: int | None = None,
         plan: Planner = unplanned,
         decode_lane: bool = False,
+        latency: Mapping[Pace, LatencyModel] = MappingProxyType({}),
     ) -> None:
         """plan: of rounds; threads: of the model, None: as many as torch takes by default.
 
         decode_lane: whether decoders have a thread of their own; on CUDA they have a stream.
+        latency: of rounds, as measured ahead.
         """
         self._threads = threads
         self._limits = limits
         self._lanes = lanes_for(family.models.device, decode_lane, threads)
-        self._loop = Loop(Runner(family, node_id), Terms(limits, plan), self._lanes)
+        self._loop = Loop(Runner(family, node_id), Terms(limits, plan), self._lanes, latency)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._over: BatonError | None = None
@@ -82,7 +86,9 @@ class Engine:
 
     def forecast(self) -> Forecast:
         """What the measured pace lets one expect. Thread-safe."""
-        return Forecast(dict(self._loop.latency), self._limits.active, self._limits.rows)
+        now = time.monotonic()
+        latency = {pace: model.at(now) for pace, model in dict(self._loop.latency).items()}
+        return Forecast(latency, self._limits.active, self._limits.rows)
 
     def _run(self) -> None:
         error: BatonError = _stopped()

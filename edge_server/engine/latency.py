@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from baton.common.plan import Plan, followers
@@ -15,6 +15,7 @@ from baton.edge_server.engine.job import Work
 
 _DECAY = 0.9  # of a round's weight with every later one
 _SETTLED_WEIGHT = 3.0
+_SEED_WEIGHT = 5.0  # in rounds
 _OUTLIER = 4.0  # times what was expected: a stall of the machine says little of the next round
 _FRESH_SECONDS = 5.0
 _NONE = 1e-9  # rows, for what sums of floats leave behind
@@ -42,6 +43,30 @@ class LatencyModel:
     rows_squared: float = 0.0
     rows_seconds: float = 0.0
     measured: float = -math.inf
+    seed: LatencyModel | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float]]) -> LatencyModel:
+        """From rows and seconds of rounds that were measured ahead; at least one."""
+        share = _SEED_WEIGHT / len(points)
+        sums = (
+            share * sum(column)
+            for column in zip(*((r, t, r * r, r * t) for r, t in points), strict=True)
+        )
+        return cls(_SEED_WEIGHT, *sums)._seeding()
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it is known without a fresh round, too."""
+        return self.seed is not None
+
+    def at(self, now: float) -> LatencyModel:
+        """What may be relied on now: without a fresh round, what it began with."""
+        return self if self.seed is None or self.fresh(now) else self.seed._seeding()
+
+    def _seeding(self) -> LatencyModel:
+        """As it is before the first round."""
+        return replace(self, seed=self)
 
     def after(self, rows: float, seconds: float, now: float | None = None) -> LatencyModel:
         """The model with one more round; one that took far too long counts as less."""
@@ -54,6 +79,7 @@ class LatencyModel:
             self.rows_squared * _DECAY + rows * rows,
             self.rows_seconds * _DECAY + rows * seconds,
             time.monotonic() if now is None else now,
+            self.seed,
         )
 
     def fresh(self, now: float) -> bool:
@@ -123,9 +149,9 @@ class Forecast:
     rows: int
 
     def knows(self, works: Iterable[RemainingWork], now: float) -> bool:
-        """Whether every pace asked for has been measured lately."""
-        paces = {remaining.pace for remaining in works}
-        return all(pace in self.latency and self.latency[pace].fresh(now) for pace in paces)
+        """Whether every pace asked for has been measured lately, or ahead."""
+        models = [self.latency.get(pace) for pace in {remaining.pace for remaining in works}]
+        return all(model is not None and (model.seeded or model.fresh(now)) for model in models)
 
     def seconds(self, works: Sequence[RemainingWork], limit: float = math.inf) -> float:
         """Seconds until the last of the works is done, or the first value above ``limit``.

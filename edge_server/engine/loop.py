@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError, ExecutionFailed, origin
@@ -42,7 +43,14 @@ class Loop:
     Every job gets one last event, and is here no more. Nothing of it is thread-safe.
     """
 
-    def __init__(self, runner: Runner, terms: Terms, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        terms: Terms,
+        lanes: Lanes | None = None,
+        latency: Mapping[Pace, LatencyModel] = MappingProxyType({}),
+    ) -> None:
+        """latency: as measured ahead."""
         self._runner = runner
         self._lanes = lanes or OneLane()
         self._terms = terms
@@ -50,7 +58,7 @@ class Loop:
         self._jobs: dict[Job, None] = {}
         self._turn = Turn()
         self._begun = 0.0
-        self.latency: dict[Pace, LatencyModel] = {}
+        self.latency = dict(latency)
 
     @property
     def idle(self) -> bool:

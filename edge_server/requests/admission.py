@@ -62,6 +62,13 @@ class Admission:
                 retry_after=self._seconds_until_room(),
             )
 
+    def expected_wait(self, work: RemainingWork) -> float | None:
+        """Seconds by which those that are here would delay such work; None: not known."""
+        forecast, ahead = self._forecast(), [entry.remaining for entry in self._ahead]
+        if not forecast.knows([*ahead, work], time.monotonic()):
+            return None
+        return max(forecast.seconds([*ahead, work]) - forecast.seconds([work]), 0.0)
+
     def _seconds_until_room(self) -> float:
         """When the first of those that run ends, as far as one knows."""
         forecast = self._forecast()

@@ -30,6 +30,7 @@ from baton.edge_server.engine.job import (
     Started,
     Work,
 )
+from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.requests.admission import Admission
 from baton.edge_server.requests.entry import Entry, Key, key_of
 from baton.edge_server.requests.lifecycle import State
@@ -102,6 +103,16 @@ class Registry:
     def places(self) -> int:
         """Requests that the engine holds, those that it is about to let go included."""
         return self._admission.places
+
+    @property
+    def free_places(self) -> int:
+        """Requests that would still be admitted, as far as their number decides."""
+        shut = self.draining or self._closed is not None
+        return 0 if shut else max(self._bounds.capacity - self.places, 0)
+
+    def expected_wait(self, work: RemainingWork) -> float | None:
+        """As `Admission.expected_wait`."""
+        return self._admission.expected_wait(work)
 
     @property
     def kept(self) -> ResultCache:

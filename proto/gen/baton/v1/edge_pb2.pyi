@@ -597,6 +597,12 @@ class GetStatusResponse(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     LATENT_SPACE_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    FREE_PLACES_FIELD_NUMBER: _builtins.int
+    ROUNDS_PLANNED_FIELD_NUMBER: _builtins.int
+    ROUNDS_GREEDY_FIELD_NUMBER: _builtins.int
+    PROFILE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    PROFILE_QUICK_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     version: _builtins.str
@@ -610,6 +616,16 @@ class GetStatusResponse(_message.Message):
     completed: _builtins.int
     failed: _builtins.int
     cancelled: _builtins.int
+    expected_wait_seconds: _builtins.float
+    """By how much those that are here would delay a request that leaves all open; absent: not known."""
+    free_places: _builtins.int
+    """Requests that would still be admitted, as far as their number decides."""
+    rounds_planned: _builtins.int
+    """Rounds that ran as planned, and those for which there was no plan."""
+    rounds_greedy: _builtins.int
+    profile_age_seconds: _builtins.float
+    """Of what the edge expects rounds to take; absent: it was not measured ahead."""
+    profile_quick: _builtins.bool
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -632,12 +648,41 @@ class GetStatusResponse(_message.Message):
         failed: _builtins.int = ...,
         cancelled: _builtins.int = ...,
         latent_space: _plan_pb2.LatentSpace | None = ...,
+        expected_wait_seconds: _builtins.float | None = ...,
+        free_places: _builtins.int | None = ...,
+        rounds_planned: _builtins.int | None = ...,
+        rounds_greedy: _builtins.int | None = ...,
+        profile_age_seconds: _builtins.float | None = ...,
+        profile_quick: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "expected_wait_seconds", b"expected_wait_seconds", "free_places", b"free_places", "latent_space", b"latent_space", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "draining", b"draining", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "queued", b"queued", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "draining", b"draining", "expected_wait_seconds", b"expected_wait_seconds", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "free_places", b"free_places", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "protocol_version", b"protocol_version", "queued", b"queued", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_wait_seconds: _TypeAlias = _typing.Literal["expected_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__expected_wait_seconds: _TypeAlias = _typing.Literal["_expected_wait_seconds", b"_expected_wait_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__free_places: _TypeAlias = _typing.Literal["free_places"]  # noqa: Y015
+    _WhichOneofArgType__free_places: _TypeAlias = _typing.Literal["_free_places", b"_free_places"]  # noqa: Y015
+    _WhichOneofReturnType__profile_age_seconds: _TypeAlias = _typing.Literal["profile_age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__profile_age_seconds: _TypeAlias = _typing.Literal["_profile_age_seconds", b"_profile_age_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__profile_quick: _TypeAlias = _typing.Literal["profile_quick"]  # noqa: Y015
+    _WhichOneofArgType__profile_quick: _TypeAlias = _typing.Literal["_profile_quick", b"_profile_quick"]  # noqa: Y015
+    _WhichOneofReturnType__rounds_greedy: _TypeAlias = _typing.Literal["rounds_greedy"]  # noqa: Y015
+    _WhichOneofArgType__rounds_greedy: _TypeAlias = _typing.Literal["_rounds_greedy", b"_rounds_greedy"]  # noqa: Y015
+    _WhichOneofReturnType__rounds_planned: _TypeAlias = _typing.Literal["rounds_planned"]  # noqa: Y015
+    _WhichOneofArgType__rounds_planned: _TypeAlias = _typing.Literal["_rounds_planned", b"_rounds_planned"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_wait_seconds) -> _WhichOneofReturnType__expected_wait_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_places) -> _WhichOneofReturnType__free_places | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__profile_age_seconds) -> _WhichOneofReturnType__profile_age_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__profile_quick) -> _WhichOneofReturnType__profile_quick | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds_greedy) -> _WhichOneofReturnType__rounds_greedy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds_planned) -> _WhichOneofReturnType__rounds_planned | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
