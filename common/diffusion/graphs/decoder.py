@@ -109,9 +109,8 @@ def _passed(vae: Any) -> tuple[nn.Module, ...]:
     if type(vae) is not AutoencoderKL or type(decoder) is not Decoder:
         return ()
     middle, ups = decoder.mid_block, tuple(decoder.up_blocks)
-    # A spatial norm reads the latent as well.
-    known = type(middle) is UNetMidBlock2D and isinstance(decoder.conv_norm_out, nn.GroupNorm)
-    return (vae, decoder, middle, *ups) if known and all(type(up) in _UP for up in ups) else ()
+    known = type(middle) is UNetMidBlock2D and all(type(up) in _UP for up in ups)
+    return (vae, decoder, middle, *ups) if known else ()
 
 
 def _bare(module: nn.Module) -> bool:
