@@ -20,6 +20,8 @@ from baton.common.errors import Incompatible
 #: Bit ``i`` stands for block ``i`` of the member's graph.
 Blocks = int
 Part = Literal["encoder", "decoder"]
+#: A link of a chain, as of the pieces of a decoder: maps what the one before has put out.
+Piece = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

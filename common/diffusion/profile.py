@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
 
-from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs
+from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs, Piece
 
 
 def _attention_flops(
@@ -56,6 +59,17 @@ class Profile:
         return max(held, default=0)
 
 
+@dataclass(frozen=True)
+class ChainProfile:
+    """By piece of a chain, its MACs.
+
+    activation_bytes: the most that a run of it takes at a time, within its pieces as well.
+    """
+
+    macs: tuple[int, ...]
+    activation_bytes: int
+
+
 @torch.inference_mode()
 def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
     """Count on the first of the given rows; what it holds does not matter.
@@ -65,8 +79,7 @@ def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
     one = inputs.rows(torch.tensor([0]))
     outputs: list[Tensor] = []
     macs = []
-    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
-    with counter:
+    with _counter() as counter:
         for block in graph.blocks:
             before = counter.get_total_flops()
             outputs.append(block.run([outputs[source] for source in block.inputs], one))
@@ -78,6 +91,50 @@ def profile(graph: BlockGraph, inputs: ModelInputs) -> Profile:
         nbytes=nbytes,
         activation_bytes=_most_at_a_time(graph, nbytes),
     )
+
+
+@torch.inference_mode()
+def profile_chain(pieces: Sequence[Piece], shape: Sequence[int]) -> ChainProfile:
+    """Count on the meta device, for what takes an input of this shape in float32.
+
+    Of memory every tensor counts from the operation that makes it until nothing refers to it, the
+    input of a piece as long as the piece runs. What an operation takes for itself does not: none
+    for attention's scores, as kernels of flash attention hold none whole, and no workspace.
+    """
+    macs = []
+    with _counter() as counter, _Held() as held, torch.device("meta"):
+        x = torch.empty(*shape)
+        for piece in pieces:
+            before = counter.get_total_flops()
+            x = piece(x)
+            macs.append((counter.get_total_flops() - before) // 2)
+    return ChainProfile(tuple(macs), held.most)
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made under it. most: those at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._held = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {id(storage) for storage in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if id(storage) not in given:  # else a view
+                self._held[storage] = storage.nbytes()
+        self.most = max(self.most, sum(self._held.values()))
+        return out
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _most_at_a_time(graph: BlockGraph, nbytes: Sequence[int]) -> int:

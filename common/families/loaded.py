@@ -21,7 +21,7 @@ from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.course import Course, make_course
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.flows import flows_of
-from baton.common.diffusion.profile import Profile, profile
+from baton.common.diffusion.profile import ChainProfile, Profile, profile, profile_chain
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest, WeightsError
 from baton.common.families.architectures import ARCHITECTURES
@@ -57,7 +57,9 @@ class LoadedFamily:
             lambda sampler, steps: self.schedule(sampler, steps).digest,
         )
         self._profile = lru_cache(maxsize=64)(self._make_profile)
+        self._decoder_profile = lru_cache(maxsize=64)(self._profile_decoder)
         self._outline = cache(models.outline)
+        self._decoder_outline = cache(models.decoder_outline)
         self._schedule = lru_cache(maxsize=64)(models.schedule)
         self._course = lru_cache(maxsize=64)(self._make_course)
         self._share = lru_cache(maxsize=4096)(self._make_share)
@@ -226,6 +228,17 @@ class LoadedFamily:
             sample, timesteps = torch.empty(1, *self.latent_shape(size)), torch.empty(1)
             return profile(outline, ModelInputs(sample, timesteps, conditioning))
 
+    def decoder_profile(self, size: Size) -> ChainProfile:
+        """What the decoder's pieces cost for a picture of this size."""
+        return self._decoder_profile(size)
+
+    def _profile_decoder(self, size: Size) -> ChainProfile:
+        return profile_chain(self._decoder_outline(), self.latent_shape(size))
+
+    def decoder_bytes(self, size: Size) -> int:
+        """The most that the activations of one decode in flight take at a time."""
+        return self.decoder_profile(size).activation_bytes
+
     def latent_shape(self, size: object) -> tuple[int, int, int]:
         """[C, H, W] of the latent of a picture of a size. Raises InvalidRequest for a bad one."""
         return self.spec.latent_shape(size)
@@ -244,12 +257,12 @@ class LoadedFamily:
     @torch.inference_mode()
     def decode(self, x: Tensor) -> npt.NDArray[np.uint8]:
         """Latent [C, H, W] to a picture, uint8 [H, W, 3]. Raises as `picture`."""
-        for chunk in self.models.decoder():
-            x = chunk(x)
+        for piece in self.models.decoder():
+            x = piece(x)
         return self.picture(x)
 
     def picture(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
-        """What the decoder's last chunk puts out, as uint8 [H, W, 3].
+        """What the decoder's last piece puts out, as uint8 [H, W, 3].
 
         Raises ExecutionFailed if it is not finite: as whole numbers it would pass for a picture.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from baton.common.diffusion.blocks import Piece
 from baton.common.diffusion.run import Run
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError
@@ -18,6 +19,7 @@ from baton.common.latents import Codec, LatentState
 from baton.common.plan import Plan
 from baton.common.record import ExecutedStep
 from baton.common.request import Task
+from baton.common.size import Size
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,34 @@ Event = Started | Progressed | Checkpointed | Outcome | Dropped
 
 @dataclass
 class Decoding:
-    """x: what the parts of the decoder that are done have put out, the latent before the first."""
+    """How far a picture of a size is decoded.
+
+    x: what the pieces of the decoder that are done have put out, the latent before the first;
+    pieces: all of them; ends: where the chunks end that they run in, fixed when the first one runs;
+    spent: seconds of each that is done, where they are measured.
+    """
 
     x: Tensor = field(repr=False)
+    size: Size
+    pieces: Sequence[Piece] = field(default=(), repr=False)
+    ends: tuple[int, ...] = ()
     done: int = 0
     seconds: float = 0.0
+    spent: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.ends)
+
+    @property
+    def chunk(self) -> Sequence[Piece]:
+        """The pieces that run next."""
+        return self.pieces[self.done : next(end for end in self.ends if end > self.done)]
+
+    @property
+    def over(self) -> bool:
+        """Whether x is the pixels."""
+        return self.begun and self.done == len(self.pieces)
 
 
 @dataclass(eq=False)
@@ -127,9 +152,9 @@ class Job:
     """Work on its way through the engine. Owned by the model thread once submitted.
 
     cache_bytes: the most that it keeps of its blocks' outputs; row_bytes: activations of a row of
-    its next call; encoder: that its prompts need next; lean: its next step with guidance left out.
-    emit: called with every event, mostly from the model thread; the last event, and it alone, is an
-    outcome or `Dropped`.
+    its next call; decode_bytes: those of its decoding, 0 where it is handed off; encoder: that its
+    prompts need next; lean: its next step with guidance left out. emit: called with every event,
+    mostly from the model thread; the last event, and it alone, is an outcome or `Dropped`.
     """
 
     work: Work
@@ -139,6 +164,7 @@ class Job:
     model_seconds: float = 0.0
     cache_bytes: int = 0
     row_bytes: int = 0
+    decode_bytes: int = 0
     encoder: Hashable = None
     executed: list[ExecutedStep] = field(default_factory=list, repr=False)
     _run: Run | None = field(default=None, repr=False)
@@ -173,8 +199,13 @@ class Job:
     def decoding(self) -> Decoding:
         """Made when it is first asked for: from then on the job is denoised to the end."""
         if self._decoding is None:
-            self._decoding = Decoding(self.run.x)
+            self._decoding = Decoding(self.run.x, self.work.task.size)
         return self._decoding
+
+    @property
+    def decode_begun(self) -> bool:
+        """Whether a chunk of its decoding has run, or been tried."""
+        return self._decoding is not None and self._decoding.begun
 
     def times(self) -> Times:
         decode = 0.0 if self._decoding is None else self._decoding.seconds

@@ -102,6 +102,8 @@ class Loop:
         job.cache_bytes = self._runner.cache_bytes(run, size)
         if job.cache_bytes > self._terms.limits.cache_bytes:
             run.plan, job.cache_bytes = run.plan.in_full(), 0
+        if job.work.stop == run.plan.steps:
+            job.decode_bytes = self._runner.decoder_bytes(size)
         job.run = run
         job.encoder = self._runner.encoder(run)
 
@@ -154,7 +156,7 @@ class Loop:
     def _chunk(self, job: Job) -> Picture | Exception | None:
         begun = time.monotonic()
         try:
-            return self._runner.decode(job.decoding)
+            return self._runner.decode(job.decoding, self._terms.limits.chunks)
         except Exception as error:
             return error
         finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 import torch
 
+from baton.common.diffusion.blocks import Piece
 from baton.common.diffusion.calls import Part
 from baton.common.diffusion.executor import denoise
 from baton.common.diffusion.run import Place, Run
@@ -17,6 +19,7 @@ from baton.common.families.local import begin_unencoded, encode, needs_encoding
 from baton.common.latents import encode_state
 from baton.common.record import ExecutedStep
 from baton.common.size import Size
+from baton.edge_server.engine.chunks import PieceSeconds, partition
 from baton.edge_server.engine.encodings import Encodings
 from baton.edge_server.engine.job import Decoding, Picture, Work
 
@@ -33,6 +36,9 @@ class Runner:
         self._family = family
         self._place: Place = ("edge", node_id)
         self._encodings = Encodings()
+        self._device = family.models.device
+        self._pieces = PieceSeconds()
+        self.measuring = self._device.type == "cpu"
 
     def begin(self, work: Work) -> Run:
         """Without any model work. Raises BatonError for what cannot run."""
@@ -123,13 +129,56 @@ class Runner:
     def _call(self, parts: Sequence[Part]) -> list[list[ExecutedStep]]:
         return denoise(parts, self._family.denoiser(parts[0][1].member))
 
-    def decode(self, decoding: Decoding) -> Picture | None:
-        """The decoder's next part; the picture after the last one."""
-        chunks = self._family.models.decoder()
+    def decoder_bytes(self, size: Size) -> int:
+        return self._family.decoder_bytes(size)
+
+    def decode(self, decoding: Decoding, chunks: int = 1) -> Picture | None:
+        """Its next chunk; the picture after the last one.
+
+        chunks: into how many a decoding is cut that begins, by what its pieces are known to take;
+        one that has begun goes on as it is cut.
+        """
+        if not decoding.begun:
+            decoding.pieces = self._family.models.decoder()
+            decoding.ends = self._partition(decoding, chunks)
         with torch.inference_mode():
-            decoding.x = chunks[decoding.done](decoding.x)
+            for piece in decoding.chunk:
+                self._piece(decoding, piece)
+        if not decoding.over:
+            return None
+        if self.measuring:
+            self._pieces.add(decoding.size, decoding.spent)
+        return self._family.picture(decoding.x)
+
+    def _piece(self, decoding: Decoding, piece: Piece) -> None:
+        begun = self._clock()
+        decoding.x = piece(decoding.x)
         decoding.done += 1
-        return self._family.picture(decoding.x) if decoding.done == len(chunks) else None
+        decoding.spent.append(self._clock() - begun)
+
+    def _clock(self) -> float:
+        """Seconds; on CUDA, where they are measured, when all is done that was asked for."""
+        if self.measuring and self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return time.perf_counter()
+
+    def _partition(self, decoding: Decoding, chunks: int) -> tuple[int, ...]:
+        """By measured seconds; before there are any, by operations."""
+        measured, count = self.piece_seconds(decoding.size), len(decoding.pieces)
+        weights = measured or self._family.decoder_profile(decoding.size).macs
+        return partition(weights if len(weights) == count else (1.0,) * count, chunks)
+
+    def piece_seconds(self, size: Size) -> tuple[float, ...] | None:
+        """What each piece of the decoder takes for a picture of a size; None if not known yet.
+
+        As measured: on CPUs always, on CUDA while `measuring` is set, since a piece's time there
+        is known only by waiting for it. Thread-safe.
+        """
+        return self._pieces.of(size)
+
+    def seed_pieces(self, size: Size, seconds: Sequence[float]) -> None:
+        """What the pieces took when they were measured before."""
+        self._pieces.seed(size, seconds)
 
     def envelope(self, run: Run, work: Work) -> bytes:
         """The paused request, as it travels."""

@@ -27,13 +27,15 @@ class Limits:
     """active: requests denoised together; rows: of one model call.
 
     cache_bytes: what they all may keep of their blocks' outputs; activation_bytes: what the blocks
-    of one call may put out at a time, as far as that is known.
+    of one call may put out at a time, and decoders beside it, as far as that is known; chunks: into
+    how many a decoding is cut that begins.
     """
 
     active: int = 16
     rows: int = 16
     cache_bytes: int = 1 << 30
     activation_bytes: int = 8 << 30
+    chunks: int = 1
 
 
 class Item(Protocol):
@@ -42,7 +44,8 @@ class Item(Protocol):
     cache_bytes: the most that it keeps between steps; row_bytes: activations of a row of its next
     call, 0 if they are not known; encoder: that its prompts need next; due: its next step, as far
     ahead as its plan allows; lean: the same with guidance left out, None where it may not be;
-    progress: share of its steps that are done.
+    progress: share of its steps that are done; decode_bytes: activations of its decoder;
+    decode_begun: whether they are there.
     """
 
     @property
@@ -62,6 +65,12 @@ class Item(Protocol):
 
     @property
     def progress(self) -> float: ...
+
+    @property
+    def decode_bytes(self) -> int: ...
+
+    @property
+    def decode_begun(self) -> bool: ...
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741
@@ -150,7 +159,8 @@ def next_round(queues: Queues[I], terms: Terms, turn: Turn) -> tuple[Round[I], T
     """What to run now, and what the round after it has to know; nothing is changed.
 
     Groups have their turns, the one whose request was served longest ago first. A plan holds until
-    somebody comes, ends or skips.
+    somebody comes, ends or skips. Activations of decodings that have begun are there until they
+    end, so a batch has what these leave, and others begin in what the batch leaves.
     """
     if queues.unencoded and not (queues.ready and turn.encoded):
         chunk = [] if queues.ready else queues.decoding
@@ -160,11 +170,14 @@ def next_round(queues: Queues[I], terms: Terms, turn: Turn) -> tuple[Round[I], T
         return Round(decode=tuple(islice(queues.decoding, 1))), turn
     group = queues.ready[0].due.group
     alike = [item for item in queues.ready if item.due.group == group]
-    rounds = _rounds(group, alike, queues.decoding, terms, turn)
+    rows = _rows(alike[0], queues.decoding, terms.limits)
+    wanted = min(rows, sum(item.due.rows for item in alike))
+    decoding = decodable(queues.decoding, terms.limits, wanted * alike[0].row_bytes)
+    rounds = _rounds(group, alike, decoding, terms, turn)
     action = rounds.left[0]
     chosen = Round(
-        denoise=_batch(alike, action, terms.limits) if action.u else (),
-        decode=tuple(islice(queues.decoding, action.v)),
+        denoise=_batch(alike, action, rows) if action.u else (),
+        decode=tuple(islice(decoding, action.v)),
         planned=rounds.planned,
     )
     kept = {**turn.rounds, group: rounds.after(action)}
@@ -209,14 +222,14 @@ def _together(unencoded: Sequence[I]) -> tuple[I, ...]:
     return tuple(islice(alike, ENCODED))
 
 
-def _batch(alike: Sequence[I], action: Action, limits: Limits) -> tuple[tuple[I, StepWork], ...]:
+def _batch(alike: Sequence[I], action: Action, rows: int) -> tuple[tuple[I, StepWork], ...]:
     """So many of one group as the action says and fit, from the one served longest ago on.
 
     Those furthest in leave guidance out, as many as it says. Steps ahead take what rows are left
     when nobody of the group waits for them.
     """
     leaning = _furthest(alike[: action.u], action.s)
-    left = _rows(alike[0], limits)
+    left = rows
     chosen: list[tuple[I, StepWork]] = []
     for item in alike:
         if (left <= 0 and chosen) or len(chosen) == action.u:
@@ -238,11 +251,31 @@ def _furthest(items: Sequence[I], count: int) -> list[I]:
     return sorted(able, key=lambda item: item.progress, reverse=True)[:count]
 
 
-def _rows(item: I, limits: Limits) -> int:
-    """Of a call of its group."""
+def decodable(decoding: Sequence[I], limits: Limits, beside: int = 0) -> list[I]:
+    """Those that may run a chunk now, the oldest first: all that have begun, and one always.
+
+    Others begin in their order while all together have room beside a call, which takes so many
+    bytes; so those that have begun stand before those that have not.
+    """
+    free = limits.activation_bytes - beside
+    free -= sum(item.decode_bytes for item in decoding if item.decode_begun)
+    may: list[I] = []
+    for item in decoding:
+        if not item.decode_begun:
+            free -= item.decode_bytes
+            if free < 0 and may:
+                break
+        may.append(item)
+    return may
+
+
+def _rows(item: I, decoding: Sequence[I], limits: Limits) -> int:
+    """Of a call of its group, beside the decodings that have begun, or the one that always may."""
     if not item.row_bytes:
         return limits.rows
-    return min(limits.rows, limits.activation_bytes // item.row_bytes)
+    begun = [one for one in decoding if one.decode_begun] or islice(decoding, 1)
+    free = limits.activation_bytes - sum(one.decode_bytes for one in begun)
+    return min(limits.rows, max(free, 0) // item.row_bytes)
 
 
 def _deepened(works: Sequence[StepWork], left: int) -> list[int]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baton.common.diffusion.between import make_schedule_between
-from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs
+from baton.common.diffusion.blocks import Block, BlockGraph, ModelInputs, Piece
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.schedules import Schedule
-from baton.common.families.architectures.adapter import Chunk, Shape, Texts
+from baton.common.families.architectures.adapter import Shape, Texts
 from baton.common.families.hearing import Heard
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.manifest import MANIFEST_NAME
@@ -99,6 +99,18 @@ class Model(nn.Module):
         return self.out(torch.cat([skip, functional.silu(hidden)], dim=1))
 
 
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow, self.paint = nn.Conv2d(CHANNELS, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        return functional.interpolate(self.grow(x[None]), scale_factor=FACTOR)[0]
+
+    def colour(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.paint(functional.silu(x[None])))[0]
+
+
 class Member(Denoiser):
     def __init__(self, model: Model, graph: BlockGraph | None) -> None:
         self.model, self.graph = model, graph
@@ -121,7 +133,7 @@ class Awkward:
         hidden = {"large": 8, "small": 6}
         self._models = {member: _made(Model, hidden[member]) for member in members}
         self._encoders = {member: _made(Encoder, seed=len(member)) for member in members}
-        self._grow, self._paint = _made(nn.Conv2d, CHANNELS, 8, 1), _made(nn.Conv2d, 8, 3, 1)
+        self._decoder = _made(Decoder)
         graphs = {"large": self._models["large"].blocks()} if "large" in members else {}
         self._denoisers = {
             member: Member(model, graphs.get(member)) for member, model in self._models.items()
@@ -160,14 +172,13 @@ class Awkward:
         with torch.device("meta"):
             return Model(8).blocks()
 
-    def decoder(self) -> Sequence[Chunk]:
-        return self._enlarge, self._colour
+    def decoder(self) -> Sequence[Piece]:
+        return self._decoder.enlarge, self._decoder.colour
 
-    def _enlarge(self, x: Tensor) -> Tensor:
-        return functional.interpolate(self._grow(x[None]), scale_factor=FACTOR)[0]
-
-    def _colour(self, x: Tensor) -> Tensor:
-        return torch.tanh(self._paint(functional.silu(x[None])))[0]
+    def decoder_outline(self) -> Sequence[Piece]:
+        with torch.device("meta"):
+            outline = Decoder()
+        return outline.enlarge, outline.colour
 
     def pipeline(self, member: str) -> Any:
         raise NotImplementedError("diffusers has none")

@@ -202,13 +202,14 @@ def run_together(
     active: int = 16,
     rows: int = 16,
     cache: int = 1 << 30,
+    chunks: int = 1,
 ) -> list[Listener]:
     """Run all of it in an engine that found it waiting when it started, to the last outcome.
 
     What its plans allow is done: as on the wire, each comes with what that means here.
     """
     works = [expanded(family, item) for item in works]
-    engine = Engine(family, NODE, Limits(active, rows, cache))
+    engine = Engine(family, NODE, Limits(active, rows, cache, chunks=chunks))
     listeners = [Listener() for _ in works]
     submitted(engine, works, listeners)
     engine.start()

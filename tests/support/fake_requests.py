@@ -39,6 +39,7 @@ class FakeRequest:
     ahead: tuple[int, ...] = ()
     cache_bytes: int = 0
     row_bytes: int = 0
+    decode_bytes: int = 0
     encoder: Hashable = "text"
     encodings: frozenset[int] = frozenset({0})
     chunks: int = 0
@@ -67,6 +68,10 @@ class FakeRequest:
     @property
     def progress(self) -> float:
         return self.step / len(self.branches)
+
+    @property
+    def decode_begun(self) -> bool:
+        return self.decoded > 0
 
     @property
     def done(self) -> bool:

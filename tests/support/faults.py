@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baton.common.diffusion.blocks import BlockGraph, ModelInputs
+from baton.common.diffusion.blocks import BlockGraph, ModelInputs, Piece
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
-from baton.common.families.architectures.adapter import Chunk, Texts
+from baton.common.families.architectures.adapter import Texts
 from baton.common.families.loaded import LoadedFamily
 
 #: Maps the inputs of a call and what came of it to what is to come of it, or raises.
@@ -107,7 +107,7 @@ class _Denoiser(Denoiser):
 
 
 class _Models:
-    """An `Adapter` whose decoder has three parts."""
+    """An `Adapter` whose decoder has three pieces."""
 
     def __init__(
         self,
@@ -128,9 +128,13 @@ class _Models:
         found: list[Conditioning] = self._models.encode(member, texts)
         return found
 
-    def decoder(self) -> Sequence[Chunk]:
-        (decode,) = self._models.decoder()
-        return self._logged, lambda x: decode(self._logged(x)), self._logged
+    def decoder(self) -> Sequence[Piece]:
+        return self._logged, lambda x: self._decoded(self._logged(x)), self._logged
+
+    def _decoded(self, x: Tensor) -> Tensor:
+        for piece in self._models.decoder():
+            x = piece(x)
+        return x
 
     def _logged(self, x: Tensor) -> Tensor:
         self._family.log("decode", 1)

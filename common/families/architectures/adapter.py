@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from baton.common.diffusion.blocks import BlockGraph
+from baton.common.diffusion.blocks import BlockGraph, Piece
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.schedules import Schedule
@@ -20,8 +19,6 @@ from baton.common.limits import SamplerName
 Texts = tuple[str, str]
 #: [C, H, W] of a latent.
 Shape = tuple[int, int, int]
-#: A part of the decoder: maps what the part before has put out; the first takes a latent [C, H, W].
-Chunk = Callable[[Tensor], Tensor]
 
 
 class Adapter(Protocol):
@@ -77,8 +74,15 @@ class Adapter(Protocol):
         """The member's blocks without its weights, on the meta device: for what they would cost."""
         ...
 
-    def decoder(self) -> Sequence[Chunk]:
-        """In the order in which they run; the last one puts out pixels [3, H, W] from -1 to 1."""
+    def decoder(self) -> Sequence[Piece]:
+        """The finest pieces that it can be cut into, in the order in which they run.
+
+        The first takes a latent [C, H, W], the last puts out pixels [3, H, W] from -1 to 1.
+        """
+        ...
+
+    def decoder_outline(self) -> Sequence[Piece]:
+        """The same without its weights, on the meta device: for what they would cost."""
         ...
 
     def pipeline(self, member: str) -> Any:

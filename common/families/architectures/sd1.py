@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import (
@@ -17,13 +17,14 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from baton.common.diffusion.between import make_schedule_between
-from baton.common.diffusion.blocks import BlockGraph, ModelInputs
+from baton.common.diffusion.blocks import BlockGraph, ModelInputs, Piece
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.denoiser import Denoiser
 from baton.common.diffusion.graphs import graph_of
+from baton.common.diffusion.graphs.decoder import CutDecoder
 from baton.common.diffusion.schedules import Schedule
 from baton.common.errors import Incompatible, WeightsError
-from baton.common.families.architectures.adapter import Chunk, Shape, Texts
+from baton.common.families.architectures.adapter import Shape, Texts
 from baton.common.families.hearing import Heard, Hearing
 from baton.common.families.latent_space import latent_space_of
 from baton.common.families.parts import open_parts
@@ -63,6 +64,7 @@ class Sd1:
             }
         for member, unet in self.unets.items():
             _check_denoiser(member, unet, self.vae)
+        self._decoder = CutDecoder(self.vae)
         self._scheduler_config = spec.scheduler_config
         self._hearing = Hearing(self.tokenizer)
         self._denoisers = {member: Member(unet) for member, unet in self.unets.items()}
@@ -121,14 +123,13 @@ class Sd1:
         with torch.device("meta"):
             return graph_of(UNet2DConditionModel.from_config(self.unets[member].config).eval())
 
-    def decoder(self) -> Sequence[Chunk]:
-        return (self._decode,)
+    def decoder(self) -> Sequence[Piece]:
+        return self._decoder.pieces
 
-    def _decode(self, x: Tensor) -> Tensor:
-        config: Any = self.vae.config
-        latent = x[None] / config.scaling_factor + (config.shift_factor or 0.0)
-        pixels: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0][0]
-        return pixels.float()
+    def decoder_outline(self) -> Sequence[Piece]:
+        with torch.device("meta"):
+            vae = AutoencoderKL.from_config(self.vae.config).to(self.vae.dtype)
+        return CutDecoder(vae.eval()).pieces
 
     def pipeline(self, member: str) -> StableDiffusionPipeline:
         """A plain diffusers pipeline of one member, over the same modules: the reference."""

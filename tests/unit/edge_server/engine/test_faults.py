@@ -221,7 +221,7 @@ def test_a_picture_that_cannot_be_decoded_fails_alone(family: LoadedFamily, chun
             raise MemoryError("secret detail")
 
     tasks = [task(plan("edge/large", 2), seed=i) for i in range(3)]
-    listeners = run_together(FaultyFamily(family, decoding=decoding), works_of(tasks))
+    listeners = run_together(FaultyFamily(family, decoding=decoding), works_of(tasks), chunks=3)
     kinds = [type(listener.outcome()) for listener in listeners]
     assert kinds == [Drawn, ExecutionFailed, Drawn]
     for i in (0, 2):
@@ -295,7 +295,7 @@ def test_a_listener_that_fails_when_all_end_keeps_no_other_from_hearing(
 
 def drawing(family: LoadedFamily) -> tuple[Loop, list[Job], list[Listener]]:
     """One that is handed off and two that are drawn here, one of which has to wait."""
-    loop = Loop(Runner(FaultyFamily(family), NODE), Terms(Limits(active=2)))
+    loop = Loop(Runner(FaultyFamily(family), NODE), Terms(Limits(active=2, chunks=3)))
     plans = [plan("edge/large", 2), handed_off("propagate"), plan("edge/small", 2)]
     listeners = [Listener() for _ in plans]
     jobs = []
@@ -358,7 +358,7 @@ def test_stopping_during_a_call_of_any_kind_ends_each_job_once(
         if kind == phase:
             gate(kind, torch.empty(0))
 
-    engine = Engine(FaultyFamily(family, before=before), NODE, Limits(active=2))
+    engine = Engine(FaultyFamily(family, before=before), NODE, Limits(active=2, chunks=3))
     listeners = [Listener() for _ in range(4)]
     submitted(engine, works_of([task(plan("edge/small", 2))] * 4), listeners)
     engine.start()

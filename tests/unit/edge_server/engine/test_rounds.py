@@ -19,7 +19,7 @@ from tests.support.faults import FaultyFamily
 from tests.support.tasks import plan, task, work
 
 MANY = 16
-ROOM = Limits(active=MANY + 1, rows=2 * (MANY + 1))  # for everybody in each call
+ROOM = Limits(active=MANY + 1, rows=2 * (MANY + 1), chunks=3)  # for everybody in each call
 
 
 def one_branch(steps: int, seed: int) -> Task:
@@ -91,7 +91,7 @@ def test_some_that_arrive_while_others_end_lengthen_a_round_by_one_call_of_each_
     family: LoadedFamily,
 ) -> None:
     others = [one_branch(1 + seed % 3, seed) for seed in range(3 * MANY)]
-    limits = Limits(active=6, rows=12)
+    limits = Limits(active=6, rows=12, chunks=3)
     watched, _ = run_beside(family, one_branch(160, 99), others, limits, chunks_beside(1))
     for between in watched.calls.between_denoising():
         assert sorted(set(between)) == sorted(between)
