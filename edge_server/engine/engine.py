@@ -6,18 +6,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from baton.common.errors import BatonError, Draining, ExecutionFailed, origin
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import use_threads
 from baton.edge_server.engine.job import Job
-from baton.edge_server.engine.lanes import lanes_for
-from baton.edge_server.engine.latency import Forecast, LatencyModel, Pace
+from baton.edge_server.engine.latency import Forecast
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
-from baton.edge_server.engine.scheduler import Limits, Planner, Terms, unplanned
+from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.steering import Steering
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 30.0  # for the model call that is under way
@@ -37,19 +36,12 @@ class Engine:
         node_id: str,
         limits: Limits,
         threads: int | None = None,
-        plan: Planner = unplanned,
-        decode_lane: bool = False,
-        latency: Mapping[Pace, LatencyModel] = MappingProxyType({}),
+        steering: Steering | None = None,
     ) -> None:
-        """plan: of rounds; threads: of the model, None: as many as torch takes by default.
-
-        decode_lane: whether decoders have a thread of their own; on CUDA they have a stream.
-        latency: of rounds, as measured ahead.
-        """
+        """threads: of the model, None: as many as torch takes by default."""
         self._threads = threads
         self._limits = limits
-        self._lanes = lanes_for(family.models.device, decode_lane, threads)
-        self._loop = Loop(Runner(family, node_id), Terms(limits, plan), self._lanes, latency)
+        self._loop = Loop(Runner(family, node_id), limits, steering, threads)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._over: BatonError | None = None
@@ -102,7 +94,6 @@ class Engine:
             _log.critical("the model thread has crashed: %s", origin(crash))
             error = ExecutionFailed("the model of this edge has crashed; restart it or use another")
         self._close(error)
-        self._lanes.close()
         if self._on_crash is not None and not self._stopping:
             self._on_crash(error)
 

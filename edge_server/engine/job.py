@@ -166,6 +166,7 @@ class Job:
     row_bytes: int = 0
     decode_bytes: int = 0
     encoder: Hashable = None
+    pace: Hashable = None
     executed: list[ExecutedStep] = field(default_factory=list, repr=False)
     _run: Run | None = field(default=None, repr=False)
     lean: StepWork | None = field(default=None, repr=False)

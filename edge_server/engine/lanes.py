@@ -9,13 +9,17 @@ from typing import Protocol, TypeVar
 import torch
 
 from baton.common.families.local import use_threads
+from baton.edge_server.scheduling.planner import Waiting
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 class Lanes(Protocol):
-    """Runs a round; neither part raises, and both are done when it returns."""
+    """Runs a round; both parts are done when it returns. waiting: how long either keeps the other."""
+
+    @property
+    def waiting(self) -> Waiting: ...
 
     def beside(self, denoise: Callable[[], T], decode: Callable[[], U]) -> tuple[T, U]: ...
 
@@ -35,6 +39,8 @@ def lanes_for(device: torch.device, second: bool, threads: int | None) -> Lanes:
 class OneLane:
     """One after the other on the model thread: the chunks wait for the call."""
 
+    waiting = Waiting.SERIAL
+
     def beside(self, denoise: Callable[[], T], decode: Callable[[], U]) -> tuple[T, U]:
         return denoise(), decode()
 
@@ -44,6 +50,8 @@ class OneLane:
 
 class TwoThreads:
     """The chunks have a thread, and cores, of their own; ``threads``: for their operations."""
+
+    waiting = Waiting.BARRIER
 
     def __init__(self, threads: int | None = 1) -> None:
         self._pool = ThreadPoolExecutor(
@@ -66,6 +74,8 @@ class TwoStreams:
 
     What they read and write stays with them until the stream has come so far.
     """
+
+    waiting = Waiting.BARRIER
 
     def __init__(self, device: torch.device) -> None:
         self._decoder = torch.cuda.Stream(device)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError, ExecutionFailed, origin
@@ -22,10 +21,11 @@ from baton.edge_server.engine.job import (
     Progressed,
     Started,
 )
-from baton.edge_server.engine.lanes import Lanes, OneLane
+from baton.edge_server.engine.lanes import lanes_for
 from baton.edge_server.engine.latency import LatencyModel, Pace
 from baton.edge_server.engine.runner import Ran, Runner
 from baton.edge_server.engine.scheduler import (
+    Limits,
     Queues,
     Round,
     Terms,
@@ -33,6 +33,7 @@ from baton.edge_server.engine.scheduler import (
     admitted,
     next_round,
 )
+from baton.edge_server.engine.steering import Steering, Wheel
 
 _log = logging.getLogger(__name__)
 
@@ -46,19 +47,20 @@ class Loop:
     def __init__(
         self,
         runner: Runner,
-        terms: Terms,
-        lanes: Lanes | None = None,
-        latency: Mapping[Pace, LatencyModel] = MappingProxyType({}),
+        limits: Limits,
+        steering: Steering | None = None,
+        threads: int | None = None,
     ) -> None:
-        """latency: as measured ahead."""
+        steering = steering or Steering()
         self._runner = runner
-        self._lanes = lanes or OneLane()
-        self._terms = terms
+        self._lanes = lanes_for(runner.device, steering.decode_lane, threads)
+        self.wheel = Wheel(steering, self._lanes.waiting)
+        self._terms = Terms(limits, self.wheel.plan)
         self._queues: Queues[Job] = Queues()
         self._jobs: dict[Job, None] = {}
         self._turn = Turn()
         self._begun = 0.0
-        self.latency = dict(latency)
+        self.latency = dict(steering.latency)
 
     @property
     def idle(self) -> bool:
@@ -66,6 +68,7 @@ class Loop:
 
     def step(self) -> None:
         """Give free places to those that wait, then run what the scheduler chooses."""
+        self.wheel.observe(len(self._queues.waiting), time.monotonic())
         self._admit(admitted(self._queues, self._terms.limits))
         if not self._turn.encoded:
             self._begun = time.monotonic()
@@ -95,6 +98,7 @@ class Loop:
         for job in list(self._jobs):
             self._end(job, error)
         self._queues = Queues()
+        self._lanes.close()
 
     def _prepare(self, job: Job) -> None:
         """What would keep more than all together may runs in full."""
@@ -140,6 +144,7 @@ class Loop:
         for job, picture in zip(chosen.decode, decoded, strict=True):
             self._show(job, picture)
         if chosen.denoise:
+            self.wheel.count(chosen.planned)
             self._measure(chosen.denoise, time.monotonic() - self._begun)
 
     def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
@@ -156,7 +161,7 @@ class Loop:
     def _chunk(self, job: Job) -> Picture | Exception | None:
         begun = time.monotonic()
         try:
-            return self._runner.decode(job.decoding, self._terms.limits.chunks)
+            return self._runner.decode(job.decoding, self.wheel.chunks(job.work.task.size))
         except Exception as error:
             return error
         finally:
@@ -201,6 +206,7 @@ class Loop:
             due = self._runner.next_work(job.run)
             if due.step == job.work.first_step or due.member != job.due.member:
                 job.row_bytes = self._runner.row_bytes(job.run, job.work.task.size)
+                job.pace = Pace(due.member, job.work.task.size)
             job.due = due
         except Exception as failed:
             self._fail(job, failed)

@@ -40,6 +40,10 @@ class Runner:
         self._pieces = PieceSeconds()
         self.measuring = self._device.type == "cpu"
 
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
     def begin(self, work: Work) -> Run:
         """Without any model work. Raises BatonError for what cannot run."""
         run = begin_unencoded(self._family, work.task, work.resume, self._place, work.plan)

@@ -14,12 +14,12 @@ from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from baton.common.diffusion.work import StepWork
-from baton.edge_server.scheduling.actions import Action, greedy
+from baton.edge_server.scheduling.actions import Action, Bounds, greedy
 
 #: Prompts that one call encodes.
 ENCODED = 8
-#: What a plan looks at: so many requests of the group, and of those being decoded.
-PLANNED = Action(u=16, v=8, s=16)
+#: Requests of a group that a plan looks at.
+TASKS = Bounds().tasks
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,23 @@ class Limits:
     """active: requests denoised together; rows: of one model call.
 
     cache_bytes: what they all may keep of their blocks' outputs; activation_bytes: what the blocks
-    of one call may put out at a time, and decoders beside it, as far as that is known; chunks: into
-    how many a decoding is cut that begins.
+    of one call may put out at a time, and decoders beside it, as far as that is known.
     """
 
     active: int = 16
     rows: int = 16
     cache_bytes: int = 1 << 30
     activation_bytes: int = 8 << 30
-    chunks: int = 1
 
 
 class Item(Protocol):
     """A request as it stands in line.
 
     cache_bytes: the most that it keeps between steps; row_bytes: activations of a row of its next
-    call, 0 if they are not known; encoder: that its prompts need next; due: its next step, as far
-    ahead as its plan allows; lean: the same with guidance left out, None where it may not be;
-    progress: share of its steps that are done; decode_bytes: activations of its decoder;
-    decode_begun: whether they are there.
+    call, 0 if they are not known; pace: equal for those whose calls take as long; encoder: that its
+    prompts need next; due: its next step, as far ahead as its plan allows; lean: the same with
+    guidance left out, None where it may not be; progress: share of its steps that are done;
+    decode_bytes: activations of its decoder; decode_begun: whether they are there.
     """
 
     @property
@@ -53,6 +51,9 @@ class Item(Protocol):
 
     @property
     def row_bytes(self) -> int: ...
+
+    @property
+    def pace(self) -> Hashable: ...
 
     @property
     def encoder(self) -> Hashable: ...
@@ -139,11 +140,12 @@ class Turn:
     rounds: Mapping[Hashable, Rounds] = field(default_factory=dict)
 
 
-#: Of a group, its tasks, the chunks, and the tasks that may skip: the rounds, None if not known.
-Planner = Callable[[Hashable, int, int, int], tuple[Action, ...] | None]
+#: Of a pace, within bounds: its tasks, the chunks, and the tasks that may skip guidance, to rounds;
+#: None if it is not known what they take.
+Planner = Callable[[Hashable, Bounds, int, int, int], tuple[Action, ...] | None]
 
 
-def unplanned(group: Hashable, unet: int, vae: int, lean: int) -> None:
+def unplanned(pace: Hashable, bounds: Bounds, unet: int, vae: int, lean: int) -> None:
     """A `Planner` that knows nothing."""
 
 
@@ -173,7 +175,7 @@ def next_round(queues: Queues[I], terms: Terms, turn: Turn) -> tuple[Round[I], T
     rows = _rows(alike[0], queues.decoding, terms.limits)
     wanted = min(rows, sum(item.due.rows for item in alike))
     decoding = decodable(queues.decoding, terms.limits, wanted * alike[0].row_bytes)
-    rounds = _rounds(group, alike, decoding, terms, turn)
+    rounds = _rounds(alike, decoding, rows, terms, turn)
     action = rounds.left[0]
     chosen = Round(
         denoise=_batch(alike, action, rows) if action.u else (),
@@ -187,17 +189,19 @@ def next_round(queues: Queues[I], terms: Terms, turn: Turn) -> tuple[Round[I], T
 
 
 def _rounds(
-    group: Hashable, alike: Sequence[I], decoding: Sequence[I], terms: Terms, turn: Turn
+    alike: Sequence[I], decoding: Sequence[I], rows: int, terms: Terms, turn: Turn
 ) -> Rounds:
     """The group's plan, made anew where it is done or was made for others."""
+    first = alike[0]
     who = frozenset(map(id, alike)), frozenset(map(id, decoding))
-    kept = turn.rounds.get(group)
+    kept = turn.rounds.get(first.due.group)
     if kept is not None and kept.left and kept.who == who:
         return kept
-    unet, vae = min(len(alike), PLANNED.u), min(len(decoding), PLANNED.v)
+    bounds = Bounds(most_tasks=max(1, min(TASKS, rows // first.due.least_rows)))
+    unet, vae = min(len(alike), bounds.tasks), min(len(decoding), bounds.decodes)
     lean = sum(item.lean is not None for item in alike[:unet])
-    planned = terms.plan(group, unet, vae, lean)
-    return Rounds(who, planned or greedy(unet, vae, lean), planned is not None)
+    planned = terms.plan(first.pace, bounds, unet, vae, lean)
+    return Rounds(who, planned or greedy(unet, vae, lean, bounds), planned is not None)
 
 
 def admitted(queues: Queues[I], limits: Limits) -> int:

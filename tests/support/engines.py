@@ -30,7 +30,8 @@ from baton.edge_server.engine.job import (
     Started,
     Work,
 )
-from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.scheduler import Limits, Planner
+from baton.edge_server.engine.steering import Steering
 from tests.support.tasks import run_alone
 
 NODE = "edge-test"
@@ -196,6 +197,11 @@ def expanded(family: LoadedFamily, item: Work) -> Work:
     return replace(item, plan=family.accelerator.expand(item.task.plan))
 
 
+def cut(chunks: int, planner: Planner | None = None) -> Steering:
+    """Decodes in so many chunks, whatever the load."""
+    return Steering(chunks=lambda size: chunks, controlled=False, planner=planner)
+
+
 def run_together(
     family: LoadedFamily,
     works: Sequence[Work],
@@ -209,7 +215,7 @@ def run_together(
     What its plans allow is done: as on the wire, each comes with what that means here.
     """
     works = [expanded(family, item) for item in works]
-    engine = Engine(family, NODE, Limits(active, rows, cache, chunks=chunks))
+    engine = Engine(family, NODE, Limits(active, rows, cache), steering=cut(chunks))
     listeners = [Listener() for _ in works]
     submitted(engine, works, listeners)
     engine.start()

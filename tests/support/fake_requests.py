@@ -66,6 +66,10 @@ class FakeRequest:
         )
 
     @property
+    def pace(self) -> Hashable:
+        return self.group
+
+    @property
     def progress(self) -> float:
         return self.step / len(self.branches)
 

@@ -30,11 +30,12 @@ from baton.edge_server.engine.job import (
 )
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
-from baton.edge_server.engine.scheduler import Limits, Terms
+from baton.edge_server.engine.scheduler import Limits
 from tests.support.engines import (
     NODE,
     Gate,
     Listener,
+    cut,
     expanded,
     is_last,
     run_together,
@@ -285,7 +286,7 @@ def test_a_listener_that_fails_ends_nobody_else_and_hears_one_end(
 def test_a_listener_that_fails_when_all_end_keeps_no_other_from_hearing(
     family: LoadedFamily,
 ) -> None:
-    loop = Loop(Runner(family, NODE), Terms(Limits()))
+    loop = Loop(Runner(family, NODE), Limits())
     listeners = [Deaf(Draining, ValueError("secret")), Listener()]
     for i, listener in enumerate(listeners):
         loop.take(Job(work(f"r{i}"), emit=listener))
@@ -295,7 +296,7 @@ def test_a_listener_that_fails_when_all_end_keeps_no_other_from_hearing(
 
 def drawing(family: LoadedFamily) -> tuple[Loop, list[Job], list[Listener]]:
     """One that is handed off and two that are drawn here, one of which has to wait."""
-    loop = Loop(Runner(FaultyFamily(family), NODE), Terms(Limits(active=2, chunks=3)))
+    loop = Loop(Runner(FaultyFamily(family), NODE), Limits(active=2), cut(3))
     plans = [plan("edge/large", 2), handed_off("propagate"), plan("edge/small", 2)]
     listeners = [Listener() for _ in plans]
     jobs = []
@@ -358,7 +359,7 @@ def test_stopping_during_a_call_of_any_kind_ends_each_job_once(
         if kind == phase:
             gate(kind, torch.empty(0))
 
-    engine = Engine(FaultyFamily(family, before=before), NODE, Limits(active=2, chunks=3))
+    engine = Engine(FaultyFamily(family, before=before), NODE, Limits(active=2), steering=cut(3))
     listeners = [Listener() for _ in range(4)]
     submitted(engine, works_of([task(plan("edge/small", 2))] * 4), listeners)
     engine.start()

@@ -13,6 +13,7 @@ from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn
 from baton.edge_server.engine.lanes import Lanes, OneLane, TwoThreads, lanes_for
 from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.steering import Steering
 from tests.support.engines import NODE, Listener, submitted
 from tests.support.tasks import plan, task, work
 
@@ -20,7 +21,7 @@ from tests.support.tasks import plan, task, work
 def drawn(family: LoadedFamily, decode_lane: bool) -> list[Drawn]:
     """Pictures of requests that end one after the other, while others are denoised."""
     tasks = [task(plan("edge/small", 2 + seed), seed=seed) for seed in range(6)]
-    engine = Engine(family, NODE, Limits(), threads=1, decode_lane=decode_lane)
+    engine = Engine(family, NODE, Limits(), threads=1, steering=Steering(decode_lane=decode_lane))
     listeners = [Listener() for _ in tasks]
     submitted(engine, [work(str(i), of) for i, of in enumerate(tasks)], listeners)
     engine.start()

@@ -12,14 +12,14 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn, Event, Job, Progressed
-from baton.edge_server.engine.scheduler import ENCODED, Limits, Planner, unplanned
+from baton.edge_server.engine.scheduler import ENCODED, Limits, Planner
 from baton.edge_server.scheduling.actions import Action
-from tests.support.engines import NODE, Gate, Listener, submitted
+from tests.support.engines import NODE, Gate, Listener, cut, submitted
 from tests.support.faults import FaultyFamily
 from tests.support.tasks import plan, task, work
 
 MANY = 16
-ROOM = Limits(active=MANY + 1, rows=2 * (MANY + 1), chunks=3)  # for everybody in each call
+ROOM = Limits(active=MANY + 1, rows=2 * (MANY + 1))  # for everybody in each call
 
 
 def one_branch(steps: int, seed: int) -> Task:
@@ -31,7 +31,7 @@ def run_beside(
     neighbour: Task,
     others: list[Task],
     limits: Limits,
-    plan: Planner = unplanned,
+    plan: Planner | None = None,
 ) -> tuple[FaultyFamily, list[int]]:
     """The others arrive at once when the neighbour, number 0, is at its first step.
 
@@ -44,7 +44,7 @@ def run_beside(
             gate(kind, torch.empty(0))
 
     watched = FaultyFamily(family, before=before)
-    engine = Engine(watched, NODE, limits, plan=plan)
+    engine = Engine(watched, NODE, limits, steering=cut(3, plan))
     told = list[int]()
 
     def note(number: int, event: Event) -> None:
@@ -67,7 +67,7 @@ def run_beside(
 
 def chunks_beside(most: int) -> Planner:
     """Everybody takes a step in each round, so many at most a chunk of their decoding."""
-    return lambda group, unet, vae, lean: (Action(unet, min(vae, most), 0),)
+    return lambda pace, bounds, unet, vae, lean: (Action(unet, min(vae, most), 0),)
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -91,7 +91,7 @@ def test_some_that_arrive_while_others_end_lengthen_a_round_by_one_call_of_each_
     family: LoadedFamily,
 ) -> None:
     others = [one_branch(1 + seed % 3, seed) for seed in range(3 * MANY)]
-    limits = Limits(active=6, rows=12, chunks=3)
+    limits = Limits(active=6, rows=12)
     watched, _ = run_beside(family, one_branch(160, 99), others, limits, chunks_beside(1))
     for between in watched.calls.between_denoising():
         assert sorted(set(between)) == sorted(between)

@@ -22,7 +22,7 @@ from baton.edge_server.engine.scheduler import (
     next_round,
     unplanned,
 )
-from baton.edge_server.scheduling.actions import Action
+from baton.edge_server.scheduling.actions import Action, Bounds
 from tests.support.fake_requests import ALONE, BOTH, Branches, Chosen, FakeLoop, FakeRequest
 
 PLENTY = Limits(active=256, rows=512)
@@ -191,7 +191,7 @@ def test_whoever_is_removed_stands_in_no_line() -> None:
 
 def planned(*actions: Action) -> Planner:
     """A plan of these rounds, whoever asks."""
-    return lambda group, unet, vae, lean: actions
+    return lambda pace, bounds, unet, vae, lean: actions
 
 
 def rounds_of(queues: Queues[FakeRequest], plan: Planner, count: int) -> list[tuple[int, int]]:
@@ -212,7 +212,7 @@ def test_a_plan_says_how_many_take_a_step_and_a_chunk_round_by_round() -> None:
 def test_a_plan_is_asked_for_anew_when_somebody_comes_or_ends() -> None:
     asked = list[tuple[int, int, int]]()
 
-    def plan(group: object, unet: int, vae: int, lean: int) -> tuple[Action, ...]:
+    def plan(pace: object, bounds: Bounds, unet: int, vae: int, lean: int) -> tuple[Action, ...]:
         asked.append((unet, vae, lean))
         return (Action(1, 1, 0),) * unet
 
@@ -343,7 +343,9 @@ def plans(draw: st.DrawFn) -> Planner:
     """Rounds that take a step of each once, and a chunk of each; sometimes none is known."""
     chance = draw(st.randoms(use_true_random=False))
 
-    def plan(group: object, unet: int, vae: int, lean: int) -> tuple[Action, ...] | None:
+    def plan(
+        pace: object, bounds: Bounds, unet: int, vae: int, lean: int
+    ) -> tuple[Action, ...] | None:
         if chance.random() < 0.2:
             return None
         actions = []

@@ -1,0 +1,142 @@
+"""What rules the rounds: plans by batch group, and how far the load has the edge go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from baton.common.errors import origin
+from baton.common.size import Size
+from baton.edge_server.engine.latency import LatencyModel, Pace
+from baton.edge_server.engine.scheduler import Planner
+from baton.edge_server.scheduling.actions import Action, Bounds
+from baton.edge_server.scheduling.controller import Controller, ControllerSettings, Knobs
+from baton.edge_server.scheduling.planner import Latencies, Waiting
+from baton.edge_server.scheduling.table import PlanTable
+
+_log = logging.getLogger(__name__)
+_TABLES = 64
+
+#: Latencies of a batch group whose decodes are cut into so many chunks; None: not known.
+Find = Callable[[Pace, int], Latencies | None]
+
+
+def unknown(pace: Pace, chunks: int) -> None:
+    """A `Find` where nothing was measured."""
+
+
+def once(size: Size) -> int:
+    """A decode that is not cut."""
+    return 1
+
+
+class _Key(NamedTuple):
+    pace: Pace
+    bounds: Bounds
+    chunks: int
+
+
+class Plans:
+    """Plan tables by batch group, each built once and aside: no round waits for one."""
+
+    def __init__(self, find: Find, waiting: Waiting) -> None:
+        self._find, self._waiting = find, waiting
+        self._tables: OrderedDict[Hashable, PlanTable | None] = OrderedDict()
+
+    def table(self, pace: Pace, bounds: Bounds, chunks: int) -> PlanTable | None:
+        """None while it is being built, and where latencies are not known."""
+        key = _Key(pace, bounds, chunks)
+        if key not in self._tables:
+            self._tables[key] = None
+            if len(self._tables) > _TABLES:
+                self._tables.popitem(last=False)
+            if (latencies := self._find(pace, chunks)) is not None:
+                self._begin(key, latencies)
+        return self._tables.get(key)
+
+    def _begin(self, key: _Key, latencies: Latencies) -> None:
+        threading.Thread(
+            target=self._build, args=(key, latencies), name="baton-planner", daemon=True
+        ).start()
+
+    def _build(self, key: _Key, latencies: Latencies) -> None:
+        try:
+            table = PlanTable.build(latencies, key.bounds, self._waiting)
+        except Exception as error:  # its rounds stay greedy
+            _log.error("rounds of %s cannot be planned: %s", key.pace.member, origin(error))
+            return
+        if key in self._tables:
+            self._tables[key] = table
+
+
+@dataclass(frozen=True)
+class Steering:
+    """By what an engine's rounds are chosen.
+
+    latency: of rounds, as measured ahead; find: the same, for plans; chunks: into how many a decode
+    of a size is cut at rest. planned: whether rounds are planned; controlled: whether the load
+    turns the knobs, within ``control``, else they stay at ``rest``. decode_lane: whether decoders
+    have a thread of their own. planner: one in place of what follows from ``find``.
+    """
+
+    latency: Mapping[Pace, LatencyModel] = field(default_factory=dict)
+    find: Find = unknown
+    chunks: Callable[[Size], int] = once
+    planned: bool = True
+    controlled: bool = True
+    control: ControllerSettings = field(default_factory=ControllerSettings)
+    rest: Knobs = ControllerSettings().ladder[0]
+    decode_lane: bool = False
+    planner: Planner | None = None
+
+
+class Wheel:
+    """A steering in use, on the model thread. planned, greedy: rounds by how they were chosen."""
+
+    def __init__(self, steering: Steering, waiting: Waiting) -> None:
+        self._steering = steering
+        self._plans = Plans(steering.find, waiting)
+        self._controller = Controller(steering.control)
+        self.planned = self.greedy = 0
+
+    @property
+    def knobs(self) -> Knobs:
+        of = self._steering
+        return self._controller.knobs if of.controlled else of.rest
+
+    @property
+    def level(self) -> int:
+        """How far up its ladder the controller is; 0 at rest."""
+        return self._controller.level
+
+    def observe(self, waiting: int, now: float) -> None:
+        """So many wait for a place; now: seconds."""
+        if self._steering.controlled:
+            self._controller = self._controller.after(waiting, now)
+
+    def chunks(self, size: Size) -> int:
+        """Into how many a decode that begins now is cut."""
+        return self._steering.chunks(size) * self.knobs.chunks
+
+    def plan(
+        self, pace: Hashable, bounds: Bounds, unet: int, vae: int, lean: int
+    ) -> tuple[Action, ...] | None:
+        """A `Planner`."""
+        of = self._steering
+        if of.planner is not None:
+            return of.planner(pace, bounds, unet, vae, lean)
+        if not of.planned or not isinstance(pace, Pace):
+            return None
+        table = self._plans.table(pace, bounds, self.chunks(pace.size))
+        return None if table is None else table.plan(unet, vae, lean, self.knobs.delta)
+
+    def count(self, planned: bool) -> None:
+        """One round more that denoises."""
+        if planned:
+            self.planned += 1
+        else:
+            self.greedy += 1
