@@ -26,6 +26,7 @@ from baton.common.streams import announce
 from baton.edge_server.checks import Secrets, check_node
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.steering import Steering
 from baton.edge_server.membership import Link, Membership
 from baton.edge_server.name import own_name
 from baton.edge_server.profile_report import serving_line
@@ -33,7 +34,8 @@ from baton.edge_server.profiled import profile_for, with_rows
 from baton.edge_server.profiling import seeds
 from baton.edge_server.requests.registry import Bounds, Occupancy, Registry
 from baton.edge_server.requests.result_cache import Retention
-from baton.edge_server.scheduling.profile import Profile
+from baton.edge_server.scheduling.controller import ControllerSettings
+from baton.edge_server.scheduling.profile import Lanes, Profile
 from baton.edge_server.servicer import EdgeServicer
 from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import Entrance, TicketGate
@@ -68,8 +70,7 @@ class Node:
             settings.node_id,
             limits_of(settings),
             settings.threads or torch.get_num_threads(),
-            decode_lane=settings.decode_lane,
-            latency={} if profile is None else seeds(profile),
+            steering_of(settings, profile),
         )
         self.registry = Registry(self._engine, _bounds(settings))
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
@@ -158,6 +159,23 @@ def limits_of(settings: EdgeSettings) -> Limits:
     """Of the engine."""
     kept, activations = settings.cache_mib << 20, settings.activation_mib << 20
     return Limits(settings.max_active, settings.rows_limit, kept, activations)
+
+
+def steering_of(settings: EdgeSettings, profile: Profile | None) -> Steering:
+    """Of the engine's rounds: as measured ahead, where they were."""
+    control = ControllerSettings(settings.max_active)
+    controlled, lane = settings.adapt, settings.decode_lane
+    if profile is None:
+        return Steering(controlled=controlled, control=control, decode_lane=lane)
+    lanes: Lanes = 2 if lane else 1
+    return Steering(
+        latency=seeds(profile),
+        find=lambda pace, chunks: profile.latencies(pace.member, pace.size, chunks, lanes),
+        chunks=lambda size: profile.chunks(size, lanes),
+        controlled=controlled,
+        control=control,
+        decode_lane=lane,
+    )
 
 
 def _bounds(settings: EdgeSettings) -> Bounds:

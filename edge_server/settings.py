@@ -85,6 +85,10 @@ class EdgeSettings(ServerAccess, ClientAccess):
     #: Whether pictures are decoded on a thread, and a core, of their own, beside the calls that
     #: denoise. On a CUDA device they have a stream in any case.
     decode_lane: bool = False
+    #: Whether a growing queue makes the edge skip guidance, within the budget that each request
+    #: brings, then cut decodings finer, then plan for throughput alone; as it shrinks, all of it
+    #: is undone.
+    adapt: bool = True
     #: Seconds for which a finished result is kept under its request id.
     result_ttl: float = Field(default=120.0, ge=0)
     #: Finished results that are kept at most, and their bytes in all.

@@ -16,7 +16,7 @@ U = TypeVar("U")
 
 
 class Lanes(Protocol):
-    """Runs a round; both parts are done when it returns. waiting: how long either keeps the other."""
+    """Runs a round, both parts of it. waiting: how long either keeps the other."""
 
     @property
     def waiting(self) -> Waiting: ...

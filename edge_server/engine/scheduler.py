@@ -201,7 +201,7 @@ def _rounds(
     unet, vae = min(len(alike), bounds.tasks), min(len(decoding), bounds.decodes)
     lean = sum(item.lean is not None for item in alike[:unet])
     planned = terms.plan(first.pace, bounds, unet, vae, lean)
-    return Rounds(who, planned or greedy(unet, vae, lean, bounds), planned is not None)
+    return Rounds(who, planned or greedy(unet, vae, lean), planned is not None)
 
 
 def admitted(queues: Queues[I], limits: Limits) -> int:
