@@ -41,7 +41,7 @@ from baton.edge_server.scheduling.profile import (
 _STEPS = 50  # of a run; no measurement makes as many calls
 _GUIDANCE = 2.0
 _ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_CHUNKS = (1, 2, 4, 8, 16)
+_CHUNKS = (1, 2, 4, 8)
 _PROMPT = "a red cat"
 
 
@@ -92,7 +92,7 @@ class Effort:
 
     def cells(self, pieces: int) -> list[Cell]:
         """Beside one another, of a decoder of so many pieces; what is asked for most, first."""
-        chunks = [count for count in _CHUNKS if count <= pieces]
+        chunks = [*(count for count in _CHUNKS if count < pieces), pieces]
         lanes: tuple[LaneCount, ...] = (1, 2)
         return [Cell(*cell) for cell in product(lanes, self.decodes, chunks, self.rows_beside)]
 
