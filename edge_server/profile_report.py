@@ -10,7 +10,7 @@ from typing import Any
 from baton.common.cli import print_rows
 from baton.common.errors import InvalidRequest
 from baton.common.files import saving
-from baton.common.outputs import check_writable
+from baton.common.outputs import check_suffix, check_writable
 from baton.common.size import Size
 from baton.edge_server.scheduling.bounds import WEIGHT
 from baton.edge_server.scheduling.profile import LaneCount, MemberProfile, Profile
@@ -52,7 +52,7 @@ def describe(profile: Profile) -> dict[str, Any]:
         "best_rows": profile.best_rows,
         "most_decodes": profile.most_decodes,
         "chunk_weight": WEIGHT,
-        "bounds": [_bounds(profile, of) for of in profile.members],
+        "bounds": [row for of in profile.members for row in _bounds(profile, of)],
         **profile.model_dump(mode="json"),
     }
 
@@ -86,8 +86,8 @@ def tell(profile: Profile) -> None:
         print()
         print_rows(decodes, list(decodes[0]), as_json=False)
     print()
-    for of in profile.members:
-        print(_summary(profile, of))
+    bounds = [row for of in profile.members for row in _bounds(profile, of)]
+    print_rows(bounds, list(bounds[0]), as_json=False)
 
 
 def check_plot(path: Path) -> Path:
@@ -96,7 +96,7 @@ def check_plot(path: Path) -> Path:
         raise InvalidRequest(
             "--plot needs matplotlib, which is not installed: pip install matplotlib"
         )
-    return check_writable(path)
+    return check_writable(check_suffix(path, ".png"))
 
 
 def plot(profile: Profile, path: Path) -> None:
@@ -112,6 +112,7 @@ def plot(profile: Profile, path: Path) -> None:
         draw(profile, axes)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0.0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     with saving(path, make_folder=False) as file:
@@ -153,31 +154,25 @@ def _contention(profile: Profile, axes: Any) -> None:
     axes.set(title="A call beside a chunk", xlabel="chunks of a decode", ylabel="times alone")
 
 
-def _bounds(profile: Profile, of: MemberProfile) -> dict[str, Any]:
-    return {
-        "member": of.member,
-        "size": str(of.size),
-        "best_rows": of.best_rows,
-        "lanes": [
-            {
-                "lanes": lanes,
-                "chunks": (chunks := profile.chunks(of.size, lanes)),
-                "most_decodes": of.most_decodes(chunks, lanes),
-                "most_chunks": of.most_chunks(lanes),
-            }
-            for lanes in _LANES
-        ],
-    }
+def _bounds(profile: Profile, of: MemberProfile) -> list[dict[str, Any]]:
+    """By lanes that were measured; one always is.
 
-
-def _summary(profile: Profile, of: MemberProfile) -> str:
-    found = _bounds(profile, of)
-    told = [
-        f"{_counted(on['lanes'], 'lane')}: {_counted(on['chunks'], 'chunk')} a decode (Eq. 1),"
-        f" V_max {on['most_decodes']}, no more gained by over {on['most_chunks']}"
-        for on in found["lanes"]
+    chunks: by Eq. 1; V_max: at that many; most chunks: from which on more gain nothing.
+    """
+    measured = {1, *(one.lanes for one in of.beside)}
+    return [
+        {
+            "member": of.member,
+            "size": str(of.size),
+            "B_max": of.best_rows,
+            "lanes": lanes,
+            "chunks": (chunks := profile.chunks(of.size, lanes)),
+            "V_max": of.most_decodes(chunks, lanes),
+            "most chunks": of.most_chunks(lanes),
+        }
+        for lanes in _LANES
+        if lanes in measured
     ]
-    return f"{of.member} {of.size}: B_max {of.best_rows} rows; {'; '.join(told)}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from baton.common.arm import Arm
 from baton.common.build import this_build
 from baton.common.diffusion.run import Run
 from baton.common.expansion import Terms, expand
-from baton.common.families.architectures.adapter import Chunk
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec
 from baton.common.plan import Guidance
@@ -43,7 +41,7 @@ from baton.edge_server.scheduling.profile import (
 _STEPS = 50  # of a run; no measurement makes as many calls
 _GUIDANCE = 2.0
 _ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16)
+_CHUNKS = (1, 2, 4, 8)
 _PROMPT = "a red cat"
 
 
@@ -94,7 +92,7 @@ class Effort:
 
     def cells(self, pieces: int) -> list[Cell]:
         """Beside one another, of a decoder of so many pieces; what is asked for most, first."""
-        chunks = [count for count in _CHUNKS if count <= pieces]
+        chunks = [*(count for count in _CHUNKS if count < pieces), pieces]
         lanes: tuple[LaneCount, ...] = (1, 2)
         return [Cell(*cell) for cell in product(lanes, self.decodes, chunks, self.rows_beside)]
 
@@ -261,7 +259,7 @@ class Bench:
                 raise ran
 
     def _begun(self, size: Size, count: int) -> list[Decoding]:
-        return [Decoding(self._latent(size)) for _ in range(count)]
+        return [Decoding(self._latent(size), size) for _ in range(count)]
 
     def _latent(self, size: Size) -> Tensor:
         return torch.randn(self._family.latent_shape(size), device=self._family.models.device)
@@ -269,8 +267,8 @@ class Bench:
     def _advance(self, decodes: list[Decoding], size: Size, chunks: int) -> None:
         """The next chunk of each; another decode takes the place of one that is done."""
         for place, decoding in enumerate(decodes):
-            if self._runner.decode(decoding) is not None:
-                decodes[place] = Decoding(self._latent(size))
+            if self._runner.decode(decoding, chunks) is not None:
+                decodes[place] = Decoding(self._latent(size), size)
 
     def _decodes(self, size: Size, count: int) -> float:
         """Seconds until so many are done, piece by piece in turn."""
@@ -283,16 +281,14 @@ class Bench:
 
         return self._median(whole)
 
-    @torch.inference_mode()
     def _pieces(self, size: Size) -> tuple[float, ...]:
-        pieces = self._family.models.decoder()
-        found: list[list[Taken]] = [[] for _ in pieces]
+        """By which the decodes that are measured from now on are cut, too."""
+        before, self._runner.measuring = self._runner.measuring, True
         for _ in range(self._effort.repeats + 1):
-            decoding = Decoding(self._latent(size))
-            for piece, taken in zip(pieces, found, strict=True):
-                taken.append(self._timed(partial(_apply, piece, decoding)))
+            self._runner.decode(Decoding(self._latent(size), size))
+        self._runner.measuring = before
         self._on_cell()
-        return tuple(statistics.median(one() for one in taken[1:]) for taken in found)
+        return self._runner.piece_seconds(size) or ()
 
     def _timed(self, work: Callable[[], object]) -> Taken:
         return timed(self._family.models.device, work)
@@ -308,7 +304,3 @@ class Bench:
 
     def _has_time(self) -> bool:
         return time.monotonic() < self._deadline
-
-
-def _apply(piece: Chunk, decoding: Decoding) -> None:
-    decoding.x = piece(decoding.x)

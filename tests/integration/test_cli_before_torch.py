@@ -18,6 +18,7 @@ _ANALYZE = ["baton", "analyze", "--steps", "4", "--count", "1"]
 _SPACING = ["baton", "analyze", "--spacing"]
 _DIVERGENCE = ["baton", "analyze", "--divergence"]
 _EDGE = ["baton-edge", "serve", "--port", "0"]
+_PROFILE = ["baton-edge", "profile"]
 
 #: The command line, the exit code, and a word of the reason. TAKEN stands for a port in use.
 WRONG: dict[str, tuple[list[str], int, str]] = {
@@ -125,6 +126,13 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "an edge of an unknown member": ([*_EDGE, "--members", "giant"], 2, "giant"),
     "an edge of no coordinator": ([*_EDGE, "--coordinator", "nowhere"], 2, "HOST:PORT"),
     "an edge to be found nowhere": ([*_EDGE, "--advertise", "nowhere"], 2, "HOST:PORT"),
+    "a profile of no family": ([*_PROFILE, "--family", "magic"], 2, "magic"),
+    "a profile of an unknown member": ([*_PROFILE, "--member", "giant"], 2, "giant"),
+    "a profile of a small size": ([*_PROFILE, "--size", "7"], 2, "size"),
+    "a profile of no size": ([*_PROFILE, "--size", "wide"], 2, "wide"),
+    "a profile without rows": ([*_PROFILE, "--max-rows", "1"], 2, "max_rows"),
+    "a profile drawn nowhere": ([*_PROFILE, "--plot", "/dev/null/a.png"], 2, "/dev/null/a.png"),
+    "a profile drawn to another kind": ([*_PROFILE, "--plot", "a.json"], 2, "a.json"),
     "a coordinator on a taken port": (
         ["baton-coordinator", "serve", "--port", "TAKEN", "--db", "c.db"],
         3,

@@ -62,6 +62,32 @@ def test_a_pace_grows_old() -> None:
     assert not LatencyModel().fresh(0.0)
 
 
+SEED = LatencyModel.of([(rows, 0.01 + 0.002 * rows) for rows in (1, 2, 4, 8, 16)])
+
+
+def test_what_was_measured_ahead_is_a_line_from_the_first_request_on() -> None:
+    assert SEED.seeded
+    assert SEED.round_seconds(6) == pytest.approx(0.022)
+    assert Forecast({LARGE: SEED}, 4, 8).knows([RemainingWork(LARGE, 2, 3)], now=1e6)
+    assert LatencyModel.of([(4, 0.3)]).round_seconds(8) == pytest.approx(0.3)
+
+
+def test_fresh_rounds_are_blended_with_what_was_measured_ahead() -> None:
+    once = SEED.after(4, 0.036, now=0.0)
+    assert 0.018 < once.at(0.0).round_seconds(4) < 0.036
+    model = SEED
+    for _ in range(60):
+        model = model.after(4, 0.036, now=0.0)
+    assert model.at(0.0).round_seconds(4) == pytest.approx(0.036, rel=0.01)
+
+
+def test_once_its_rounds_are_old_it_is_what_was_measured_ahead() -> None:
+    slowed = SEED.after(4, 0.05, now=0.0).after(4, 0.05, now=0.0)
+    assert slowed.at(100.0) == SEED
+    assert slowed.at(100.0).seeded
+    assert FLAT.at(1e6) == FLAT
+
+
 def test_remaining_work_is_what_is_left_of_the_edges_part() -> None:
     of = plan("edge/large@0.5>device/small", 8).closed()
     assert left(of, 0, 4) == RemainingWork(LARGE, 2, 4)
