@@ -35,7 +35,7 @@ from baton.edge_server.profiling import seeds
 from baton.edge_server.requests.registry import Bounds, Occupancy, Registry
 from baton.edge_server.requests.result_cache import Retention
 from baton.edge_server.scheduling.controller import ControllerSettings
-from baton.edge_server.scheduling.profile import Lanes, Profile
+from baton.edge_server.scheduling.profile import LaneCount, Profile
 from baton.edge_server.servicer import EdgeServicer
 from baton.edge_server.settings import EdgeSettings
 from baton.edge_server.tickets import Entrance, TicketGate
@@ -167,7 +167,7 @@ def steering_of(settings: EdgeSettings, profile: Profile | None) -> Steering:
     controlled, lane = settings.adapt, settings.decode_lane
     if profile is None:
         return Steering(controlled=controlled, control=control, decode_lane=lane)
-    lanes: Lanes = 2 if lane else 1
+    lanes: LaneCount = 2 if lane else 1
     return Steering(
         latency=seeds(profile),
         find=lambda pace, chunks: profile.latencies(pace.member, pace.size, chunks, lanes),
