@@ -88,7 +88,7 @@ class Node:
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
-        about = About(self._family, self._settings.node_id, self._profile)
+        about = About(self._family, self._settings.node_id, self._profile, self._engine.course)
         servicer = EdgeServicer(about, self.registry, self._gate)
         edge_pb2_grpc.add_EdgeServicer_to_server(servicer, self._server)
         loop = asyncio.get_running_loop()

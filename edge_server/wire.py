@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 from baton.common.arm import Arm
@@ -30,6 +31,7 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.engine.latency import RemainingWork, rows_of
+from baton.edge_server.engine.steering import Course
 from baton.edge_server.requests.registry import Registry
 from baton.edge_server.scheduling.profile import Profile
 from baton.v1 import edge_pb2
@@ -186,11 +188,15 @@ def _times(times: Times) -> edge_pb2.EdgeTimes:
 
 @dataclass(frozen=True)
 class About:
-    """What an edge tells of itself. typical: what a request asks of it that leaves all open."""
+    """What an edge tells of itself.
+
+    course: of its engine; typical: what a request asks of it that leaves all open.
+    """
 
     family: LoadedFamily
     node_id: str
     profile: Profile | None = None
+    course: Callable[[], Course] = Course
     started: float = field(default_factory=time.monotonic)
     typical: RemainingWork = field(init=False)
 
@@ -215,7 +221,7 @@ def _typical(family: LoadedFamily) -> RemainingWork:
 def status(about: About, registry: Registry) -> edge_pb2.GetStatusResponse:
     """What an edge has not measured is left out."""
     family, profile = about.family, about.profile
-    counts, occupancy = registry.counts, registry.occupancy()
+    counts, occupancy, course = registry.counts, registry.occupancy(), about.course()
     return edge_pb2.GetStatusResponse(
         protocol_version=PROTOCOL_VERSION,
         node_id=about.node_id,
@@ -236,6 +242,12 @@ def status(about: About, registry: Registry) -> edge_pb2.GetStatusResponse:
         free_places=registry.free_places,
         profile_age_seconds=None if profile is None else profile.age,
         profile_quick=None if profile is None else profile.quick,
+        rounds_planned=course.planned,
+        rounds_greedy=course.greedy,
+        skipped_branches=course.skipped,
+        skip_after=course.knobs.skip_after,
+        decode_chunks=course.knobs.chunks,
+        throughput_delta=course.knobs.delta,
     )
 
 

@@ -16,7 +16,7 @@ from baton.edge_server.engine.latency import Forecast
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
 from baton.edge_server.engine.scheduler import Limits
-from baton.edge_server.engine.steering import Steering
+from baton.edge_server.engine.steering import Course, Steering
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 30.0  # for the model call that is under way
@@ -81,6 +81,10 @@ class Engine:
         now = time.monotonic()
         latency = {pace: model.at(now) for pace, model in dict(self._loop.latency).items()}
         return Forecast(latency, self._limits.active, self._limits.rows)
+
+    def course(self) -> Course:
+        """How its rounds go. Thread-safe."""
+        return self._loop.wheel.course()
 
     def _run(self) -> None:
         error: BatonError = _stopped()

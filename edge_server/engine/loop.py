@@ -134,6 +134,7 @@ class Loop:
 
     def _run(self, chosen: Round[Job]) -> None:
         """A round's call, and the chunks beside it."""
+        skipped = chosen.skipped
         for job, _ in chosen.denoise:
             self._queues.ready.remove(job)
         ran, decoded = self._lanes.beside(
@@ -144,7 +145,7 @@ class Loop:
         for job, picture in zip(chosen.decode, decoded, strict=True):
             self._show(job, picture)
         if chosen.denoise:
-            self.wheel.count(chosen.planned)
+            self.wheel.count(chosen.planned, skipped)
             self._measure(chosen.denoise, time.monotonic() - self._begun)
 
     def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:

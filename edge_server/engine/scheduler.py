@@ -111,6 +111,11 @@ class Round(Generic[I]):
     planned: bool = False
 
     @property
+    def skipped(self) -> int:
+        """Rows that are left out of the call."""
+        return sum(work is item.lean for item, work in self.denoise)
+
+    @property
     def idle(self) -> bool:
         return not (self.encode or self.denoise or self.decode)
 

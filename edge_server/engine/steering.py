@@ -94,14 +94,27 @@ class Steering:
     planner: Planner | None = None
 
 
+@dataclass(frozen=True)
+class Course:
+    """How an engine goes. planned, greedy: rounds that denoised, by how they were chosen.
+
+    skipped: rows that were left out of them; knobs: what the load has it do.
+    """
+
+    planned: int = 0
+    greedy: int = 0
+    skipped: int = 0
+    knobs: Knobs = ControllerSettings().ladder[0]
+
+
 class Wheel:
-    """A steering in use, on the model thread. planned, greedy: rounds by how they were chosen."""
+    """A steering in use, on the model thread."""
 
     def __init__(self, steering: Steering, waiting: Waiting) -> None:
         self._steering = steering
         self._plans = Plans(steering.find, waiting)
         self._controller = Controller(steering.control)
-        self.planned = self.greedy = 0
+        self._planned = self._greedy = self._skipped = 0
 
     @property
     def knobs(self) -> Knobs:
@@ -134,9 +147,12 @@ class Wheel:
         table = self._plans.table(pace, bounds, self.chunks(pace.size))
         return None if table is None else table.plan(unet, vae, lean, self.knobs.delta)
 
-    def count(self, planned: bool) -> None:
-        """One round more that denoises."""
-        if planned:
-            self.planned += 1
-        else:
-            self.greedy += 1
+    def count(self, planned: bool, skipped: int) -> None:
+        """One round more that denoises, without so many rows."""
+        self._planned += planned
+        self._greedy += not planned
+        self._skipped += skipped
+
+    def course(self) -> Course:
+        """Thread-safe."""
+        return Course(self._planned, self._greedy, self._skipped, self.knobs)

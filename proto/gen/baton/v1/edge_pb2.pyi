@@ -603,6 +603,10 @@ class GetStatusResponse(_message.Message):
     ROUNDS_GREEDY_FIELD_NUMBER: _builtins.int
     PROFILE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     PROFILE_QUICK_FIELD_NUMBER: _builtins.int
+    SKIP_AFTER_FIELD_NUMBER: _builtins.int
+    DECODE_CHUNKS_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_DELTA_FIELD_NUMBER: _builtins.int
+    SKIPPED_BRANCHES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     version: _builtins.str
@@ -626,6 +630,15 @@ class GetStatusResponse(_message.Message):
     profile_age_seconds: _builtins.float
     """Of what the edge expects rounds to take; absent: it was not measured ahead."""
     profile_quick: _builtins.bool
+    skip_after: _builtins.float
+    """What the load has the edge do: from which share of its steps a request's guidance may be left
+    out (1: nowhere), how many times finer than at rest decodings are cut, and by what share a plan
+    may exceed the shortest one's time.
+    """
+    decode_chunks: _builtins.int
+    throughput_delta: _builtins.float
+    skipped_branches: _builtins.int
+    """Rows that were left out."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -654,11 +667,17 @@ class GetStatusResponse(_message.Message):
         rounds_greedy: _builtins.int | None = ...,
         profile_age_seconds: _builtins.float | None = ...,
         profile_quick: _builtins.bool | None = ...,
+        skip_after: _builtins.float | None = ...,
+        decode_chunks: _builtins.int | None = ...,
+        throughput_delta: _builtins.float | None = ...,
+        skipped_branches: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "expected_wait_seconds", b"expected_wait_seconds", "free_places", b"free_places", "latent_space", b"latent_space", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks", "_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "_skip_after", b"_skip_after", "_skipped_branches", b"_skipped_branches", "_throughput_delta", b"_throughput_delta", "decode_chunks", b"decode_chunks", "expected_wait_seconds", b"expected_wait_seconds", "free_places", b"free_places", "latent_space", b"latent_space", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "skip_after", b"skip_after", "skipped_branches", b"skipped_branches", "throughput_delta", b"throughput_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "draining", b"draining", "expected_wait_seconds", b"expected_wait_seconds", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "free_places", b"free_places", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "protocol_version", b"protocol_version", "queued", b"queued", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks", "_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "_skip_after", b"_skip_after", "_skipped_branches", b"_skipped_branches", "_throughput_delta", b"_throughput_delta", "active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "decode_chunks", b"decode_chunks", "draining", b"draining", "expected_wait_seconds", b"expected_wait_seconds", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "free_places", b"free_places", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "protocol_version", b"protocol_version", "queued", b"queued", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "skip_after", b"skip_after", "skipped_branches", b"skipped_branches", "throughput_delta", b"throughput_delta", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode_chunks: _TypeAlias = _typing.Literal["decode_chunks"]  # noqa: Y015
+    _WhichOneofArgType__decode_chunks: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks"]  # noqa: Y015
     _WhichOneofReturnType__expected_wait_seconds: _TypeAlias = _typing.Literal["expected_wait_seconds"]  # noqa: Y015
     _WhichOneofArgType__expected_wait_seconds: _TypeAlias = _typing.Literal["_expected_wait_seconds", b"_expected_wait_seconds"]  # noqa: Y015
     _WhichOneofReturnType__free_places: _TypeAlias = _typing.Literal["free_places"]  # noqa: Y015
@@ -671,6 +690,14 @@ class GetStatusResponse(_message.Message):
     _WhichOneofArgType__rounds_greedy: _TypeAlias = _typing.Literal["_rounds_greedy", b"_rounds_greedy"]  # noqa: Y015
     _WhichOneofReturnType__rounds_planned: _TypeAlias = _typing.Literal["rounds_planned"]  # noqa: Y015
     _WhichOneofArgType__rounds_planned: _TypeAlias = _typing.Literal["_rounds_planned", b"_rounds_planned"]  # noqa: Y015
+    _WhichOneofReturnType__skip_after: _TypeAlias = _typing.Literal["skip_after"]  # noqa: Y015
+    _WhichOneofArgType__skip_after: _TypeAlias = _typing.Literal["_skip_after", b"_skip_after"]  # noqa: Y015
+    _WhichOneofReturnType__skipped_branches: _TypeAlias = _typing.Literal["skipped_branches"]  # noqa: Y015
+    _WhichOneofArgType__skipped_branches: _TypeAlias = _typing.Literal["_skipped_branches", b"_skipped_branches"]  # noqa: Y015
+    _WhichOneofReturnType__throughput_delta: _TypeAlias = _typing.Literal["throughput_delta"]  # noqa: Y015
+    _WhichOneofArgType__throughput_delta: _TypeAlias = _typing.Literal["_throughput_delta", b"_throughput_delta"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode_chunks) -> _WhichOneofReturnType__decode_chunks | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_wait_seconds) -> _WhichOneofReturnType__expected_wait_seconds | None: ...
     @_typing.overload
@@ -683,6 +710,12 @@ class GetStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds_greedy) -> _WhichOneofReturnType__rounds_greedy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds_planned) -> _WhichOneofReturnType__rounds_planned | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__skip_after) -> _WhichOneofReturnType__skip_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__skipped_branches) -> _WhichOneofReturnType__skipped_branches | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throughput_delta) -> _WhichOneofReturnType__throughput_delta | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
