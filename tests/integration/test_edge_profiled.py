@@ -151,7 +151,7 @@ async def test_an_edge_measures_before_it_serves_and_says_how_it_runs(
     lines = [line for line in caplog.messages if "profile" in line]
     assert lines[0].startswith("there is no profile of tiny on this machine")
     assert lines[1].startswith("up to ")
-    assert "quick profile of 0 seconds ago" in lines[1]
+    assert "quick profile of " in lines[1]
 
 
 #: What ``baton-edge`` is asked, one after the other.
