@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Final, Literal, Self, TypeVar
@@ -204,6 +204,9 @@ class MeasuredLatencies:
     lanes: LaneCount = 1
     unet_scale: float = 1.0
     vae_scale: float = 1.0
+    _known: dict[tuple[int, int], tuple[float, float] | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def estimated(self) -> bool:
@@ -221,6 +224,12 @@ class MeasuredLatencies:
         return None if found is None else found[1] * self.vae_scale
 
     def _round(self, rows: int, decodes: int) -> tuple[float, float] | None:
+        key = rows, decodes
+        if key not in self._known:
+            self._known[key] = self._looked_up(rows, decodes)
+        return self._known[key]
+
+    def _looked_up(self, rows: int, decodes: int) -> tuple[float, float] | None:
         if rows == 0:
             return self._after(0.0, decodes)
         if decodes == 0:
@@ -267,12 +276,7 @@ class Profile(_Value):
 
         Of a size that was not measured: as of the one nearest to it.
         """
-        counts = [
-            self._best_cut(found, lanes)
-            for member in dict.fromkeys(of.member for of in self.members)
-            if (found := self._nearest(member, size)) is not None
-        ]
-        return max(counts, default=1)
+        return _nearest(self._cuts[lanes], size) or 1
 
     def latencies(
         self, member: str, size: Size, chunks: int, lanes: LaneCount = 1
@@ -318,6 +322,24 @@ class Profile(_Value):
                 "decoders": tuple(decoders.values()),
             }
         )
+
+    @cached_property
+    def _cuts(self) -> dict[LaneCount, dict[Size, int]]:
+        """By lanes, at each measured size; rounds ask for it."""
+        lanes: tuple[LaneCount, ...] = (1, 2)
+        sizes = dict.fromkeys(of.size for of in self.members)
+        members = dict.fromkeys(of.member for of in self.members)
+        return {
+            count: {
+                size: max(
+                    self._best_cut(found, count)
+                    for member in members
+                    if (found := self._nearest(member, size)) is not None
+                )
+                for size in sizes
+            }
+            for count in lanes
+        }
 
     def _best_cut(self, of: MemberProfile, lanes: LaneCount) -> int:
         decoder, alone = self._decoder(of.size), of.seconds(of.best_rows)

@@ -47,7 +47,7 @@ def test_calls_beside_chunks_are_measured_on_one_lane_and_on_two(family: LoadedF
     assert len(cells) == cells_of(family, FULL, SMALL)
     (of,), (decoder,) = found.members, found.decoders
     assert {(one.lanes, one.decodes, one.rows, one.chunks) for one in of.beside} == set(
-        product((1, 2), (1, 2), (1, 3), (1, 2, 4, len(decoder.pieces)))
+        product((1, 2), (1, 2), (1, 3), (1, 2, 4, 8, len(decoder.pieces)))
     )
     assert len(decoder.pieces) == len(family.models.decoder())
     assert [one.decodes for one in decoder.together] == [1, 2]
