@@ -98,10 +98,15 @@ def rounds(
 
 
 def tuned(
-    fleet: Fleet, grid: Sequence[Spec], requests: Sequence[Request], alone: Alone, kept: Kept
+    fleet: Fleet,
+    grid: Sequence[Spec],
+    requests: Sequence[Request],
+    alone: Alone,
+    how: tuple[float, Kept],
 ) -> tuple[Spec, list[dict[str, Any]]]:
-    """The fastest of a grid, and all of it as rows."""
-    found = rounds(fleet, grid, ("tuning", requests), alone, (1, 10.0), kept)
+    """The fastest of a grid, and all of it as rows. how: seconds of a loop, and what keeps it."""
+    seconds, kept = how
+    found = rounds(fleet, grid, ("tuning", requests), alone, (1, seconds), kept)
     paces = {spec: found[spec.name][0].pace for spec in grid}
     best = max(grid, key=lambda spec: paces[spec])
     rows = [
@@ -123,18 +128,19 @@ def _bare_gain(family: LoadedFamily, member: str, seconds: float) -> float:
     paces: Mapping[int, list[float]] = {1: [], 8: []}
     for _ in range(4):
         for batch, found in paces.items():
-            found.append(_bare_pace(family, member, batch, seconds / 8))
+            found.append(bare_pace(family, member, batch, seconds / 8))
     return median(eight / one for one, eight in zip(paces[1], paces[8], strict=True))
 
 
 @torch.inference_mode()
-def _bare_pace(family: LoadedFamily, member: str, batch: int, seconds: float) -> float:
+def bare_pace(family: LoadedFamily, member: str, batch: int, seconds: float) -> float:
+    """Rows a second of calls of so many guided requests, on the calling thread."""
     text = family.encode_text("two blue houses", member=member)
     sample = torch.randn((2 * batch, *family.latent_shape(Size.of(family.spec.default_size))))
     conditioning = stacked([text.row(branch) for branch in BOTH] * batch)
     inputs = ModelInputs(sample, torch.linspace(900.0, 1.0, 2 * batch), conditioning)
     denoiser, calls, begun = family.denoiser(member), 0, time.perf_counter()
-    while (took := time.perf_counter() - begun) < seconds or not calls:
+    while time.perf_counter() - begun < seconds or not calls:
         denoiser(inputs)
         calls += 1
-    return calls * 2 * batch / took if took else 0.0
+    return calls * 2 * batch / (time.perf_counter() - begun)

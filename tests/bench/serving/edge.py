@@ -10,12 +10,10 @@ from baton.common.errors import BatonError
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec
 from baton.common.limits import Accel
-from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Work
-from baton.edge_server.engine.scheduler import Limits
 from tests.bench.serving.direct import answer_of
 from tests.bench.serving.plans import task_of
-from tests.bench.serving.scheduling import engine_options, scheduling_gauges
+from tests.bench.serving.scheduling import SHIPPED, engine_for, scheduling_gauges
 from tests.bench.serving.systems import Answer
 from tests.bench.serving.trace import Request
 
@@ -24,26 +22,23 @@ class Baton:
     """An engine on a thread of its own.
 
     relay: an arm for every other request, which the edge hands off; scheduling: a name of
-    `tests.bench.serving.scheduling.SETTINGS`.
+    `tests.bench.serving.scheduling.SETTINGS`; settings: of the edge, else as shipped.
     """
 
     def __init__(
         self,
         family: LoadedFamily,
         member: str,
-        scheduling: str = "shipped",
+        scheduling: str = SHIPPED,
         accel: Accel = "none",
         relay: str = "",
-        limits: Mapping[str, int] | None = None,
+        **settings: Any,
     ) -> None:
         self._family, self._member = family, member
         self._accel, self._relay = accel, relay
         self._jobs: dict[int, Job] = {}
         self._started = self._rows = self._full_rows = 0
-        bounds = Limits(**(limits or {}))
-        self._engine = Engine(
-            family, "edge-bench", bounds, threads=1, **engine_options(scheduling, family, member)
-        )
+        self._engine = engine_for(family, scheduling, **settings)
         self._engine.start()
 
     def submit(self, request: Request) -> Future[Answer]:

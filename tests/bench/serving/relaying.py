@@ -7,19 +7,25 @@ left to others, and its decode.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
+import torch
+
 from baton.common.families.loaded import LoadedFamily
+from baton.common.families.local import use_threads
 from baton.common.quality.scores import summarise
 from baton.common.quality.verifier import Quality, Scorer
 from tests.bench.ratios import PairedRatio, paired_ratio
-from tests.bench.serving.closed import Loop
+from tests.bench.serving.closed import Loop, bare_pace
 from tests.bench.serving.plans import task_of
 from tests.bench.serving.replay import pictures, qualities
-from tests.bench.serving.systems import Spec
-from tests.bench.serving.trace import Request
+from tests.bench.serving.systems import MAX_ROWS, Spec
+from tests.bench.serving.trace import STEPS, Request
 
 SHARE = 0.4
 _LARGE, _SMALL = "large", "small"
@@ -51,6 +57,32 @@ def specs(family: str, members: Sequence[str] = (_LARGE, _SMALL)) -> tuple[Spec,
     whole = Spec("whole", "baton", large, family, common)
     arm = ARM.replace(_LARGE, large).replace(_SMALL, members[1])
     return whole, replace(whole, name="relayed", settings=(*common, ("relay", arm)))
+
+
+def costs(family: LoadedFamily, seconds: float, member: str = _LARGE) -> Costs:
+    """Measured alone, each for a third of ``seconds``, of a picture of the mean steps."""
+    with ThreadPoolExecutor(1, initializer=use_threads, initargs=(1,)) as thread:
+        return thread.submit(_costs, family, seconds / 3, member).result()
+
+
+def _costs(family: LoadedFamily, seconds: float, member: str) -> Costs:
+    side = family.spec.default_size
+    latent = torch.zeros(family.latent_shape(side))
+    rows = bare_pace(family, member, MAX_ROWS // 2, seconds)
+    return Costs(
+        encode=_mean_seconds(lambda: family.encode_text("two blue houses", member=member), seconds),
+        denoise=2 * fmean(STEPS) / rows,
+        decode=_mean_seconds(lambda: family.decode(latent), seconds),
+    )
+
+
+def _mean_seconds(call: Callable[[], object], seconds: float) -> float:
+    call()
+    begun, calls = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds or not calls:
+        call()
+        calls += 1
+    return (time.perf_counter() - begun) / calls
 
 
 def ratio(whole: Sequence[Loop], relayed: Sequence[Loop]) -> PairedRatio:
