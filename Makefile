@@ -2,7 +2,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 TREE := build/tree/baton
 ROOMS := common coordinator device_client edge_server
-EXTRAS := edge,device,coordinator,dev
+EXTRAS := edge,device,coordinator,dev,bench
 TORCH_INDEX ?=
 FAMILY ?= runs/scenes/family
 TRAIN_WHEELS := diffusers safetensors pillow psutil platformdirs pydantic pydantic_core annotated_types typing_inspection typer annotated_doc shellingham rich pygments markdown_it_py mdurl click
@@ -12,7 +12,7 @@ export DEMO_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo secrets test check bench bench-accel bench-engine bench-world bench-control format proto train-scenes train-wheels clean
+.PHONY: help setup demo secrets test check bench bench-accel bench-engine bench-world bench-control bench-serve format proto train-scenes train-wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ bench-world: $(READY) ## measure what each step of scenes decides, and who may t
 
 bench-control: $(READY) ## measure what a picture costs beside its drawing (a minute; ARGS='--label NAME') and write it to bench/
 	$(PY) -m tests.bench.control_plane $(ARGS)
+
+bench-serve: $(READY) ## measure the edge under load beside what others serve with (two hours; what was measured is kept; ARGS=--quick) and write it to bench/
+	$(PY) -m tests.bench.serving $(ARGS)
 
 format: $(READY) ## sort the imports, apply the safe fixes, format
 	.venv/bin/ruff check --fix
