@@ -92,13 +92,12 @@ class Node:
             self._joining = asyncio.create_task(self._membership.run())
 
     async def drain(self) -> None:
-        """Leave the coordinator, take nothing new, and let what runs end within the grace."""
+        """Leave the coordinator, take nothing new, and let what runs end, or go on elsewhere."""
         begun = time.monotonic()
         await self._leave()
         self.registry.draining = True
         await self._health.draining()
-        left = self._settings.drain_grace - (time.monotonic() - begun)
-        if not await self.registry.wait_idle(max(left, 0.0)):
+        if not await self.registry.drain(begun + self._settings.drain_grace - time.monotonic()):
             _log.warning("%d requests did not end in time", self.registry.unfinished)
 
     async def _leave(self) -> None:

@@ -70,6 +70,13 @@ class Engine:
         """Let a job go at its next step, unless it has ended by then. Thread-safe."""
         self._inbox.put(lambda: self._loop.drop(job))
 
+    def release(self, job: Job) -> None:
+        """Let a job go on elsewhere: at its next step it ends with its state. Thread-safe.
+
+        One that is denoised to the end is decoded here all the same.
+        """
+        self._inbox.put(lambda: self._loop.release(job))
+
     def stop(self) -> None:
         """End the thread; what is still here ends with Draining."""
         self._inbox.put(self._stop)

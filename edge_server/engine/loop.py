@@ -11,6 +11,7 @@ from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError, ExecutionFailed, origin
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     Dropped,
     Event,
@@ -81,6 +82,18 @@ class Loop:
         if job in self._jobs:
             self._queues.remove(job)
             self._end(job, Dropped())
+
+    def release(self, job: Job) -> None:
+        """End a job with its state, unless it has ended or nothing is left but to decode it."""
+        if job not in self._jobs or job in self._queues.decoding:
+            return
+        self._queues.remove(job)
+        try:
+            checkpoint = self._checkpoint(job) if job.executed else None
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            self._end(job, Drained(checkpoint, job.times()))
 
     def close(self, error: BatonError) -> None:
         """End all that are here."""
@@ -173,11 +186,13 @@ class Loop:
         try:
             self._tell(job, Progressed(run.step, run.plan.steps, job.executed[-1].rows))
             if every and (run.step - job.work.first_step) % every == 0:
-                envelope = self._runner.envelope(run, job.work)
-                self._tell(job, Checkpointed(envelope, tuple(job.executed)))
+                self._tell(job, self._checkpoint(job))
         except Exception as error:
             return error
         return None
+
+    def _checkpoint(self, job: Job) -> Checkpointed:
+        return Checkpointed(self._runner.envelope(job.run, job.work), tuple(job.executed))
 
     def _line_up(self, job: Job, error: Exception | None) -> None:
         """For its next step, or for the encoder that the step's member reads prompts with."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from baton.common.errors import BatonError, InvalidRequest, PermissionDenied
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     HandedOff,
     Job,
@@ -106,7 +107,8 @@ class Entry:
         """Bytes that keeping it costs, as far as they grow with the request."""
         resume = self.work.resume
         size = 0 if resume is None else resume.x.nbytes * (1 + len(resume.history))
-        for part in (self.checkpoint, self.outcome):
+        last = self.outcome.checkpoint if isinstance(self.outcome, Drained) else self.outcome
+        for part in (self.checkpoint, last):
             if isinstance(part, Checkpointed | HandedOff):
                 size += len(part.envelope)
             elif isinstance(part, Drawn):

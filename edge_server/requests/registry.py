@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -20,6 +21,7 @@ from baton.common.errors import (
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     Dropped,
     Event,
@@ -31,6 +33,7 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.requests.admission import Admission
+from baton.edge_server.requests.draining import STEP_SECONDS, staying, working_seconds
 from baton.edge_server.requests.entry import Entry, Key, key_of
 from baton.edge_server.requests.lifecycle import State
 from baton.edge_server.requests.result_cache import ResultCache, Retention
@@ -59,6 +62,7 @@ class Counts:
     cancelled: int = 0
     abandoned: int = 0
     expired: int = 0
+    drained: int = 0
 
     def add(self, state: State) -> None:
         name = "completed" if state in (State.HANDED_OFF, State.DRAWN) else state.value
@@ -187,6 +191,27 @@ class Registry:
         for entry in list(self._open.values()):
             self._withdraw(entry, State.FAILED, error)
 
+    async def drain(self, grace: float) -> bool:
+        """Let all go on elsewhere that do not end within ``grace`` seconds.
+
+        They end at their next step, with their newest state; those that wait end at once. False if
+        something is still here.
+        """
+        begun, works_on = time.monotonic(), working_seconds(grace)
+        self._release(besides=staying(self._open.values(), self._engine.forecast(), works_on))
+        if await self.wait_idle(works_on):
+            return True
+        self._release()
+        left = grace - (time.monotonic() - begun)
+        return await self.wait_idle(max(left, STEP_SECONDS))
+
+    def _release(self, besides: Collection[Entry] = ()) -> None:
+        """Let the engine end them; until it has, they go on."""
+        kept = set(besides)
+        for entry in self._open.values():
+            if entry not in kept and entry.job is not None:
+                self._engine.release(entry.job)
+
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no request is unfinished; False if that took too long."""
         try:
@@ -274,4 +299,6 @@ class Registry:
 def _state_after(outcome: Outcome) -> State:
     if isinstance(outcome, HandedOff):
         return State.HANDED_OFF
+    if isinstance(outcome, Drained):
+        return State.DRAINED
     return State.DRAWN if isinstance(outcome, Drawn) else State.FAILED

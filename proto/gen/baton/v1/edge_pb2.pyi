@@ -423,21 +423,27 @@ Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class Drained(_message.Message):
-    """The edge leaves; the request goes on elsewhere from here."""
+    """The edge leaves; the request goes on elsewhere from here. Without a checkpoint the edge has done
+    no step of it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checkpoint(self) -> Global___Checkpoint: ...
+    @_builtins.property
+    def times(self) -> Global___EdgeTimes: ...
     def __init__(
         self,
         *,
         checkpoint: Global___Checkpoint | None = ...,
+        times: Global___EdgeTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,6 +603,7 @@ class GetStatusResponse(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     LATENT_SPACE_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     node_id: _builtins.str
     version: _builtins.str
@@ -610,6 +617,8 @@ class GetStatusResponse(_message.Message):
     completed: _builtins.int
     failed: _builtins.int
     cancelled: _builtins.int
+    drained: _builtins.int
+    """Requests that were told to go on elsewhere."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -632,10 +641,11 @@ class GetStatusResponse(_message.Message):
         failed: _builtins.int = ...,
         cancelled: _builtins.int = ...,
         latent_space: _plan_pb2.LatentSpace | None = ...,
+        drained: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latent_space", b"latent_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "draining", b"draining", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "queued", b"queued", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "drained", b"drained", "draining", b"draining", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "protocol_version", b"protocol_version", "queued", b"queued", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
