@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -36,6 +37,10 @@ from baton.edge_server.tickets import Entrance, TicketGate
 from baton.edge_server.wire import largest_request
 from baton.v1 import edge_pb2, edge_pb2_grpc
 
+if TYPE_CHECKING:  # their library is needed by whoever wants metrics alone
+    from baton.edge_server.endpoint import Endpoint
+    from baton.edge_server.metrics import Metrics
+
 _log = logging.getLogger(__name__)
 _FAREWELL_SECONDS = 0.5  # for what the streams are still to be told
 _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_name.values()]
@@ -52,14 +57,17 @@ class Node:
             secrets.guard, _keepalive(settings), largest_request(family), settings.reader_patience
         )
         self._health = Health(self._server, _SERVICES)
+        self._metrics = _metrics(settings, family)
+        self._endpoint: Endpoint | None = None
         self._engine = Engine(
             family,
             settings.node_id,
             limits_of(settings),
             settings.threads or torch.get_num_threads(),
             decode_lane=settings.decode_lane,
+            observer=self._metrics,
         )
-        self.registry = Registry(self._engine, _bounds(settings))
+        self.registry = Registry(self._engine, _bounds(settings), self._metrics)
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
         self._gate = TicketGate(entrance, family.spec, ratios=family.ratios)
         self._membership: Membership | None = None
@@ -68,10 +76,17 @@ class Node:
         self.address = ""
 
     def bind(self) -> None:
-        """Take the port. Raises InvalidRequest or Unreachable if it cannot be bound."""
+        """Take the ports. Raises InvalidRequest or Unreachable if one cannot be bound."""
         settings = self._settings
         port = bind(self._server, settings.host, settings.port, self._secrets.guard.tls)
         self.address = joined(settings.host, port)
+        if self._metrics is not None:
+            self._endpoint = _endpoint(settings, self._metrics)
+
+    @property
+    def metrics_address(self) -> str:
+        """Where its metrics are read; empty if nowhere."""
+        return "" if self._endpoint is None else self._endpoint.address
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
@@ -86,6 +101,9 @@ class Node:
         self._engine.start(on_crash)
         await self._server.start()
         await self._health.serving()
+        if self._endpoint is not None:
+            self._endpoint.start()
+            _log.info("metrics at http://%s/metrics", self._endpoint.address)
         if self._settings.coordinator:
             link = Link(self._settings.coordinator, self._secrets.access, self._gate.trust)
             self._membership = Membership(link, self._registration(), self._occupancy)
@@ -115,6 +133,8 @@ class Node:
         self.registry.close(Draining("the edge is shutting down; use another"))
         await asyncio.to_thread(self._engine.stop)
         await self._server.stop(_FAREWELL_SECONDS)
+        if self._endpoint is not None:
+            await asyncio.to_thread(self._endpoint.close)
 
     def _fail(self, error: BatonError) -> None:
         """The model thread is gone: end everything and serve no more, but stay to say so."""
@@ -144,6 +164,21 @@ def limits_of(settings: EdgeSettings) -> Limits:
     """Of the engine."""
     kept, activations = settings.cache_mib << 20, settings.activation_mib << 20
     return Limits(settings.max_active, settings.max_rows, kept, activations)
+
+
+def _metrics(settings: EdgeSettings, family: LoadedFamily) -> Metrics | None:
+    """Without them, an edge does without their library."""
+    if settings.metrics_port is None:
+        return None
+    from baton.edge_server.metrics import Metrics
+
+    return Metrics(family.members)
+
+
+def _endpoint(settings: EdgeSettings, metrics: Metrics) -> Endpoint:
+    from baton.edge_server.endpoint import Endpoint
+
+    return Endpoint(settings.metrics_host, settings.metrics_port or 0, metrics.registry)
 
 
 def _bounds(settings: EdgeSettings) -> Bounds:

@@ -14,6 +14,7 @@ from baton.edge_server.engine.job import Job
 from baton.edge_server.engine.lanes import lanes_for
 from baton.edge_server.engine.latency import Forecast
 from baton.edge_server.engine.loop import Loop
+from baton.edge_server.engine.observer import Observer
 from baton.edge_server.engine.runner import Runner
 from baton.edge_server.engine.scheduler import Limits, Planner, Terms, unplanned
 
@@ -37,6 +38,7 @@ class Engine:
         threads: int | None = None,
         plan: Planner = unplanned,
         decode_lane: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         """plan: of rounds; threads: of the model, None: as many as torch takes by default.
 
@@ -45,7 +47,7 @@ class Engine:
         self._threads = threads
         self._limits = limits
         self._lanes = lanes_for(family.models.device, decode_lane, threads)
-        self._loop = Loop(Runner(family, node_id), Terms(limits, plan), self._lanes)
+        self._loop = Loop(Runner(family, node_id), Terms(limits, plan), self._lanes, observer)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._over: BatonError | None = None

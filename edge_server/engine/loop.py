@@ -24,6 +24,7 @@ from baton.edge_server.engine.job import (
 )
 from baton.edge_server.engine.lanes import Lanes, OneLane
 from baton.edge_server.engine.latency import LatencyModel, Pace
+from baton.edge_server.engine.observer import Observer
 from baton.edge_server.engine.runner import Ran, Runner
 from baton.edge_server.engine.scheduler import (
     Queues,
@@ -43,9 +44,16 @@ class Loop:
     Every job gets one last event, and is here no more. Nothing of it is thread-safe.
     """
 
-    def __init__(self, runner: Runner, terms: Terms, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        terms: Terms,
+        lanes: Lanes | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._runner = runner
         self._lanes = lanes or OneLane()
+        self._observer = observer or Observer()
         self._terms = terms
         self._queues: Queues[Job] = Queues()
         self._jobs: dict[Job, None] = {}
@@ -66,6 +74,8 @@ class Loop:
         if chosen.encode:
             self._encode(chosen.encode)
         self._run(chosen)
+        if chosen.denoise or chosen.planned:
+            self._observer.round(chosen.planned)
 
     def take(self, job: Job) -> None:
         """Put it in line; what cannot run ends at once."""
@@ -146,11 +156,16 @@ class Loop:
             self._measure(chosen.denoise, time.monotonic() - self._begun)
 
     def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
+        if not parts:
+            return []
         begun = time.monotonic()
-        ran = self._runner.denoise([(job.run, work) for job, work in parts]) if parts else []
+        ran = self._runner.denoise([(job.run, work) for job, work in parts])
         seconds = time.monotonic() - begun
         for job, _ in parts:
             job.model_seconds += seconds
+        rows = sum(work.rows for _, work in parts)
+        full = sum(job.due.first(work.steps).rows for job, work in parts)
+        self._observer.denoised(parts[0][1].member, rows, full - rows, seconds)
         return ran
 
     def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:

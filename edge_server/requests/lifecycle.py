@@ -28,6 +28,10 @@ class State(Enum):
     def ended(self) -> bool:
         return not TRANSITIONS[self]
 
+    @property
+    def word(self) -> str:
+        return self.value.replace(" ", "_")
+
 
 _STOPPED = frozenset({State.FAILED, State.CANCELLED, State.ABANDONED, State.EXPIRED, State.DRAINED})
 TRANSITIONS: Mapping[State, frozenset[State]] = {
