@@ -36,7 +36,8 @@ class EdgeAttempt:
     """What one edge made of a request: steps ``start <= i < stop`` reached the device.
 
     node_id: empty if the edge never answered. error: status name of the failure, empty if the edge
-    did its part; reason: of the failure, one line.
+    did its part or what it could of it; drained: it left for a shutdown; reason: why it did not do
+    its part, one line.
     """
 
     node_id: str
@@ -45,6 +46,7 @@ class EdgeAttempt:
     stop: int
     error: str = ""
     reason: str = ""
+    drained: bool = False
 
     def __post_init__(self) -> None:
         if self.node_id:  # its address, where a caller named nothing else
@@ -55,12 +57,16 @@ class EdgeAttempt:
         check_status_name(self.error)
         check_reason(self.reason)
 
+    @property
+    def did_its_part(self) -> bool:
+        return not (self.error or self.drained)
+
     def in_vain(self) -> EdgeAttempt:
         """As it is told once nobody could go on from what it brought."""
-        if self.error:
+        if self.error or self.stop == self.start:
             return replace(self, stop=self.start)
-        reason = "nobody could go on from its latent"
-        return replace(self, stop=self.start, error=ExecutionFailed.status, reason=reason)
+        status, reason = ExecutionFailed.status, "nobody could go on from its latent"
+        return replace(self, stop=self.start, error=status, reason=reason, drained=False)
 
 
 @dataclass(frozen=True, slots=True)

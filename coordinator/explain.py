@@ -88,9 +88,11 @@ def _ending(record: DecisionRecord) -> Iterator[str]:
 
 def _attempt(attempt: EdgeAttempt) -> str:
     name = f"{attempt.node_id or 'an edge'} at {attempt.address}"
-    if not attempt.error:
+    if attempt.did_its_part:
         return f"{name}: ran steps {attempt.start} to {attempt.stop}"
     got = f"after step {attempt.stop}" if attempt.stop > attempt.start else "without a step"
+    if attempt.drained:
+        return f"{name}: left {got}: {attempt.reason or 'no reason given'}"
     return f"{name}: failed {got} ({attempt.error}): {attempt.reason or 'no reason given'}"
 
 

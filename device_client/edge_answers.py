@@ -124,7 +124,8 @@ class EdgeAnswers:
         if kind == "drained":
             if event.drained.HasField("checkpoint"):
                 self._keep(event.drained.checkpoint.envelope, event.drained.checkpoint)
-            raise Draining(f"the edge at {self._address} leaves")
+            self._so_far.times += wire.times_from_proto(event.drained.times)
+            raise Draining("the edge is shutting down")
         if kind == "handoff":
             times = wire.times_from_proto(event.handoff.times)
             self._keep(event.handoff.envelope, event.handoff)

@@ -9,7 +9,13 @@ from contextlib import asynccontextmanager, suppress
 
 import grpc.aio
 
-from baton.common.errors import ConnectionBroken, ExecutionFailed, InvalidRequest, Unreachable
+from baton.common.errors import (
+    ConnectionBroken,
+    Draining,
+    ExecutionFailed,
+    InvalidRequest,
+    Unreachable,
+)
 from baton.common.foreign import cleaned
 from baton.common.rpc.channels import Line
 from baton.common.rpc.peer import Peer
@@ -99,7 +105,7 @@ class EdgeSession:
             call = stub.Denoise(message, timeout=max(deadline - time.monotonic(), 0.001))
             try:
                 await self._read(call, patience, broken)
-            except (grpc.aio.AioRpcError, TimeoutError):
+            except (grpc.aio.AioRpcError, TimeoutError, Draining):
                 raise
             except BaseException:  # the edge knows nothing of it and works on
                 await self._cancel(stub)

@@ -53,7 +53,7 @@ class HandedOver(OfPicture):
 
 @dataclass(frozen=True)
 class EdgeLost(OfPicture):
-    """An edge did not do its part; the request goes on from ``resume_step``."""
+    """An edge failed or left before its part was done; the request goes on from ``resume_step``."""
 
     address: str
     reason: str

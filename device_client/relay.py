@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from baton.common.decision import EdgeChoice
-from baton.common.errors import BatonError, DeadlineExceeded
+from baton.common.errors import BatonError, DeadlineExceeded, Draining
 from baton.common.foreign import one_line
 from baton.common.outcome import EdgeAttempt
 from baton.device_client.budget import Budget
@@ -72,15 +72,22 @@ class EdgeRelay:
     def _record(
         self, choice: EdgeChoice, session: EdgeSession, first: int, error: BatonError | None
     ) -> None:
-        status, reason = (error.status, one_line(str(error))) if error else ("", "")
-        stop = len(self._so_far.executed)
-        node_id = session.node_id or choice.node_id
-        attempt = EdgeAttempt(node_id, choice.address, first, stop, status, reason)
+        drained, stop = isinstance(error, Draining), len(self._so_far.executed)
+        attempt = EdgeAttempt(
+            session.node_id or choice.node_id,
+            choice.address,
+            first,
+            stop,
+            "" if error is None or drained else error.status,
+            "" if error is None else one_line(str(error)),
+            drained,
+        )
         self._so_far.attempts.append(attempt)
 
     def _lose(self, address: str, error: BatonError) -> None:
         step, reason = self._so_far.resume_step, str(error)
-        self._so_far.notes.append(f"edge {address} lost at step {step}: {reason}")
+        how = "left" if isinstance(error, Draining) else "lost"
+        self._so_far.notes.append(f"edge {address} {how} at step {step}: {reason}")
         self._emit(EdgeLost(address, reason, step))
 
     def on_step(self, done: int) -> None:

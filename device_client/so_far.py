@@ -22,8 +22,8 @@ class SoFar:
     state: the newest latent, from a checkpoint or a handoff, after ``executed``; newest: its
     envelope, from which any node can go on; picture: set once the last step ran, uint8 [H, W, 3];
     nodes: what each edge that accepted the request draws with, by node id; begun: an edge has
-    accepted it, and not said that it waits there. taken_over: the steps at which the device went
-    on from another's latent. times: of the edges that did their part, together, by their own
+    accepted it, and not said that it waits there. taken_over: the steps at which the device went on
+    from another's latent. times: of the edges that did their part, or left, together, by their own
     clocks. deciding_seconds: until there was a plan; edge_seconds, device_seconds: of its stretches
     at edges, as seen from here, and here, of which decode_seconds: of decoding. arrived: monotonic
     time of the handoff; handoff_seconds: from then until the device's first step. round_trips:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
+from baton.common.errors import Incompatible
 from baton.common.families.manifest import find_family, read_manifest
 from baton.common.naming import check_advertised, is_loopback, joined
 from baton.common.rpc.access import Access, Guard
@@ -52,7 +54,7 @@ def check_reachable(settings: EdgeSettings) -> None:
 
 
 def check_serving(settings: EdgeSettings) -> None:
-    """`check_node`, and the family, its members, and the port.
+    """`check_node`, and the family, its members, and the ports.
 
     Raises UnknownName or WeightsError for the family, and as `claim` does for host and port.
     """
@@ -61,3 +63,15 @@ def check_serving(settings: EdgeSettings) -> None:
     for member in settings.member_list or ():
         manifest.check_member(member)
     claim(settings.host, settings.port)
+    if settings.metrics_port is not None:
+        check_metrics(settings.metrics_host, settings.metrics_port)
+
+
+def check_metrics(host: str, port: int) -> None:
+    """Raises Incompatible without the library, and as `claim` does for host and port."""
+    if find_spec("prometheus_client") is None:
+        raise Incompatible(
+            "metrics need the library prometheus-client; install baton-diffusion[edge], or leave"
+            " metrics_port out"
+        )
+    claim(host, port, "metrics-")

@@ -46,6 +46,12 @@ def serve(
     ] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port for Prometheus; 0 picks a free one.")
+    ] = None,
+    metrics_host: Annotated[
+        str | None, typer.Option(help="Address at which Prometheus finds it; loopback by default.")
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow other machines, unauthenticated.")
     ] = None,

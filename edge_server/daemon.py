@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -42,6 +43,10 @@ from baton.edge_server.tickets import Entrance, TicketGate
 from baton.edge_server.wire import About, largest_request
 from baton.v1 import edge_pb2, edge_pb2_grpc
 
+if TYPE_CHECKING:  # their library is needed by whoever wants metrics alone
+    from baton.edge_server.endpoint import Endpoint
+    from baton.edge_server.metrics import Metrics
+
 _log = logging.getLogger(__name__)
 _FAREWELL_SECONDS = 0.5  # for what the streams are still to be told
 _SERVICES = [service.full_name for service in edge_pb2.DESCRIPTOR.services_by_name.values()]
@@ -65,14 +70,17 @@ class Node:
             secrets.guard, _keepalive(settings), largest_request(family), settings.reader_patience
         )
         self._health = Health(self._server, _SERVICES)
+        self._metrics = _metrics(settings, family)
+        self._endpoint: Endpoint | None = None
         self._engine = Engine(
             family,
             settings.node_id,
             limits_of(settings),
             settings.threads or torch.get_num_threads(),
             steering_of(settings, profile),
+            self._metrics,
         )
-        self.registry = Registry(self._engine, _bounds(settings))
+        self.registry = Registry(self._engine, _bounds(settings), self._metrics)
         entrance = Entrance(settings.node_id, settings.tickets, secrets.ticket_keys)
         self._gate = TicketGate(entrance, family.spec, ratios=family.ratios)
         self._membership: Membership | None = None
@@ -81,10 +89,17 @@ class Node:
         self.address = ""
 
     def bind(self) -> None:
-        """Take the port. Raises InvalidRequest or Unreachable if it cannot be bound."""
+        """Take the ports. Raises InvalidRequest or Unreachable if one cannot be bound."""
         settings = self._settings
         port = bind(self._server, settings.host, settings.port, self._secrets.guard.tls)
         self.address = joined(settings.host, port)
+        if self._metrics is not None:
+            self._endpoint = _endpoint(settings, self._metrics)
+
+    @property
+    def metrics_address(self) -> str:
+        """Where its metrics are read; empty if nowhere."""
+        return "" if self._endpoint is None else self._endpoint.address
 
     async def start(self) -> None:
         """Serve, and join the coordinator if there is one."""
@@ -100,19 +115,21 @@ class Node:
         self._engine.start(on_crash)
         await self._server.start()
         await self._health.serving()
+        if self._endpoint is not None:
+            self._endpoint.start()
+            _log.info("metrics at http://%s/metrics", self._endpoint.address)
         if self._settings.coordinator:
             link = Link(self._settings.coordinator, self._secrets.access, self._gate.trust)
             self._membership = Membership(link, self._registration(), self._occupancy)
             self._joining = asyncio.create_task(self._membership.run())
 
     async def drain(self) -> None:
-        """Leave the coordinator, take nothing new, and let what runs end within the grace."""
+        """Leave the coordinator, take nothing new, and let what runs end, or go on elsewhere."""
         begun = time.monotonic()
         await self._leave()
         self.registry.draining = True
         await self._health.draining()
-        left = self._settings.drain_grace - (time.monotonic() - begun)
-        if not await self.registry.wait_idle(max(left, 0.0)):
+        if not await self.registry.drain(begun + self._settings.drain_grace - time.monotonic()):
             _log.warning("%d requests did not end in time", self.registry.unfinished)
 
     async def _leave(self) -> None:
@@ -130,6 +147,8 @@ class Node:
         self.registry.close(Draining("the edge is shutting down; use another"))
         await asyncio.to_thread(self._engine.stop)
         await self._server.stop(_FAREWELL_SECONDS)
+        if self._endpoint is not None:
+            await asyncio.to_thread(self._endpoint.close)
 
     def _fail(self, error: BatonError) -> None:
         """The model thread is gone: end everything and serve no more, but stay to say so."""
@@ -176,6 +195,21 @@ def steering_of(settings: EdgeSettings, profile: Profile | None) -> Steering:
         control=control,
         decode_lane=lane,
     )
+
+
+def _metrics(settings: EdgeSettings, family: LoadedFamily) -> Metrics | None:
+    """Without them, an edge does without their library."""
+    if settings.metrics_port is None:
+        return None
+    from baton.edge_server.metrics import Metrics
+
+    return Metrics(family.members)
+
+
+def _endpoint(settings: EdgeSettings, metrics: Metrics) -> Endpoint:
+    from baton.edge_server.endpoint import Endpoint
+
+    return Endpoint(settings.metrics_host, settings.metrics_port or 0, metrics.registry)
 
 
 def _bounds(settings: EdgeSettings) -> Bounds:

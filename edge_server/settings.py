@@ -103,6 +103,10 @@ class EdgeSettings(ServerAccess, ClientAccess):
     keepalive_timeout: float = Field(default=5.0, ge=0.1, le=7200)
     #: Seconds between a device's pings below which its connection is closed.
     keepalive_min_interval: float = Field(default=0.5, ge=0, le=7200)
+    #: Where Prometheus finds this node's metrics, over HTTP, without a password; None: nowhere.
+    #: They hold no prompt and no name of a caller.
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"
     #: Seconds that running requests get to end after SIGTERM.
     drain_grace: float = Field(default=30.0, ge=0)
     #: Whether a request needs a ticket; one that comes along must be valid in any case.

@@ -22,6 +22,7 @@ from baton.common.rpc.convert import executed_to_proto, plan_from_proto
 from baton.common.rpc.latent_spaces import Latents, space_from_proto, space_to_proto
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     Event,
     HandedOff,
@@ -145,12 +146,14 @@ def event_to_proto(event: Event | Queued) -> edge_pb2.DenoiseEvent:
         return edge_pb2.DenoiseEvent(progress=progress)
     if isinstance(event, Queued):
         return edge_pb2.DenoiseEvent(queued=edge_pb2.Queued(position=event.position))
-    if isinstance(event, Checkpointed | HandedOff | Drawn):
-        executed = executed_to_proto(event.executed)
-        if isinstance(event, Checkpointed):
-            checkpoint = edge_pb2.Checkpoint(envelope=event.envelope, executed=executed)
-            return edge_pb2.DenoiseEvent(checkpoint=checkpoint)
-        times = _times(event.times)
+    if isinstance(event, Checkpointed):
+        return edge_pb2.DenoiseEvent(checkpoint=_checkpoint(event))
+    if isinstance(event, Drained):
+        checkpoint = None if event.checkpoint is None else _checkpoint(event.checkpoint)
+        drained = edge_pb2.Drained(checkpoint=checkpoint, times=_times(event.times))
+        return edge_pb2.DenoiseEvent(drained=drained)
+    if isinstance(event, HandedOff | Drawn):
+        executed, times = executed_to_proto(event.executed), _times(event.times)
         if isinstance(event, HandedOff):
             handoff = edge_pb2.Handoff(envelope=event.envelope, executed=executed, times=times)
             return edge_pb2.DenoiseEvent(handoff=handoff)
@@ -160,6 +163,11 @@ def event_to_proto(event: Event | Queued) -> edge_pb2.DenoiseEvent:
         )
         return edge_pb2.DenoiseEvent(image=image)
     raise TypeError(f"{type(event).__name__} is not an event of the stream")
+
+
+def _checkpoint(event: Checkpointed) -> edge_pb2.Checkpoint:
+    executed = executed_to_proto(event.executed)
+    return edge_pb2.Checkpoint(envelope=event.envelope, executed=executed)
 
 
 def accepted(
@@ -237,6 +245,7 @@ def status(about: About, registry: Registry) -> edge_pb2.GetStatusResponse:
         completed=counts.completed,
         failed=counts.failed + counts.expired,
         cancelled=counts.cancelled + counts.abandoned,
+        drained=counts.drained,
         latent_space=space_to_proto(family.spec.latent_space),
         expected_wait_seconds=registry.expected_wait(about.typical),
         free_places=registry.free_places,

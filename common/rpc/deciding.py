@@ -180,6 +180,7 @@ def _attempt_to_proto(attempt: EdgeAttempt) -> pb.EdgeAttempt:
         stop=attempt.stop,
         error=attempt.error,
         reason=attempt.reason,
+        drained=attempt.drained,
     )
 
 
@@ -191,6 +192,7 @@ def _attempt_from_proto(message: pb.EdgeAttempt) -> EdgeAttempt:
         message.stop,
         message.error,
         message.reason,
+        message.drained,
     )
 
 

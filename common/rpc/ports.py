@@ -20,24 +20,24 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
 _TRIES = 16
 
 
-def claim(host: str, port: int) -> tuple[tuple[str, ...], int]:
+def claim(host: str, port: int, prefix: str = "") -> tuple[tuple[str, ...], int]:
     """The host's addresses on this machine and a port that is free at each of them.
 
-    Port 0 stays as it is for one address, where whoever binds it may choose. Raises InvalidRequest
-    for a name that is unknown, a foreign address, or a port that this user may not have, and
-    Unreachable for one that is in use.
+    Port 0 stays as it is for one address, where whoever binds it may choose. prefix: of the flags
+    that set host and port. Raises InvalidRequest for a name that is unknown, a foreign address, or
+    a port that this user may not have, and Unreachable for one that is in use.
     """
-    addresses = _resolved(host)
+    addresses = _resolved(host, prefix)
     for _ in range(_TRIES - 1):
         try:
-            return _claimed(addresses, port)
+            return _claimed(addresses, port, prefix)
         except Unreachable:
             if port:
                 raise
-    return _claimed(addresses, port)
+    return _claimed(addresses, port, prefix)
 
 
-def _resolved(host: str) -> tuple[str, ...]:
+def _resolved(host: str, prefix: str) -> tuple[str, ...]:
     if host.casefold() == "localhost":
         return _LOCALHOST
     try:
@@ -47,12 +47,13 @@ def _resolved(host: str) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "not a host name"
         raise InvalidRequest(
-            f"cannot listen on {host!r}: {why}; set --host to a name or an address of this machine"
+            f"cannot listen on {host!r}: {why}; set --{prefix}host to a name or an address of this"
+            " machine"
         ) from error
     return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def _claimed(addresses: Sequence[str], port: int) -> tuple[tuple[str, ...], int]:
+def _claimed(addresses: Sequence[str], port: int, prefix: str) -> tuple[tuple[str, ...], int]:
     """Binds all at once and lets go. Of several, those that this machine lacks are left out."""
     own: list[str] = []
     chosen = port
@@ -62,13 +63,13 @@ def _claimed(addresses: Sequence[str], port: int) -> tuple[tuple[str, ...], int]
                 chosen = _bound(stack, address, chosen)
             except OSError as error:
                 if error.errno not in _NOT_OURS:
-                    raise _told(error, joined(address, chosen)) from error
+                    raise not_bound(error, joined(address, chosen), prefix) from error
             else:
                 own.append(address)
     if not own:
         raise InvalidRequest(
-            f"cannot listen on {', '.join(addresses)}: no address of this machine; set --host to"
-            " one that is"
+            f"cannot listen on {', '.join(addresses)}: no address of this machine; set"
+            f" --{prefix}host to one that is"
         )
     return tuple(own), port if len(own) == 1 else chosen
 
@@ -85,8 +86,9 @@ def _bound(stack: ExitStack, address: str, port: int) -> int:
     return int(made.getsockname()[1])
 
 
-def _told(error: OSError, where: str) -> BatonError:
-    remedy = "choose another with --port"
+def not_bound(error: OSError, where: str, prefix: str = "") -> BatonError:
+    """Why a socket could not be bound there; prefix: of the flag that sets its port."""
+    remedy = f"choose another with --{prefix}port"
     if error.errno == errno.EADDRINUSE:
         return Unreachable(f"cannot listen on {where}: the port is in use; {remedy}")
     if error.errno in _NOT_ALLOWED:

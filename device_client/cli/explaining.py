@@ -151,16 +151,17 @@ def _name(node_id: str, address: str) -> str:
 
 
 def _attempt(attempt: EdgeAttempt) -> str:
-    if not attempt.error:
+    if attempt.did_its_part:
         return f"ran steps {attempt.start} to {attempt.stop}"
     kept = f"steps {attempt.start} to {attempt.stop} kept" if attempt.stop > attempt.start else ""
-    return f"failed ({attempt.error}), {kept or 'nothing kept'}: {attempt.reason}"
+    how = "left" if attempt.drained else f"failed ({attempt.error})"
+    return f"{how}, {kept or 'nothing kept'}: {attempt.reason}"
 
 
 def _why_not_used(entry: Entry) -> str:
     if entry.ending != "picture" and _next_place(entry) == "edge":
         return "the request ended before its turn"
-    if any(not attempt.error for attempt in entry.attempts):
+    if any(attempt.did_its_part for attempt in entry.attempts):
         return "another had done the edge's part"
     return "the request ended before its turn" if entry.ending != "picture" else "not needed"
 

@@ -14,6 +14,7 @@ from baton.common.families.local import use_threads
 from baton.edge_server.engine.job import Job
 from baton.edge_server.engine.latency import Forecast
 from baton.edge_server.engine.loop import Loop
+from baton.edge_server.engine.observer import Observer
 from baton.edge_server.engine.runner import Runner
 from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.engine.steering import Course, Steering
@@ -37,11 +38,13 @@ class Engine:
         limits: Limits,
         threads: int | None = None,
         steering: Steering | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """threads: of the model, None: as many as torch takes by default."""
         self._threads = threads
         self._limits = limits
-        self._loop = Loop(Runner(family, node_id), limits, steering, threads)
+        runner = Runner(family, node_id)
+        self._loop = Loop(runner, limits, steering, threads, observer)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._over: BatonError | None = None
@@ -65,6 +68,13 @@ class Engine:
     def drop(self, job: Job) -> None:
         """Let a job go at its next step, unless it has ended by then. Thread-safe."""
         self._inbox.put(lambda: self._loop.drop(job))
+
+    def release(self, job: Job) -> None:
+        """Let a job go on elsewhere: at its next step it ends with its state. Thread-safe.
+
+        One that is denoised to the end is decoded here all the same.
+        """
+        self._inbox.put(lambda: self._loop.release(job))
 
     def stop(self) -> None:
         """End the thread; what is still here ends with Draining."""

@@ -107,11 +107,19 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Drained:
+    """The job goes on elsewhere: from the checkpoint, or as it came if it has done no step here."""
+
+    checkpoint: Checkpointed | None
+    times: Times
+
+
+@dataclass(frozen=True)
 class Dropped:
     """The job has left the engine because its owner let it go."""
 
 
-Outcome = HandedOff | Drawn | BatonError
+Outcome = HandedOff | Drawn | Drained | BatonError
 Event = Started | Progressed | Checkpointed | Outcome | Dropped
 
 

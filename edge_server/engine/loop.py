@@ -11,6 +11,7 @@ from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError, ExecutionFailed, origin
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     Dropped,
     Event,
@@ -23,6 +24,7 @@ from baton.edge_server.engine.job import (
 )
 from baton.edge_server.engine.lanes import lanes_for
 from baton.edge_server.engine.latency import LatencyModel, Pace
+from baton.edge_server.engine.observer import Observer
 from baton.edge_server.engine.runner import Ran, Runner
 from baton.edge_server.engine.scheduler import (
     Limits,
@@ -50,9 +52,11 @@ class Loop:
         limits: Limits,
         steering: Steering | None = None,
         threads: int | None = None,
+        observer: Observer | None = None,
     ) -> None:
         steering = steering or Steering()
         self._runner = runner
+        self._observer = observer or Observer()
         self._lanes = lanes_for(runner.device, steering.decode_lane, threads)
         self.wheel = Wheel(steering, self._lanes.waiting)
         self._terms = Terms(limits, self.wheel.plan)
@@ -61,6 +65,7 @@ class Loop:
         self._turn = Turn()
         self._begun = 0.0
         self.latency = dict(steering.latency)
+        self._observer.knobs(*self.wheel.knobs)
 
     @property
     def idle(self) -> bool:
@@ -68,7 +73,8 @@ class Loop:
 
     def step(self) -> None:
         """Give free places to those that wait, then run what the scheduler chooses."""
-        self.wheel.observe(len(self._queues.waiting), time.monotonic())
+        if self.wheel.observe(len(self._queues.waiting), time.monotonic()):
+            self._observer.knobs(*self.wheel.knobs)
         self._admit(admitted(self._queues, self._terms.limits))
         if not self._turn.encoded:
             self._begun = time.monotonic()
@@ -92,6 +98,18 @@ class Loop:
         if job in self._jobs:
             self._queues.remove(job)
             self._end(job, Dropped())
+
+    def release(self, job: Job) -> None:
+        """End a job with its state, unless it has ended or nothing is left but to decode it."""
+        if job not in self._jobs or job in self._queues.decoding:
+            return
+        self._queues.remove(job)
+        try:
+            checkpoint = self._checkpoint(job) if job.executed else None
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            self._end(job, Drained(checkpoint, job.times()))
 
     def close(self, error: BatonError) -> None:
         """End all that are here."""
@@ -146,14 +164,20 @@ class Loop:
             self._show(job, picture)
         if chosen.denoise:
             self.wheel.count(chosen.planned, skipped)
+            self._observer.round(chosen.planned)
             self._measure(chosen.denoise, time.monotonic() - self._begun)
 
     def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
+        if not parts:
+            return []
         begun = time.monotonic()
-        ran = self._runner.denoise([(job.run, work) for job, work in parts]) if parts else []
+        ran = self._runner.denoise([(job.run, work) for job, work in parts])
         seconds = time.monotonic() - begun
         for job, _ in parts:
             job.model_seconds += seconds
+        rows = sum(work.rows for _, work in parts)
+        full = sum(job.due.first(work.steps).rows for job, work in parts)
+        self._observer.denoised(parts[0][1].member, rows, full - rows, seconds)
         return ran
 
     def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:
@@ -189,11 +213,13 @@ class Loop:
         try:
             self._tell(job, Progressed(run.step, run.plan.steps, job.executed[-1].rows))
             if every and (run.step - job.work.first_step) % every == 0:
-                envelope = self._runner.envelope(run, job.work)
-                self._tell(job, Checkpointed(envelope, tuple(job.executed)))
+                self._tell(job, self._checkpoint(job))
         except Exception as error:
             return error
         return None
+
+    def _checkpoint(self, job: Job) -> Checkpointed:
+        return Checkpointed(self._runner.envelope(job.run, job.work), tuple(job.executed))
 
     def _line_up(self, job: Job, error: Exception | None) -> None:
         """For its next step, or for the encoder that the step's member reads prompts with."""

@@ -126,10 +126,12 @@ class Wheel:
         """How far up its ladder the controller is; 0 at rest."""
         return self._controller.level
 
-    def observe(self, waiting: int, now: float) -> None:
-        """So many wait for a place; now: seconds."""
-        if self._steering.controlled:
-            self._controller = self._controller.after(waiting, now)
+    def observe(self, waiting: int, now: float) -> bool:
+        """So many wait for a place; now: seconds. Whether that turns the knobs."""
+        if not self._steering.controlled:
+            return False
+        before, self._controller = self._controller, self._controller.after(waiting, now)
+        return self._controller.level != before.level
 
     def chunks(self, size: Size) -> int:
         """Into how many a decode that begins now is cut."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from baton.common.errors import BatonError, InvalidRequest, PermissionDenied
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     HandedOff,
     Job,
@@ -38,13 +40,15 @@ class Entry:
 
     Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
     position: how many wait before it, while it is queued itself; deadline: in the event loop's
-    time; job: the engine's side of it; remaining: what it still asks of the model.
+    time; since: when it came, monotonic; job: the engine's side of it; remaining: what it still
+    asks of the model.
     """
 
     work: Work
     position: Callable[[], int] = field(default=int, repr=False)
     deadline: float = math.inf
     state: State = State.QUEUED
+    since: float = field(default_factory=time.monotonic)
     job: Job | None = None
     progress: Progressed | None = None
     checkpoint: Checkpointed | None = None
@@ -106,7 +110,8 @@ class Entry:
         """Bytes that keeping it costs, as far as they grow with the request."""
         resume = self.work.resume
         size = 0 if resume is None else resume.x.nbytes * (1 + len(resume.history))
-        for part in (self.checkpoint, self.outcome):
+        last = self.outcome.checkpoint if isinstance(self.outcome, Drained) else self.outcome
+        for part in (self.checkpoint, last):
             if isinstance(part, Checkpointed | HandedOff):
                 size += len(part.envelope)
             elif isinstance(part, Drawn):

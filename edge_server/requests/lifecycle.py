@@ -10,7 +10,8 @@ class State(Enum):
     """QUEUED waits for a place, RUNNING has one; every other state is an end.
 
     CANCELLED was asked for; ABANDONED had no listener for longer than it lingers; EXPIRED passed
-    its deadline; FAILED ended with any other error.
+    its deadline; DRAINED is to go on elsewhere, for the edge leaves; FAILED ended with any other
+    error.
     """
 
     QUEUED = "queued"
@@ -21,13 +22,18 @@ class State(Enum):
     CANCELLED = "cancelled"
     ABANDONED = "abandoned"
     EXPIRED = "expired"
+    DRAINED = "drained"
 
     @property
     def ended(self) -> bool:
         return not TRANSITIONS[self]
 
+    @property
+    def word(self) -> str:
+        return self.value.replace(" ", "_")
 
-_STOPPED = frozenset({State.FAILED, State.CANCELLED, State.ABANDONED, State.EXPIRED})
+
+_STOPPED = frozenset({State.FAILED, State.CANCELLED, State.ABANDONED, State.EXPIRED, State.DRAINED})
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.QUEUED: _STOPPED | {State.RUNNING},
     State.RUNNING: _STOPPED | {State.HANDED_OFF, State.DRAWN},
@@ -37,6 +43,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
     State.ABANDONED: frozenset(),
     State.EXPIRED: frozenset(),
+    State.DRAINED: frozenset(),
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -20,6 +21,7 @@ from baton.common.errors import (
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     Dropped,
     Event,
@@ -31,7 +33,9 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.engine.latency import RemainingWork
+from baton.edge_server.engine.observer import Observer
 from baton.edge_server.requests.admission import Admission
+from baton.edge_server.requests.draining import Times, running, staying
 from baton.edge_server.requests.entry import Entry, Key, key_of
 from baton.edge_server.requests.lifecycle import State
 from baton.edge_server.requests.result_cache import ResultCache, Retention
@@ -60,6 +64,7 @@ class Counts:
     cancelled: int = 0
     abandoned: int = 0
     expired: int = 0
+    drained: int = 0
 
     def add(self, state: State) -> None:
         name = "completed" if state in (State.HANDED_OFF, State.DRAWN) else state.value
@@ -83,8 +88,9 @@ class Registry:
     is free when the engine has let it go, at its next step.
     """
 
-    def __init__(self, engine: Engine, bounds: Bounds) -> None:
+    def __init__(self, engine: Engine, bounds: Bounds, observer: Observer | None = None) -> None:
         self._engine = engine
+        self._observer = observer or Observer()
         self._bounds = bounds
         self._open: dict[Key, Entry] = {}
         self._kept = ResultCache(bounds.retention)
@@ -134,12 +140,20 @@ class Registry:
             if not known.state.ended:
                 self._expire_at(known, max(deadline, known.deadline))
             return known, True
+        try:
+            entry = self._admitted(work, deadline)
+        except BatonError:
+            self._observer.refused()
+            raise
+        self._accept(entry, deadline)
+        return entry, False
+
+    def _admitted(self, work: Work, deadline: float) -> Entry:
         self._check_open()
         self._admission.check_room()
         entry = Entry(work, lambda: self._position(entry))
         self._admission.check_time(entry.remaining, deadline)
-        self._accept(entry, deadline)
-        return entry, False
+        return entry
 
     def _accept(self, entry: Entry, deadline: float) -> None:
         self._open[entry.key] = entry
@@ -148,6 +162,7 @@ class Registry:
         self._admission.places += 1
         self._expire_at(entry, deadline)
         self._let_linger(entry)
+        self._observer.arrived()
         self._engine.submit(entry.job)
 
     @contextlib.contextmanager
@@ -197,6 +212,35 @@ class Registry:
         self._closed = error
         for entry in list(self._open.values()):
             self._withdraw(entry, State.FAILED, error)
+
+    async def drain(self, grace: float) -> bool:
+        """Let all go on elsewhere that do not end within ``grace`` seconds.
+
+        They end at their next step, with their newest state: those that wait at once, those that
+        will not make it when a small part of the grace has told so, the others at its end. False if
+        something is still here.
+        """
+        begun, times = time.monotonic(), Times.of(grace)
+
+        def left(seconds: float) -> float:
+            return begun + seconds - time.monotonic()
+
+        self._release(besides=running(self._open.values()))
+        if await self.wait_idle(left(times.looking)):
+            return True
+        forecast, here = self._engine.forecast(), self._open.values()
+        self._release(besides=staying(here, forecast, left(times.working)))
+        if await self.wait_idle(left(times.working)):
+            return True
+        self._release()
+        return await self.wait_idle(left(times.ending))
+
+    def _release(self, besides: Collection[Entry] = ()) -> None:
+        """Let the engine end them; until it has, they go on."""
+        kept = set(besides)
+        for entry in self._open.values():
+            if entry not in kept and entry.job is not None:
+                self._engine.release(entry.job)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no request is unfinished; False if that took too long."""
@@ -251,8 +295,10 @@ class Registry:
             self._engine.drop(entry.job)
 
     def _end(self, entry: Entry, state: State, outcome: Outcome) -> None:
+        ran, seconds = entry.state is State.RUNNING, time.monotonic() - entry.since
         entry.end(state, outcome)
         self.counts.add(state)
+        self._observer.ended(state.word, ran, seconds, outcome)
         del self._open[entry.key]
         if state is not State.ABANDONED:  # nobody withdrew that one: it may be asked for again
             self._kept.add(entry)
@@ -276,6 +322,7 @@ class Registry:
             return
         if isinstance(event, Started):
             entry.start()
+            self._observer.started(time.monotonic() - entry.since)
         elif isinstance(event, Progressed | Checkpointed):
             entry.advance(event)
         else:
@@ -285,4 +332,6 @@ class Registry:
 def _state_after(outcome: Outcome) -> State:
     if isinstance(outcome, HandedOff):
         return State.HANDED_OFF
+    if isinstance(outcome, Drained):
+        return State.DRAINED
     return State.DRAWN if isinstance(outcome, Drawn) else State.FAILED

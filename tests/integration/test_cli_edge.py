@@ -93,6 +93,7 @@ def baton_edge(
         for name, ((command, *rest), _, _) in EDGE_WRONG.items()
     } | {
         "taken port": ["serve", "--port", served.port],
+        "taken metrics port": [*anywhere, "--metrics-port", served.port],
         "nobody": ["status", "--address", nobody],
         "status": ["status", "--address", served.address, "--json"],
     }
@@ -109,6 +110,12 @@ def test_baton_edge_refuses_in_one_line_with_an_exit_code(
 
 def test_a_taken_port_is_told(baton_edge: dict[str, Told], served: Process) -> None:
     assert served.address in baton_edge["taken port"].refused(3)
+
+
+def test_a_taken_port_of_metrics_is_told(baton_edge: dict[str, Told], served: Process) -> None:
+    told = baton_edge["taken metrics port"].refused(3)
+    assert served.address in told
+    assert "--metrics-port" in told
 
 
 def test_the_status_of_nobody_is_not_reachable(baton_edge: dict[str, Told]) -> None:

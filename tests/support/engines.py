@@ -20,6 +20,7 @@ from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Drained,
     Drawn,
     Dropped,
     Event,
@@ -147,7 +148,7 @@ class Listener:
         if not self._ended.wait(_PATIENCE):
             raise TimeoutError(f"no outcome after {len(self.events)} events")
         last = self.events[-1]
-        assert isinstance(last, HandedOff | Drawn | BatonError | Dropped)
+        assert isinstance(last, HandedOff | Drawn | Drained | BatonError | Dropped)
         return last
 
     def outcome(self) -> Outcome:

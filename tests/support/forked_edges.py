@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from baton.common.families.loaded import LoadedFamily, load_family
-from baton.common.interrupts import stop_signals
+from baton.common.interrupts import heed_signals, stop_signals
 from baton.edge_server.daemon import running
 from baton.edge_server.settings import EdgeSettings
 from tests.support.engines import WatchedFamily
@@ -42,8 +42,11 @@ def main() -> None:
     _say("ready")
     for line in sys.stdin:
         if os.fork() == 0:
-            _serve(family, *json.loads(line))
-            os._exit(0)
+            heed_signals()
+            try:
+                _serve(family, *json.loads(line))
+            finally:
+                os._exit(0)
 
 
 def _serve(family: LoadedFamily, settings: dict[str, Any], permits: str, arrivals: str) -> None:

@@ -43,6 +43,10 @@ def test_a_device_that_holds_no_member_loads_no_model_code(module: str) -> None:
     assert not loaded_with(module) & _MODEL_CODE
 
 
+def test_an_edge_without_metrics_does_without_their_library() -> None:
+    assert "prometheus_client" not in loaded_with("baton.edge_server.daemon")
+
+
 def test_choosing_what_a_model_does_next_loads_no_model_code() -> None:
     assert not loaded_with("baton.edge_server.engine.scheduler") & _MODEL_CODE
     loaded = modules_after_importing_all_of("baton.edge_server.scheduling")

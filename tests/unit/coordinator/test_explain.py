@@ -85,15 +85,17 @@ def test_it_tells_which_edges_were_tried_and_how_they_failed() -> None:
     tried = (
         EdgeAttempt("e1", "h:1", 0, 5, "UNAVAILABLE", "the connection broke"),
         EdgeAttempt("", "h:2", 5, 5, "UNAVAILABLE", "no answer"),
-        EdgeAttempt("e3", "h:3", 5, 8),
+        EdgeAttempt("e4", "h:4", 5, 7, reason="the edge is shutting down", drained=True),
+        EdgeAttempt("e3", "h:3", 7, 8),
     )
     outcome = Outcome(ok=True, total_seconds=1.5, attempts=tried)
     lines = told(replace(RECORD, state="rewarded", reward=0.5, outcome=outcome)).splitlines()
-    assert lines[-5:-1] == [
+    assert lines[-6:-1] == [
         "edges tried, in order:",
         "  e1 at h:1: failed after step 5 (UNAVAILABLE): the connection broke",
         "  an edge at h:2: failed without a step (UNAVAILABLE): no answer",
-        "  e3 at h:3: ran steps 5 to 8",
+        "  e4 at h:4: left after step 7: the edge is shutting down",
+        "  e3 at h:3: ran steps 7 to 8",
     ]
 
 

@@ -154,6 +154,16 @@ def test_a_failure_is_told_with_its_error() -> None:
     assert "     not used: the request ended before its turn" in lines
 
 
+@pytest.mark.parametrize(("stop", "kept"), [(0, "nothing"), (2, "steps 0 to 2")])
+def test_an_edge_that_left_is_no_failure(stop: int, kept: str) -> None:
+    gone = EdgeAttempt("e1", "h:1", 0, stop, reason="it shuts down", drained=True)
+    lines = told(replace(ENTRY, ending="cancelled", attempts=(gone,)))
+    assert f"     left, {kept} kept: it shuts down" in lines
+    assert lines[lines.index("  2. h:2: configured") + 1] == (
+        "     not used: the request ended before its turn"
+    )
+
+
 def test_what_ended_early_is_told_as_far_as_it_came() -> None:
     bare = Entry("r2", 0.0, "cancelled", "scenes", "speed", 1, "euler")
     assert told(bare) == [

@@ -498,6 +498,7 @@ class EdgeAttempt(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
     start: _builtins.int
@@ -506,6 +507,8 @@ class EdgeAttempt(_message.Message):
     error: _builtins.str
     """Status name of the failure; empty if the edge did its part."""
     reason: _builtins.str
+    drained: _builtins.bool
+    """The edge left for a shutdown and gave back what it had, which is no failure."""
     def __init__(
         self,
         *,
@@ -515,10 +518,11 @@ class EdgeAttempt(_message.Message):
         stop: _builtins.int = ...,
         error: _builtins.str = ...,
         reason: _builtins.str = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "error", b"error", "node_id", b"node_id", "reason", b"reason", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drained", b"drained", "error", b"error", "node_id", b"node_id", "reason", b"reason", "start", b"start", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -423,21 +423,27 @@ Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class Drained(_message.Message):
-    """The edge leaves; the request goes on elsewhere from here."""
+    """The edge leaves; the request goes on elsewhere from here. Without a checkpoint the edge has done
+    no step of it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checkpoint(self) -> Global___Checkpoint: ...
+    @_builtins.property
+    def times(self) -> Global___EdgeTimes: ...
     def __init__(
         self,
         *,
         checkpoint: Global___Checkpoint | None = ...,
+        times: Global___EdgeTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,6 +603,7 @@ class GetStatusResponse(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     LATENT_SPACE_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     EXPECTED_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     FREE_PLACES_FIELD_NUMBER: _builtins.int
     ROUNDS_PLANNED_FIELD_NUMBER: _builtins.int
@@ -620,6 +627,8 @@ class GetStatusResponse(_message.Message):
     completed: _builtins.int
     failed: _builtins.int
     cancelled: _builtins.int
+    drained: _builtins.int
+    """Requests that were told to go on elsewhere."""
     expected_wait_seconds: _builtins.float
     """By how much those that are here would delay a request that leaves all open; absent: not known."""
     free_places: _builtins.int
@@ -661,6 +670,7 @@ class GetStatusResponse(_message.Message):
         failed: _builtins.int = ...,
         cancelled: _builtins.int = ...,
         latent_space: _plan_pb2.LatentSpace | None = ...,
+        drained: _builtins.int = ...,
         expected_wait_seconds: _builtins.float | None = ...,
         free_places: _builtins.int | None = ...,
         rounds_planned: _builtins.int | None = ...,
@@ -674,7 +684,7 @@ class GetStatusResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks", "_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "_skip_after", b"_skip_after", "_skipped_branches", b"_skipped_branches", "_throughput_delta", b"_throughput_delta", "decode_chunks", b"decode_chunks", "expected_wait_seconds", b"expected_wait_seconds", "free_places", b"free_places", "latent_space", b"latent_space", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "skip_after", b"skip_after", "skipped_branches", b"skipped_branches", "throughput_delta", b"throughput_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks", "_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "_skip_after", b"_skip_after", "_skipped_branches", b"_skipped_branches", "_throughput_delta", b"_throughput_delta", "active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "decode_chunks", b"decode_chunks", "draining", b"draining", "expected_wait_seconds", b"expected_wait_seconds", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "free_places", b"free_places", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "protocol_version", b"protocol_version", "queued", b"queued", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "skip_after", b"skip_after", "skipped_branches", b"skipped_branches", "throughput_delta", b"throughput_delta", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks", "_expected_wait_seconds", b"_expected_wait_seconds", "_free_places", b"_free_places", "_profile_age_seconds", b"_profile_age_seconds", "_profile_quick", b"_profile_quick", "_rounds_greedy", b"_rounds_greedy", "_rounds_planned", b"_rounds_planned", "_skip_after", b"_skip_after", "_skipped_branches", b"_skipped_branches", "_throughput_delta", b"_throughput_delta", "active", b"active", "cancelled", b"cancelled", "capacity", b"capacity", "completed", b"completed", "decode_chunks", b"decode_chunks", "drained", b"drained", "draining", b"draining", "expected_wait_seconds", b"expected_wait_seconds", "failed", b"failed", "family", b"family", "fingerprint", b"fingerprint", "free_places", b"free_places", "latent_space", b"latent_space", "members", b"members", "node_id", b"node_id", "profile_age_seconds", b"profile_age_seconds", "profile_quick", b"profile_quick", "protocol_version", b"protocol_version", "queued", b"queued", "rounds_greedy", b"rounds_greedy", "rounds_planned", b"rounds_planned", "skip_after", b"skip_after", "skipped_branches", b"skipped_branches", "throughput_delta", b"throughput_delta", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__decode_chunks: _TypeAlias = _typing.Literal["decode_chunks"]  # noqa: Y015
     _WhichOneofArgType__decode_chunks: _TypeAlias = _typing.Literal["_decode_chunks", b"_decode_chunks"]  # noqa: Y015
