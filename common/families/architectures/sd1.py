@@ -13,7 +13,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from baton.common.diffusion.between import make_schedule_between
@@ -128,8 +128,9 @@ class Sd1:
 
     def decoder_outline(self) -> Sequence[Piece]:
         with torch.device("meta"):
-            vae = AutoencoderKL.from_config(self.vae.config).to(self.vae.dtype)
-        return CutDecoder(vae.eval()).pieces
+            vae = AutoencoderKL.from_config(self.vae.config).eval()
+        # As a plain module: diffusers' own ``to`` warns of every type but that of the class.
+        return CutDecoder(nn.Module.to(vae, self.vae.dtype)).pieces
 
     def pipeline(self, member: str) -> StableDiffusionPipeline:
         """A plain diffusers pipeline of one member, over the same modules: the reference."""

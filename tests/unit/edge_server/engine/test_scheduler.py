@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 import pytest
@@ -19,6 +19,7 @@ from baton.edge_server.engine.scheduler import (
     Terms,
     Turn,
     admitted,
+    decodable,
     next_round,
     unplanned,
 )
@@ -180,6 +181,46 @@ def test_a_step_ahead_of_one_branch_fits_into_one_row() -> None:
     assert denoised([deep], Limits(rows=6)) == [(deep, 4)]
 
 
+def test_decodings_begin_while_all_together_have_room() -> None:
+    line = requests(4, decode_bytes=30)
+    assert decodable(line, Limits(activation_bytes=100)) == line[:3]
+    assert decodable(line, Limits(activation_bytes=120)) == line
+    assert decodable(line, Limits(activation_bytes=120), beside=40) == line[:2]
+    assert decodable([], Limits()) == []
+
+
+def test_one_decoding_always_goes_on_and_all_that_have_begun() -> None:
+    line = requests(4, decode_bytes=30)
+    assert decodable(line, Limits(activation_bytes=10)) == line[:1]
+    line[0].decoded = line[1].decoded = 1
+    assert decodable(line, Limits(activation_bytes=10)) == line[:2]
+    assert decodable(line, Limits(activation_bytes=90)) == line[:3]
+
+
+def test_no_decoding_overtakes_one_that_finds_no_room() -> None:
+    line = [FakeRequest(decode_bytes=count) for count in (30, 80, 10)]
+    assert decodable(line, Limits(activation_bytes=100)) == line[:1]
+
+
+def test_a_batch_has_the_room_that_decodings_leave_and_others_begin_in_what_it_leaves() -> None:
+    queues = Queues(
+        ready=deque(requests(9, row_bytes=10)), decoding=deque(requests(4, decode_bytes=50))
+    )
+    for begun, room, served, chunks in ((0, 150, 5, 1), (0, 280, 9, 2), (2, 150, 2, 2)):
+        for item in list(queues.decoding)[:begun]:
+            item.decoded = 1
+        chosen = chosen_of(queues, Limits(active=16, rows=64, activation_bytes=room))
+        assert (len(chosen.denoise), len(chosen.decode)) == (served, chunks)
+
+
+def test_rows_ahead_and_decodings_that_begin_do_not_take_the_same_room() -> None:
+    deep = ahead(5)
+    deep.row_bytes = 10
+    queues = Queues(ready=deque([deep]), decoding=deque(requests(3, decode_bytes=20)))
+    chosen = chosen_of(queues, Limits(activation_bytes=140))
+    assert [(work.rows, len(chosen.decode)) for _, work in chosen.denoise] == [(10, 2)]
+
+
 def test_whoever_is_removed_stands_in_no_line() -> None:
     waiting, unencoded, ready, decoding = (deque(requests(2)) for _ in range(4))
     queues = Queues(waiting, unencoded, ready, decoding)
@@ -275,6 +316,9 @@ class WatchedLoop(FakeLoop):
         decoding = list(self.queues.decoding)
         self._check_turns("denoise", ready)
         self._check_turns("encode", unencoded)
+        begun = [request for request in decoding if request.decode_begun]
+        assert begun == decoding[: len(begun)]
+        self._check_room(chosen, {*begun, *chosen.decode})
         super().run(chosen)
         served = [request for request, _ in chosen.denoise]
         for kind, items in (("denoise", served), ("encode", chosen.encode)):
@@ -297,6 +341,16 @@ class WatchedLoop(FakeLoop):
         for before, request in enumerate(line):
             turn = self._turns.setdefault((kind, request), self._calls[kind] + before)
             assert self._calls[kind] <= turn
+
+    def _check_room(self, chosen: Chosen, begun: Collection[FakeRequest]) -> None:
+        """Only a single decoding, or a single step, may take more than there is."""
+        works = [work for _, work in chosen.denoise]
+        row_bytes = chosen.denoise[0][0].row_bytes if works else 0
+        taken = sum(work.rows for work in works) * row_bytes
+        taken += sum(request.decode_bytes for request in begun)
+        one_step = len(works) == 1 and works[0].steps == 1
+        alone = not row_bytes and len(begun) <= 1
+        assert taken <= self.limits.activation_bytes or one_step or alone
 
     def _check_rows(self, chosen: Chosen) -> None:
         works = [work for _, work in chosen.denoise]
@@ -322,6 +376,7 @@ def fake_requests(draw: st.DrawFn) -> FakeRequest:
         tuple(min(depth, steps - 1 - step) for step in range(steps)),
         cache_bytes=draw(st.integers(0, 150)),
         row_bytes=ord(group) % 3 * 30,
+        decode_bytes=draw(st.integers(0, 150)),
         encoder=group in "ab",
         encodings=frozenset({0, draw(st.integers(0, 9))}),
         chunks=draw(st.integers(0, 3)),
