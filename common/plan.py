@@ -16,7 +16,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 from baton.common.errors import InvalidRequest
 from baton.common.limits import (
-    ALONE,
     BOTH,
     BRANCHES,
     GUIDANCE_KINDS,
@@ -27,6 +26,7 @@ from baton.common.limits import (
     MAX_PRIOR_NOISE,
     MAX_SEGMENTS,
     MAX_STEPS,
+    ROWS_OF,
     Accel,
     Branch,
     Branches,
@@ -170,10 +170,13 @@ class Segment:
         """Whether any step names its blocks."""
         return any(directive.blocks is not None for directive in self.directives)
 
+    def guided(self, directive: StepDirective) -> Branches:
+        """How a step of its guidance is guided: nothing is left out where there is none."""
+        return directive.branches if self.guidance.two_branches else "positive"
+
     def branches(self, directive: StepDirective) -> tuple[Branch, ...]:
         """What a step of its guidance evaluates, a row of a model call each."""
-        both = directive.branches == "both" and self.guidance.two_branches
-        return BOTH if both else ALONE
+        return ROWS_OF[self.guided(directive)]
 
 
 @dataclass(frozen=True, slots=True)
