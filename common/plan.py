@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 from baton.common.errors import InvalidRequest
+from baton.common.guidance import GuidanceBudget
 from baton.common.limits import (
     BOTH,
     BRANCHES,
@@ -128,26 +129,6 @@ class Guidance:
     def two_branches(self) -> bool:
         """Whether a step may need the unconditional branch beside the conditional one."""
         return self.kind == "two_branches" and self.scale > 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class GuidanceBudget:
-    """What guidance an edge may leave out under load (SynerDiff).
-
-    after: from this share of the steps on; in_a_row: at most; branches: what runs instead.
-    """
-
-    after: float
-    in_a_row: int
-    branches: Branches = "reuse"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.after <= 1.0:
-            raise InvalidRequest("a guidance budget begins at a share of the steps, from 0 to 1")
-        if not 0 <= self.in_a_row <= MAX_STEPS:
-            raise InvalidRequest(f"a guidance budget is of 0 to {MAX_STEPS} steps in a row")
-        if self.branches not in BRANCHES[1:]:
-            raise InvalidRequest(f"{self.branches!r} is no cheaper guidance")
 
 
 @dataclass(frozen=True, slots=True)

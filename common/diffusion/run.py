@@ -16,6 +16,7 @@ from baton.common.diffusion.rows import Slot
 from baton.common.diffusion.samplers import SamplerHistory, rescale
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
+from baton.common.guidance import GuidanceBudget
 from baton.common.latents.state import HistoryEntry, LatentState
 from baton.common.limits import (
     ALONE,
@@ -27,7 +28,7 @@ from baton.common.limits import (
     Branches,
     Location,
 )
-from baton.common.plan import GuidanceBudget, Plan, Segment, followers
+from baton.common.plan import Plan, Segment, followers
 
 #: Location and node id.
 Place = tuple[Location, str]

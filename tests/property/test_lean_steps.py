@@ -23,8 +23,9 @@ from baton.common.diffusion.run import Run
 from baton.common.diffusion.samplers import vp_form
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin, encode
+from baton.common.guidance import GuidanceBudget
 from baton.common.limits import BOTH, BRANCHES, SAMPLERS, Branch, Branches, SamplerName
-from baton.common.plan import GuidanceBudget, OpenPlan, StepDirective
+from baton.common.plan import OpenPlan, StepDirective
 from baton.common.record import ExecutedStep, check_record
 from baton.common.request import Task
 from baton.common.rpc.convert import executed_from_proto, executed_to_proto
