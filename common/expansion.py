@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from baton.common.arm import Arm, Stretch
 from baton.common.errors import Incompatible
+from baton.common.guidance import GuidanceBudget
 from baton.common.limits import Accel, GuidanceKind, SamplerName, check_steps
 from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment, relay_step
 
@@ -20,7 +21,8 @@ class Terms:
     steps: of arms that do not say theirs. own_guidance: of what kind a member takes guidance, by
     member, where otherwise than ``guidance``. named: the grids that the family names, by (sampler,
     steps), of arms that say their steps. ratios: the levels ``b / a`` before each step of a plain
-    grid; needed where an arm without steps of its own is cut at a level.
+    grid; needed where an arm without steps of its own is cut at a level. budget: of guidance that
+    an edge may leave out.
     """
 
     family: str
@@ -31,6 +33,7 @@ class Terms:
     own_guidance: Mapping[str, GuidanceKind] = field(default_factory=dict)
     named: Mapping[tuple[SamplerName, int], Grid] = field(default_factory=dict)
     ratios: Ratios | None = None
+    budget: GuidanceBudget | None = None
 
 
 def expand(arm: Arm, terms: Terms) -> OpenPlan:
@@ -48,7 +51,7 @@ def expand(arm: Arm, terms: Terms) -> OpenPlan:
             place = stretch.member, stretch.location, start, stop
             segments.append(OpenSegment(*place, grid, guidance, accel=terms.accel))
             start = stop
-    return OpenPlan(terms.family, tuple(segments))
+    return OpenPlan(terms.family, tuple(segments), terms.budget)
 
 
 def plan_of(

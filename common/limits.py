@@ -30,6 +30,8 @@ BRANCHES: tuple[Branches, ...] = get_args(Branches)
 GUIDANCE_KINDS: tuple[GuidanceKind, ...] = get_args(GuidanceKind)
 BOTH: tuple[Branch, ...] = get_args(Branch)
 ALONE: tuple[Branch, ...] = ("positive",)
+#: What a step evaluates, a row of a model call each.
+ROWS_OF: dict[Branches, tuple[Branch, ...]] = {"both": BOTH, "positive": ALONE, "reuse": ALONE}
 
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0

@@ -15,8 +15,8 @@ from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 from baton.common.errors import InvalidRequest
+from baton.common.guidance import GuidanceBudget
 from baton.common.limits import (
-    ALONE,
     BOTH,
     BRANCHES,
     GUIDANCE_KINDS,
@@ -27,6 +27,7 @@ from baton.common.limits import (
     MAX_PRIOR_NOISE,
     MAX_SEGMENTS,
     MAX_STEPS,
+    ROWS_OF,
     Accel,
     Branch,
     Branches,
@@ -131,26 +132,6 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
-class GuidanceBudget:
-    """What guidance an edge may leave out under load (SynerDiff).
-
-    after: from this share of the steps on; in_a_row: at most; branches: what runs instead.
-    """
-
-    after: float
-    in_a_row: int
-    branches: Branches = "reuse"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.after <= 1.0:
-            raise InvalidRequest("a guidance budget begins at a share of the steps, from 0 to 1")
-        if not 0 <= self.in_a_row <= MAX_STEPS:
-            raise InvalidRequest(f"a guidance budget is of 0 to {MAX_STEPS} steps in a row")
-        if self.branches not in BRANCHES[1:]:
-            raise InvalidRequest(f"{self.branches!r} is no cheaper guidance")
-
-
-@dataclass(frozen=True, slots=True)
 class Segment:
     """Steps ``start <= i < stop`` (0-based) on one member at one place, a directive each."""
 
@@ -170,10 +151,13 @@ class Segment:
         """Whether any step names its blocks."""
         return any(directive.blocks is not None for directive in self.directives)
 
+    def guided(self, directive: StepDirective) -> Branches:
+        """How a step of its guidance is guided: nothing is left out where there is none."""
+        return directive.branches if self.guidance.two_branches else "positive"
+
     def branches(self, directive: StepDirective) -> tuple[Branch, ...]:
         """What a step of its guidance evaluates, a row of a model call each."""
-        both = directive.branches == "both" and self.guidance.two_branches
-        return BOTH if both else ALONE
+        return ROWS_OF[self.guided(directive)]
 
 
 @dataclass(frozen=True, slots=True)

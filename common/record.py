@@ -141,9 +141,21 @@ def check_record(executed: Sequence[ExecutedStep], transfers: Collection[int] = 
         if (step.location == "device") != (step.node_id == DEVICE_NODE):
             raise InvalidRequest(f"step {step.step} ran nowhere")
         _ = step.directive
+    _check_reuse(executed, transfers)
     for index, key in enumerate(executed):
         if not _is_whole(key, executed[index + 1 : index + 1 + key.ahead], transfers):
             raise InvalidRequest(f"step {key.step} cannot have run with {key.ahead} others")
+
+
+def _check_reuse(executed: Sequence[ExecutedStep], transfers: Collection[int]) -> None:
+    """What a step reuses was left by one that the same member ran there, with no transfer since."""
+    where, held = None, False
+    for step in executed:
+        if where != (where := (step.member, step.node_id)) or step.step in transfers:
+            held = False
+        if step.branches == "reuse" and not held:
+            raise InvalidRequest(f"step {step.step} had no guidance to reuse")
+        held = held or step.branches == "both"
 
 
 def _check_batch(step: ExecutedStep) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from baton.common.errors import InvalidRequest
 from baton.common.foreign import one_line
 from baton.common.given import one_of, real, text
+from baton.common.guidance import check_budget
 from baton.common.limits import (
     Accel,
     SamplerName,
@@ -31,8 +32,9 @@ class GenerationRequest:
     """What the caller asks for. None leaves it to the family, the coordinator or chance.
 
     timeout: seconds that the picture may take; None sets no limit. accel: how steps may be made
-    cheaper (none, propagate, masks, full). fallback: whether the device may draw what no edge did;
-    left out, it may unless the caller named the arm and no edge has begun.
+    cheaper (none, propagate, masks, full). guidance_budget: what guidance a busy edge may leave
+    out, none or SHARE[:IN_A_ROW[:BRANCHES]] (`parse_budget`). fallback: whether the device may draw
+    what no edge did; left out, it may unless the caller named the arm and no edge has begun.
     """
 
     prompt: str = field(repr=False)
@@ -47,6 +49,7 @@ class GenerationRequest:
     edge: str | None = None
     timeout: float | None = None
     accel: Accel | None = None
+    guidance_budget: str | None = None
     fallback: bool | None = None
 
     @property
@@ -75,8 +78,13 @@ def check_request(request: GenerationRequest) -> GenerationRequest:
         edge=None if request.edge is None else text("an edge", request.edge),
         timeout=None if request.timeout is None else _check_timeout(request.timeout),
         accel=None if request.accel is None else check_accel(request.accel),
+        guidance_budget=_check_budget(request.guidance_budget),
         fallback=_check_fallback(request.fallback),
     )
+
+
+def _check_budget(asked: str | None) -> str | None:
+    return None if asked is None else check_budget(asked)
 
 
 def _check_fallback(fallback: object) -> bool | None:

@@ -47,7 +47,8 @@ _SCHEMA = """
 class Stretch:
     """Steps ``start <= i < stop`` on one member at one place; node_id: empty before they ran.
 
-    share: of the blocks that a full step runs, as they ran; calls: of the model, 0 before it ran.
+    share: of the blocks that a full step runs, as they ran; calls: of the model, 0 before it ran;
+    lean: steps that left out guidance that they had been planned with.
     """
 
     start: int
@@ -57,6 +58,7 @@ class Stretch:
     node_id: str = ""
     share: float = 1.0
     calls: int = 0
+    lean: int = 0
 
 
 def _sized(value: object) -> object:
@@ -84,7 +86,8 @@ class Settled:
 class Entry:
     """One request. None, or an empty tuple, stands for what it never came to.
 
-    error, message: status name and text of the failure.
+    guidance_budget: what guidance an edge might leave out; error, message: status name and text of
+    the failure.
     """
 
     request_id: str
@@ -96,6 +99,7 @@ class Entry:
     sampler: str
     steps: int | None = None
     guidance: float | None = None
+    guidance_budget: str = ""
     size: Annotated[str | None, BeforeValidator(_sized)] = None
     decision: Settled | None = None
     planned: tuple[Stretch, ...] = ()

@@ -36,7 +36,7 @@ def _finished(session: PictureSession, created: float, result: Result) -> Entry:
     return replace(
         _so_far(session, created),
         ending="picture",
-        executed=_stretches(result.executed),
+        executed=_stretches(result.executed, session.task),
         seconds=result.seconds,
         quality=None if quality is None else quality.graded,
         verified=None if quality is None else quality.strict,
@@ -65,11 +65,12 @@ def _so_far(session: PictureSession, created: float) -> Entry:
         sampler=">".join(task.plan.samplers) if task else request.sampler or "",
         steps=task.plan.steps if task else request.steps,
         guidance=task.plan.segments[0].guidance.scale if task else request.guidance,
+        guidance_budget=str(task.plan.budget or "") if task else "",
         size=_size(task, request),
         decision=_settled(session),
         planned=_planned(task.plan) if task else (),
         attempts=tuple(so_far.attempts),
-        executed=_stretches(so_far.executed),
+        executed=_stretches(so_far.executed, task),
         traffic=so_far.traffic,
         notes=tuple(notes),
     )
@@ -95,15 +96,20 @@ def _planned(plan: OpenPlan) -> tuple[Stretch, ...]:
     return tuple(Stretch(s.start, s.stop, s.member, s.location) for s in plan.segments)
 
 
-def _stretches(steps: Iterable[ExecutedStep]) -> tuple[Stretch, ...]:
+def _stretches(steps: Iterable[ExecutedStep], task: Task | None) -> tuple[Stretch, ...]:
     """Neighbouring steps that ran on one member of one node are one stretch."""
     groups = groupby(steps, lambda step: (step.member, step.location, step.node_id))
     made = []
     for (member, location, node_id), group in groups:
         ran = list(group)
         start, stop, calls = ran[0].step, ran[-1].step + 1, len(ran) - sum(s.ahead for s in ran)
-        made.append(Stretch(start, stop, member, location, node_id, _share(ran), calls))
+        lean = 0 if task is None else _lean(ran, task.plan)
+        made.append(Stretch(start, stop, member, location, node_id, _share(ran), calls, lean))
     return tuple(made)
+
+
+def _lean(steps: Sequence[ExecutedStep], plan: OpenPlan) -> int:
+    return sum(step.branches != "both" and plan.guided_at(step.step) for step in steps)
 
 
 def _share(steps: Sequence[ExecutedStep]) -> float:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from baton.common.arm import Arm
 from baton.common.errors import BatonError, DeadlineExceeded, Incompatible, InvalidRequest
 from baton.common.expansion import Terms, expand
+from baton.common.guidance import GuidanceBudget, parse_budget
 from baton.common.limits import Accel
 from baton.common.plan import Guidance, Holder, OpenPlan
 from baton.common.request import Task
@@ -28,10 +29,9 @@ class Planner:
         request, spec = self._order.request, self._order.device.spec
         if request.sampler is None and spec.sampler_note:
             self._so_far.notes.append(spec.sampler_note)
-        terms = self._terms()
-        plan = expand(arm, terms)
-        if self._accel is None and plan.grids[0].name:  # the family's default is for plain levels
-            plan = expand(arm, replace(terms, accel="none"))
+        plan = expand(arm, self._terms())
+        if plan.grids[0].name:  # what the family makes cheaper by default was tried on plain levels
+            plan = expand(arm, self._terms(named=True))
         self._check_own(plan)
         return Task(request.prompt, request.negative_prompt, plan, request.seed, self._order.size)
 
@@ -79,7 +79,8 @@ class Planner:
 
         return holder
 
-    def _terms(self) -> Terms:
+    def _terms(self, named: bool = False) -> Terms:
+        """named: over a grid that the family names."""
         request, device = self._order.request, self._order.device
         spec, loaded = device.spec, device.loaded
         steps = spec.default_steps if request.steps is None else request.steps
@@ -89,7 +90,8 @@ class Planner:
             sampler=request.sampler or spec.default_sampler,
             steps=steps,
             guidance=Guidance(guidance),
-            accel=self._accel or spec.default_accel,
+            accel=self._accel or ("none" if named else spec.default_accel),
+            budget=self._budget(named),
             own_guidance=spec.own_guidance,
             named=spec.named_grids,
             ratios=loaded.ratios if loaded else None,
@@ -99,6 +101,14 @@ class Planner:
     def _accel(self) -> Accel | None:
         """As asked for; None leaves it to the family."""
         return self._order.request.accel or self._order.device.settings.accel
+
+    def _budget(self, named: bool) -> GuidanceBudget | None:
+        device = self._order.device
+        asked = self._order.request.guidance_budget or device.settings.guidance_budget
+        own = parse_budget(device.spec.guidance_budget)
+        if asked is not None:
+            return parse_budget(asked, own)
+        return None if named else own
 
     def _check_own(self, plan: OpenPlan) -> None:
         """Raises BatonError if the device's own stretches cannot be run here."""

@@ -191,6 +191,7 @@ def _stretch(
     if records:
         torch.set_num_threads(records[0].threads)
     run = begin(family, task, state, plan=task.plan.closed())
+    run.recorded = True
     stop = run.step + len(records)
     while run.step < stop:
         record = records[run.step - run.first]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field
 
 from baton.common.config import UserPath, default_state_folder
 from baton.common.families.manifest import Manifest
+from baton.common.guidance import check_budget
 from baton.common.latents import Codec
 from baton.common.limits import Accel
 from baton.common.rpc.access import ClientAccess
@@ -28,6 +31,9 @@ class DeviceSettings(ClientAccess):
     #: How steps may be made cheaper: none, propagate (the encoder's output is reused), masks
     #: (learned block masks) or full (both); left out, as the family has it.
     accel: Accel | None = None
+    #: What guidance a busy edge may leave out: none, or from which share of the steps on, and at
+    #: how many in a row (0.6:1); left out, as the family has it.
+    guidance_budget: Annotated[str, AfterValidator(check_budget)] | None = None
     #: Steps between two checkpoints from the edge.
     checkpoint_every: int = Field(default=5, ge=0, le=200)
     #: Threads of the model; 0 leaves torch's default. More than one wait for one another wherever

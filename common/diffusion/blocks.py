@@ -131,6 +131,10 @@ class BlockGraph:
         """What the mask means step by step; the first step runs in full."""
         return _schedule(self.readers, tuple(mask))
 
+    def to_the_letter(self, run: Sequence[Blocks]) -> BlockSchedule:
+        """The same where every block named runs, whether or not its output is read."""
+        return _schedule(self.readers, tuple(run), rectified=False)
+
 
 @dataclass(frozen=True)
 class BlockSchedule:
@@ -145,7 +149,9 @@ class BlockSchedule:
 
 
 @lru_cache(maxsize=256)
-def _schedule(readers: tuple[Blocks, ...], mask: tuple[Blocks, ...]) -> BlockSchedule:
+def _schedule(
+    readers: tuple[Blocks, ...], mask: tuple[Blocks, ...], rectified: bool = True
+) -> BlockSchedule:
     """Liveness, backwards over steps and blocks.
 
     A value is needed if the block is the last one, if a reader runs, or if the next step needs it
@@ -159,10 +165,11 @@ def _schedule(readers: tuple[Blocks, ...], mask: tuple[Blocks, ...]) -> BlockSch
         running = reused = 0
         for block in reversed(range(len(readers))):
             bit = 1 << block
-            if block == last or readers[block] & running or reused_next & bit:
-                if step == 0 or mask[step] & bit:
+            needed = block == last or readers[block] & running or reused_next & bit
+            if step == 0 or mask[step] & bit:
+                if needed or not rectified:
                     running |= bit
-                else:
-                    reused |= bit
+            elif needed:
+                reused |= bit
         run[step], reused_next = running, reused
     return BlockSchedule(tuple(run), tuple(held))

@@ -58,6 +58,8 @@ class ModelCall:
         self._parts = parts
         self._batch: RowBatch | None = None
         inputs, total = _inputs(parts, latents), sum(work.rows for _, work in parts)
+        if recorded is not None and recorded.row + total > recorded.rows:
+            raise InvalidRequest(f"{total} rows were no part of a batch of {recorded.rows}")
         if recorded is not None and recorded.rows == total:
             recorded = None
         first = 0
@@ -163,12 +165,18 @@ def _last_rows(work: StepWork, first: int) -> dict[Branch, int]:
 
 
 def _held(graph: BlockGraph, run: Run, work: StepWork) -> dict[Branch, Blocks]:
-    """By branch that runs, the blocks whose outputs later steps of the segment reuse."""
+    """By branch that runs, the blocks whose outputs later steps of the segment reuse.
+
+    As far as there are any: a step at which a branch was left out has not run what it was to leave.
+    """
     steps = {branch: step for step, of in enumerate(work.branches, work.step) for branch in of}
     if work.in_full:
         return dict.fromkeys(steps, 0)
-    flows = run.flows(graph)
-    return {branch: flows[branch].held(step) for branch, step in steps.items()}
+    flows, there = run.flows(graph), run.held
+    for of, taken in zip(work.branches, work.blocks, strict=True):
+        for branch, bits in zip(of, taken, strict=True):
+            there[branch] = there.get(branch, 0) | (graph.all if bits is None else bits)
+    return {branch: flows[branch].held(step) & there[branch] for branch, step in steps.items()}
 
 
 def _own(cache: BranchCache) -> BranchCache:

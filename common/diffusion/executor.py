@@ -14,6 +14,7 @@ from torch import Tensor
 
 from baton.common.diffusion.calls import ModelCall, Part, RecordedBatch
 from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.guidance import Guided, gathered, guided
 from baton.common.diffusion.run import BranchCache, Run
 from baton.common.diffusion.samplers import (
     Move,
@@ -25,7 +26,7 @@ from baton.common.diffusion.samplers import (
 )
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import ExecutionFailed
-from baton.common.limits import BOTH, Branch
+from baton.common.limits import Branch
 from baton.common.record import ExecutedStep
 
 
@@ -93,7 +94,12 @@ class _Track:
             self.error = ExecutionFailed(f"the sampler failed at step {self.step}: {error}")
             return None
 
-    def commit(self, finite: Sequence[bool], caches: dict[Branch, BranchCache]) -> int:
+    def commit(
+        self,
+        finite: Sequence[bool],
+        differences: Sequence[Tensor | None],
+        caches: dict[Branch, BranchCache],
+    ) -> int:
         """Move the run to its last good latent; how many steps that took."""
         run, good = self.run, [finite[flag] for flag in self.flags]
         count = good.index(False) if False in good else len(good)
@@ -102,7 +108,13 @@ class _Track:
             self.error = ExecutionFailed(f"the latent stopped being finite at step {step}")
         if count:
             run.x, run.history = self.latents[count - 1], self.histories[count - 1]
+            run.difference = differences[self.first + count - 1]
+            for of in self.work.guidance[:count]:
+                run.lean_in_a_row = 0 if of == "both" else run.lean_in_a_row + 1
+        ended = run.segment.stop == run.step + count
         run.step, run.caches, run.error = run.step + count, caches, self.error
+        if ended:  # what its steps left is of no use to another member
+            run.caches, run.difference = {}, None
         return count
 
 
@@ -111,6 +123,7 @@ class Evaluated:
     """A round's outcome before any of it counts."""
 
     call: ModelCall
+    guided: Guided
     tracks: Sequence[_Track]
     flags: Sequence[Tensor]
 
@@ -124,7 +137,7 @@ class Evaluated:
         read = _joined(self.flags).tolist() if self.flags else []
         finite = [flag == 0.0 for flag in read]
         for track, taken, kept in zip(self.tracks, records, caches, strict=True):
-            del taken[track.commit(finite, kept) :]
+            del taken[track.commit(finite, self.guided.differences, kept) :]
         return records
 
 
@@ -140,14 +153,14 @@ def evaluate(
     x = _noised(torch.stack([run.x for run, _ in parts]), tracks)
     vp = _scaled(x, [run.course.to_vp[run.step] for run, _ in parts])
     call = ModelCall(denoiser, parts, vp, recorded)
-    predicted = _guided(call.out, parts, denoiser)
+    told = guided(call.out, parts, denoiser)
     flags: list[Tensor] = []
     for index in range(max(work.steps for _, work in parts)):
         if going := [track for track in tracks if track.goes_on(index)]:
             if len(going) < len(tracks) or index:
                 x = _noised(torch.stack([track.x for track in going]), going)
-            _advance(going, x, predicted, flags)
-    return Evaluated(call, tracks, flags)
+            _advance(going, x, told.predicted, flags)
+    return Evaluated(call, told, tracks, flags)
 
 
 def _noised(x: Tensor, tracks: Sequence[_Track]) -> Tensor:
@@ -169,41 +182,11 @@ def _noised(x: Tensor, tracks: Sequence[_Track]) -> Tensor:
     return x.index_copy(0, index, x[index] + added)
 
 
-def _guided(out: Tensor, parts: Sequence[Part], denoiser: Denoiser) -> Tensor:
-    """Predictions by step [steps of all parts, C, H, W], of rows by branch."""
-    first, positive, negative, guided, scales = 0, [], [], [], []
-    for run, work in parts:
-        scale = run.segment.guidance.scale
-        for of in work.branches:
-            positive.append(first)
-            if of == BOTH:
-                guided.append(len(positive) - 1)
-                negative.append(first + 1)
-                scales.append((scale,))
-            first += len(of)
-    found = _rows(out, positive)
-    if not guided:
-        return found
-    leading = found if len(guided) == len(positive) else _rows(found, guided)
-    led = denoiser.guide(leading, _rows(out, negative), columns(scales, out)[0])
-    if leading is found:
-        return led
-    return found.index_copy(0, torch.tensor(guided, device=out.device), led)
-
-
 def _scaled(x: Tensor, factors: Sequence[float]) -> Tensor:
     """Rows by a factor each; left alone where all are one, as far as float32 can tell."""
     if all(abs(factor - 1.0) < 2.0**-26 for factor in factors):
         return x
     return x * columns([(factor,) for factor in factors], x)[0]
-
-
-def _rows(of: Tensor, rows: Sequence[int]) -> Tensor:
-    """These rows, ascending: a view where they are evenly spaced, as in most rounds."""
-    first, apart = rows[0], rows[1] - rows[0] if len(rows) > 1 else 1
-    if rows == list(range(first, first + apart * len(rows), apart)):
-        return of[first : rows[-1] + 1 : apart]
-    return of[torch.tensor(rows, device=of.device)]
 
 
 def _joined(flags: Sequence[Tensor]) -> Tensor:
@@ -217,8 +200,8 @@ def _advance(going: list[_Track], x: Tensor, predicted: Tensor, flags: list[Tens
     if not able:
         return
     if len(able) < len(going):
-        x, going = _rows(x, able), [going[place] for place in able]
-    predicted = _rows(predicted, [track.first + len(track.latents) for track in going])
+        x, going = gathered(x, able), [going[place] for place in able]
+    predicted = gathered(predicted, [track.first + len(track.latents) for track in going])
     x, histories = advance_rows(x, predicted, [move for move in moves if move is not None])
     x = _scaled(x, [track.run.course.into_next(track.step) for track in going])
     first = sum(map(len, flags))
@@ -236,7 +219,7 @@ def _records(parts: Sequence[Part]) -> list[list[ExecutedStep]]:
     threads, row, records = torch.get_num_threads(), 0, []
     for run, work in parts:
         taken = []
-        for index, (of, bits) in enumerate(zip(work.branches, work.blocks, strict=True)):
+        for index, (of, bits) in enumerate(zip(work.guidance, work.blocks, strict=True)):
             step = work.step + index
             taken.append(
                 ExecutedStep(
@@ -244,7 +227,7 @@ def _records(parts: Sequence[Part]) -> list[list[ExecutedStep]]:
                     member=work.member,
                     location=run.place[0],
                     node_id=run.place[1],
-                    branches="both" if of == BOTH else "positive",
+                    branches=of,
                     rows=total,
                     threads=threads,
                     row=row,
@@ -255,7 +238,7 @@ def _records(parts: Sequence[Part]) -> list[list[ExecutedStep]]:
                     negative_blocks=None if bits[-1] == bits[0] else bits[-1],
                 )
             )
-            row += len(of)
+            row += len(bits)
         records.append(taken)
     return records
 

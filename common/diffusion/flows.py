@@ -6,6 +6,7 @@ is valid until it runs again, however many steps leave it out in between.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,10 @@ class Flow:
     def _places(self) -> dict[int, int]:
         return {step: place for place, step in enumerate(self.mask)}
 
+    @cached_property
+    def _steps(self) -> list[int]:
+        return list(self.mask)
+
     def run(self, step: int, have: Blocks | None) -> Blocks:
         """The blocks that run at a step for a branch that holds these; all where it holds nothing.
 
@@ -42,22 +47,23 @@ class Flow:
         return self.schedule.run[self._places[step]]
 
     def held(self, step: int) -> Blocks:
-        """The blocks whose outputs are read after it."""
-        return self.schedule.held[self._places[step]]
+        """The blocks whose outputs are read after it, whether or not it is a step of the branch."""
+        passed = bisect_right(self._steps, step)
+        return self.schedule.held[passed - 1] if passed else 0
 
 
-def flows_of(graph: BlockGraph, segment: Segment) -> dict[Branch, Flow]:
-    """What the blocks of a segment's steps mean, by branch that it runs.
+def flows_of(graph: BlockGraph, segment: Segment, recorded: bool = False) -> dict[Branch, Flow]:
+    """What the blocks of a segment's steps mean, by branch.
 
-    Raises InvalidRequest for blocks that the member lacks.
+    recorded: they are those that ran, so they run to the letter. Raises InvalidRequest for blocks
+    that the member lacks.
     """
     masks = {branch: _mask(graph, segment, branch) for branch in BOTH}
     if max(bits for mask in masks.values() for bits in mask.values()) > graph.all:
         raise InvalidRequest(f"member {segment.member} has only {len(graph)} blocks")
+    schedule = graph.to_the_letter if recorded else graph.schedule
     return {
-        branch: Flow(graph, mask, graph.schedule(list(mask.values())))
-        for branch, mask in masks.items()
-        if mask
+        branch: Flow(graph, mask, schedule(list(mask.values()))) for branch, mask in masks.items()
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,8 +16,18 @@ from baton.common.diffusion.rows import Slot
 from baton.common.diffusion.samplers import SamplerHistory, rescale
 from baton.common.diffusion.work import StepWork
 from baton.common.errors import ExecutionFailed, Incompatible, InvalidRequest
+from baton.common.guidance import GuidanceBudget
 from baton.common.latents.state import HistoryEntry, LatentState
-from baton.common.limits import ALONE, BOTH, DEVICE_NODE, MAX_ROWS, Branch, Location
+from baton.common.limits import (
+    ALONE,
+    BOTH,
+    DEVICE_NODE,
+    MAX_ROWS,
+    ROWS_OF,
+    Branch,
+    Branches,
+    Location,
+)
 from baton.common.plan import Plan, Segment, followers
 
 #: Location and node id.
@@ -35,9 +45,13 @@ class Run:
     conditioning: of the member of the next step; None until its prompts are encoded. x: native
     latent [C, H, W], float32 on the model's device; prior: the unit noise it started from; step:
     steps done; place: where it runs, for the record; pause_every: no group of steps goes past a
-    multiple of it, counted from the first step; most_rows: that a group may take; caches: by
-    branch, block outputs of its last step, of no use to anybody else; texts: prompt and negative
+    multiple of it, counted from the first step; most_rows: that a group may take; recorded: its
+    plan is what ran before, so that its blocks run to the letter; texts: prompt and negative
     prompt; encoder: that made the conditioning.
+
+    Of use to nobody else, and left behind at the end of a segment: caches, by branch, block outputs
+    of its last step; difference: what guidance added to the conditional branch, float32 [C, H, W],
+    at the last step that ran both. lean_in_a_row: steps since then.
     """
 
     plan: Plan
@@ -50,7 +64,10 @@ class Run:
     history: SamplerHistory | None = None
     pause_every: int = 0
     most_rows: int = MAX_ROWS
+    recorded: bool = False
     caches: dict[Branch, BranchCache] = field(default_factory=dict, repr=False)
+    difference: Tensor | None = field(default=None, repr=False)
+    lean_in_a_row: int = 0
     error: ExecutionFailed | None = field(default=None, repr=False)
     texts: tuple[str, str] = field(default=("", ""), repr=False)
     encoder: Hashable = None
@@ -97,30 +114,91 @@ class Run:
         slots = (slot for cache in self.caches.values() for slot in cache.values())
         return list({id(tensor): tensor for tensor, _ in slots}.values())
 
+    @property
+    def held(self) -> dict[Branch, Blocks]:
+        """The blocks whose outputs it keeps, by branch that keeps any."""
+        return {
+            branch: sum(1 << block for block in cache)
+            for branch, cache in self.caches.items()
+            if cache
+        }
+
     def work(self, graph: BlockGraph | None, steps: int | None = None) -> StepWork:
         """The next step, with as many ahead as its plan, its pauses and ``most_rows`` allow.
 
         steps: so many instead, as they once ran. Raises InvalidRequest for blocks that the member
         lacks, Incompatible for a branch of guidance that it does not take.
         """
-        segment, most = self.segment, 1 if steps is None else steps
-        masked = self._is_masked(segment)
-        if masked and steps is None:  # whatever runs as a whole decodes nothing ahead
-            most += followers(segment, self.step, self._left())
-        taken = range(self.step, self.step + most)
-        branches = tuple(self.plan.branches_at(step) for step in taken)
-        self.encoded.check(BOTH if BOTH in branches else ALONE, segment.member)
-        blocks: list[tuple[Blocks | None, ...]]
-        if masked:
-            blocks = self._blocks(self.flows(graph), segment, branches, steps is not None)
+        if steps is not None:
+            return self._work(graph, self._guidance(steps), all_of_them=True)
+        return self._work(graph, self._guidance(self._most)).within(self.most_rows)
+
+    def lean_work(
+        self, graph: BlockGraph | None, budget: GuidanceBudget, after: float
+    ) -> StepWork | None:
+        """`work` with guidance left out where that may be; None where it may be nowhere.
+
+        That is from both shares of the plan's steps on, the budget's and ``after``, at so many
+        steps in a row as the budget has, after one that ran both branches here. Steps with which
+        others are decoded ahead keep both: these read what they leave. Raises as `work`.
+        """
+        first = max(after, budget.after)
+
+        def left_out(step: int, lean: int) -> bool:
+            return lean < budget.in_a_row and step / self.plan.steps >= first
+
+        full = self._guidance(self._most)
+        lean = self._guidance(self._most, lambda *at: budget.branches if left_out(*at) else "both")
+        if lean == full:
+            return None
+        work = self._work(graph, lean).within(self.most_rows)
+        return None if work.guidance == full[: work.steps] else work
+
+    @property
+    def _most(self) -> int:
+        """Steps of a call: whatever runs as a whole decodes nothing ahead."""
+        segment = self.segment
+        if not self._is_masked(segment):
+            return 1
+        return 1 + followers(segment, self.step, self._left())
+
+    def _guidance(
+        self, steps: int, chosen: Callable[[int, int], Branches] = lambda *_: "both"
+    ) -> tuple[Branches, ...]:
+        """Of the next steps; what is reused or left out needs a step before that ran both here.
+
+        chosen: what a step of both branches runs that comes after so many lean ones in a row.
+        """
+        segment, begun = self.segment, self.step - self.segment.start
+        if self.step + steps > segment.stop:
+            raise InvalidRequest(f"{steps} steps from {self.step} on leave their segment")
+        held, lean, found = self.difference is not None, self.lean_in_a_row, list[Branches]()
+        for step, directive in enumerate(segment.directives[begun : begun + steps], self.step):
+            of = segment.guided(directive)
+            if of == "reuse" and not held:
+                of = "both"
+            elif of == "both" and held and not directive.ahead:
+                of = chosen(step, lean)
+            held = held or of == "both"
+            lean = 0 if of == "both" else lean + 1
+            found.append(of)
+        return tuple(found)
+
+    def _work(
+        self, graph: BlockGraph | None, guidance: tuple[Branches, ...], all_of_them: bool = False
+    ) -> StepWork:
+        segment = self.segment
+        self.encoded.check(BOTH if "both" in guidance else ALONE, segment.member)
+        blocks: Sequence[tuple[Blocks | None, ...]]
+        if self._is_masked(segment):
+            blocks = self._blocks(self.flows(graph), segment, guidance, all_of_them)
         else:
-            blocks = [(None,) * len(of) for of in branches]
+            blocks = [(None,) * len(ROWS_OF[of]) for of in guidance]
         made = len(blocks)
         timesteps = self.course.timesteps[self.step : self.step + made]
-        work = StepWork(
-            self.group, segment.member, self.step, timesteps, branches[:made], tuple(blocks)
+        return StepWork(
+            self.group, segment.member, self.step, timesteps, guidance[:made], tuple(blocks)
         )
-        return work if steps is not None else work.within(self.most_rows)
 
     def _is_masked(self, segment: Segment) -> bool:
         """Asked once of each segment, not of all its steps at each of them."""
@@ -134,7 +212,7 @@ class Run:
         if graph is None:
             raise InvalidRequest(f"the blocks of {segment.member} cannot be addressed")
         if self._flows is None or self._flows[0] is not segment:
-            self._flows = segment, flows_of(graph, segment)
+            self._flows = segment, flows_of(graph, segment, self.recorded)
         return self._flows[1]
 
     def _left(self) -> int:
@@ -147,7 +225,7 @@ class Run:
         self,
         flows: dict[Branch, Flow],
         segment: Segment,
-        branches: tuple[tuple[Branch, ...], ...],
+        guidance: Sequence[Branches],
         all_of_them: bool,
     ) -> list[tuple[Blocks | None, ...]]:
         """By step and branch, what runs; up to a step that would need more than it names.
@@ -155,13 +233,12 @@ class Run:
         A step that is decoded ahead stands beside the latent of the first one, so what reads the
         latent cannot run there.
         """
-        have = {branch: _bits(cache) for branch, cache in self.caches.items() if cache}
-        found: list[tuple[Blocks | None, ...]] = []
-        for step, of in enumerate(branches, self.step):
+        have, found = self.held, list[tuple[Blocks | None, ...]]()
+        for step, of in enumerate(guidance, self.step):
             directive = segment.directives[step - segment.start]
-            run = {branch: flows[branch].run(step, have.get(branch)) for branch in of}
+            run = {branch: flows[branch].run(step, have.get(branch)) for branch in ROWS_OF[of]}
             if found and not all_of_them:
-                named = {branch: blocks_of(directive, branch) for branch in of}
+                named = {branch: blocks_of(directive, branch) for branch in run}
                 if any(bits & ~(named[branch] or 0) for branch, bits in run.items()):
                     break
             for branch, bits in run.items():
@@ -184,16 +261,10 @@ class Run:
         )
 
 
-def _bits(cache: BranchCache) -> Blocks:
-    return sum(1 << block for block in cache)
-
-
 def _check_guidance(segment: Segment) -> None:
     """Raises Incompatible for guidance that would be passed over."""
     if segment.guidance.kind == "embedded":
         raise Incompatible(f"guidance as an input, as {segment.member} is to take it, is not known")
-    if any(directive.branches == "reuse" for directive in segment.directives):
-        raise Incompatible("guidance reused from an earlier step is not known")
 
 
 def start_run(

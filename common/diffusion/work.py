@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from baton.common.limits import Branch
+from baton.common.limits import ROWS_OF, Branch, Branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,16 +13,20 @@ class StepWork:
     """A step, and those that are decoded ahead with it. Built once a round, read by all.
 
     group: equal for those that can share a call. By step, one after the other: timesteps, what the
-    model takes; branches, those of guidance, a row each; blocks, by branch the bits of those that
-    run, None where the whole model runs as it is.
+    model takes; guidance, how it is guided; branches, those that this takes, a row each; blocks, by
+    branch the bits of those that run, None where the whole model runs as it is.
     """
 
     group: Hashable
     member: str
     step: int
     timesteps: tuple[float, ...]
-    branches: tuple[tuple[Branch, ...], ...]
+    guidance: tuple[Branches, ...]
     blocks: tuple[tuple[int | None, ...], ...]
+    branches: tuple[tuple[Branch, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "branches", tuple(ROWS_OF[of] for of in self.guidance))
 
     @property
     def steps(self) -> int:
@@ -55,7 +59,7 @@ class StepWork:
         return replace(
             self,
             timesteps=self.timesteps[:steps],
-            branches=self.branches[:steps],
+            guidance=self.guidance[:steps],
             blocks=self.blocks[:steps],
         )
 

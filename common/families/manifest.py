@@ -12,15 +12,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from baton.common.arm import Arm
 from baton.common.config import user_path
 from baton.common.errors import InvalidRequest, UnknownName, WeightsError
 from baton.common.families.grids import LevelGrid
 from baton.common.given import text
+from baton.common.guidance import NO_BUDGET, check_budget
 from baton.common.latents.space import UNKNOWN, LatentSpace
 from baton.common.limits import Accel, GuidanceKind
 from baton.common.request import Preference
@@ -104,6 +105,9 @@ class Manifest(_Strict):
     default_guidance: float = 7.5
     #: How its steps are made cheaper by default: as far as was measured to keep its pictures.
     default_accel: Accel = "none"
+    #: What guidance edges may leave out under load by default, as far as was measured to keep its
+    #: pictures (`parse_budget`).
+    guidance_budget: Annotated[str, AfterValidator(check_budget)] = NO_BUDGET
     #: By member; the key steps of Stable Diffusion where it says nothing.
     propagation: dict[str, Propagated] = Field(default_factory=dict)
     #: Named grids of noise levels, one for each sampler and number of steps, of arms that say their

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from baton.common.errors import Incompatible, InvalidRequest
+from baton.common.guidance import GuidanceBudget
 from baton.common.limits import (
     BOTH,
     MAX_BLOCKS,
@@ -22,7 +23,6 @@ from baton.common.plan import (
     FULL_STEP,
     Grid,
     Guidance,
-    GuidanceBudget,
     OpenPlan,
     OpenSegment,
     StepDirective,

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from baton.common.diffusion.conditioning import Conditioning
 from baton.common.diffusion.course import Course
-from baton.common.diffusion.executor import denoise_step
+from baton.common.diffusion.denoiser import Denoiser
+from baton.common.diffusion.executor import denoise
 from baton.common.diffusion.run import Run, start_run
+from baton.common.diffusion.work import StepWork
 from baton.common.families.loaded import LoadedFamily
+from baton.common.guidance import GuidanceBudget
 from baton.common.plan import Plan
 
 #: Pictures in one model call.
@@ -51,16 +54,22 @@ class Pictures:
             for index in chosen
         ]
 
-    def step(self, runs: Sequence[Run], chosen: range) -> None:
-        """Move runs that `begin` made by a step. Raises ExecutionFailed."""
+    def step(self, runs: Sequence[Run], chosen: range, budget: GuidanceBudget | None = None) -> int:
+        """Move runs that `begin` made by a step; returns how many rows each of them took.
+
+        budget: of guidance, left out wherever that may be. Raises ExecutionFailed.
+        """
         member = runs[0].member
         for run, conditioning in zip(runs, self.encoded(member, chosen), strict=True):
             run.conditioning = conditioning
-        denoise_step(runs, self.family.denoiser(member))
+        denoiser = self.family.denoiser(member)
+        parts = [(run, _work(run, denoiser, budget)) for run in runs]
+        denoise(parts, denoiser)
         for run in runs:
             if run.error is not None:
                 raise run.error
         self._on_step(len(runs))
+        return parts[0][1].rows
 
     def encoded(self, member: str, chosen: range) -> Sequence[Conditioning]:
         """The pictures' prompts for a member; encoded once."""
@@ -83,3 +92,9 @@ class Pictures:
                 self.step(runs, chosen)
             done += [run.x for run in runs]
         return torch.stack(done)
+
+
+def _work(run: Run, denoiser: Denoiser, budget: GuidanceBudget | None) -> StepWork:
+    """Of the next step alone."""
+    lean = None if budget is None else run.lean_work(denoiser.graph, budget, budget.after)
+    return (lean or run.work(denoiser.graph)).first(1)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from baton.common.cli import print_json
 from baton.common.errors import BatonError
 from baton.common.explanation import DecisionRecord, arms_by_bound
+from baton.common.guidance import NO_BUDGET, parse_budget
 from baton.common.limits import Location
 from baton.common.outcome import EdgeAttempt
 from baton.common.plain import plain
@@ -83,6 +84,7 @@ def story(entry: Entry, hindsight: Hindsight) -> Iterator[str]:
     yield from _arms(entry, hindsight)
     yield from _edges(entry, hindsight)
     yield from _steps("planned", entry.planned)
+    yield from _budget(entry)
     yield from _steps("ran", entry.executed)
     yield from _cost(entry)
     for note in entry.notes:
@@ -172,6 +174,15 @@ def _next_place(entry: Entry) -> Location | None:
     return next((part.location for part in entry.planned if part.start <= done < part.stop), None)
 
 
+def _budget(entry: Entry) -> Iterator[str]:
+    budget = parse_budget(entry.guidance_budget or NO_BUDGET)
+    if budget is not None and any(part.location == "edge" for part in entry.planned):
+        yield (
+            f"  a busy edge may leave guidance out from {budget.after:.0%} of the steps on,"
+            f" {budget.in_a_row} in a row ({budget.branches})"
+        )
+
+
 def _steps(what: str, stretches: Sequence[Stretch]) -> Iterator[str]:
     if not stretches:
         return
@@ -181,6 +192,8 @@ def _steps(what: str, stretches: Sequence[Stretch]) -> Iterator[str]:
         line = f"  steps {part.start} to {part.stop}: {part.member} on {place}"
         if part.share < 1.0:
             line += f", {part.share:.0%} of its blocks in {part.calls} model calls"
+        if part.lean:
+            line += f", {part.lean} of them without all of their guidance"
         yield line
 
 

@@ -48,6 +48,13 @@ def generate(
         str | None,
         typer.Option(help="none, propagate, masks or full; left out: as settings or family say."),
     ] = None,
+    guidance_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Guidance that a busy edge may leave out: none, or the share of the steps from"
+            " which on, and how many in a row (0.6:1); left out: as settings or family say."
+        ),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds that a picture may take; left out: no limit.")
@@ -88,6 +95,7 @@ def generate(
             edge=edge,
             timeout=timeout,
             accel=None if accel is None else check_accel(accel),
+            guidance_budget=guidance_budget,
             fallback=fallback,
         ),
         count=n,

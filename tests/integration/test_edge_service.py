@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc.aio
@@ -17,6 +17,7 @@ from baton.common.config import checked
 from baton.common.errors import Cancelled, Draining, InvalidRequest, Overloaded
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import decode_state
+from baton.common.plan import OpenPlan, StepDirective
 from baton.common.rpc import PROTOCOL_VERSION
 from baton.common.rpc.channel import channel_to
 from baton.common.rpc.convert import executed_from_proto, plan_to_proto
@@ -45,6 +46,13 @@ def ask(request_id: str, arm: str = "edge/large", steps: int = STEPS, **fields: 
         "codec": "fp32",
     }
     return edge_pb2.DenoiseRequest(**(values | fields))
+
+
+def reusing() -> OpenPlan:
+    """A plan that asks for guidance of an earlier step throughout."""
+    of = plan("edge/large", STEPS)
+    (segment,) = of.segments
+    return replace(of, segments=(replace(segment, directives=(StepDirective("reuse"),) * STEPS),))
 
 
 @dataclass
@@ -321,3 +329,14 @@ async def test_a_stop_ends_what_runs_with_a_reason(family: LoadedFamily) -> None
 def test_a_coordinator_that_is_no_address_is_refused_before_anything_starts() -> None:
     with pytest.raises(InvalidRequest, match="HOST:PORT"):
         checked(EdgeSettings, {"coordinator": "nowhere"}, {})
+
+
+async def test_guidance_of_an_earlier_step_is_reused_once_there_is_any(
+    family: LoadedFamily,
+) -> None:
+    async with edge(family) as node, channel_to(node.address) as channel:
+        stream = await follow(EdgeStub(channel), ask("r", plan=plan_to_proto(reusing())))
+    assert stream.last.image.rgb == drawn_here(family, task(reusing())).tobytes()
+    executed = executed_from_proto(stream.last.image.executed)
+    assert [step.branches for step in executed] == ["both", *["reuse"] * (STEPS - 1)]
+    assert [step.rows for step in executed] == [2, *[1] * (STEPS - 1)]

@@ -120,7 +120,6 @@ async def check_serves(stub: Any, family: LoadedFamily) -> None:
 
 _DEVICE = plan_pb2.LOCATION_DEVICE
 _DIRECTIVES = [plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH)]
-_REUSED = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_REUSE)
 _TWO_SETS = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_POSITIVE, blocks=[b"\x01", b"\x03"])
 _THREE_SETS = plan_pb2.StepDirective(branches=plan_pb2.BRANCHES_BOTH, blocks=[b"\x01"] * 3)
 
@@ -183,10 +182,6 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BatonError]]] = {
     ),
     "guidance as a member's input": (
         {"plan": planned([piece(guidance=guided(3.0, plan_pb2.GUIDANCE_KIND_EMBEDDED))])},
-        Incompatible,
-    ),
-    "guidance of an earlier step": (
-        {"plan": planned([piece(directives=[_REUSED] * STEPS)])},
         Incompatible,
     ),
     "no guidance": ({"plan": planned([piece(guidance=None)])}, InvalidRequest),

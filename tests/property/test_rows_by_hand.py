@@ -25,7 +25,7 @@ from baton.common.diffusion.samplers import (
 from baton.common.diffusion.scheduler_config import Prediction
 from baton.common.diffusion.schedules import Schedule
 from baton.common.latents.state import NoiseLevel
-from baton.common.limits import BOTH, SAMPLERS, SamplerName
+from baton.common.limits import BOTH, BRANCHES, SAMPLERS, SamplerName
 from baton.common.plan import Grid, Guidance, Plan, Segment, StepDirective
 from tests.support.by_hand import advanced, rescaled, step_on
 
@@ -122,7 +122,7 @@ def runs(draw: st.DrawFn) -> Run:
     guidance = Guidance(draw(st.sampled_from([1.0, 3.0, 7.5])))
     given = st.builds(
         StepDirective,
-        st.sampled_from(["both", "positive"]),
+        st.sampled_from(BRANCHES),
         prior_noise=st.sampled_from([0.0, 0.003, 0.1]),
     )
     segments = [
@@ -146,18 +146,28 @@ def runs(draw: st.DrawFn) -> Run:
 def drawn_by_hand(run: Run) -> tuple[list[Tensor], SamplerHistory | None]:
     """The latent after each step: nothing but levels, model and formulas."""
     x, history, found = run.x, run.history, []
-    model = Formula()
+    model, held = Formula(), None
     for step in range(run.plan.steps):
         level, segment = run.course.levels[step], run.plan.segment_at(step)
+        held = None if step == segment.start else held
         vp = vp_form(level)
         if noise := run.plan.directive_at(step).prior_noise:
             x = x + rescaled(run.prior * noise, vp, level)
-        of = run.plan.branches_at(step)
+        asked = run.plan.directive_at(step).branches
+        both = segment.guidance.scale > 1 and (
+            asked == "both" or (asked == "reuse" and held is None)
+        )
+        of = BOTH if both else BOTH[:1]
         rows = torch.stack([run.encoded.row(branch)["context"] for branch in of])
         times = torch.tensor([run.course.timesteps[step]] * len(of))
         latents = rescaled(x, level, vp).expand(len(of), *SHAPE)
         out = model(ModelInputs(latents, times, {"context": rows}))
-        told = out[0] if len(of) == 1 else out[1] + segment.guidance.scale * (out[0] - out[1])
+        told = out[0]
+        if both:
+            told = out[1] + segment.guidance.scale * (out[0] - out[1])
+            held = told - out[0]
+        elif asked == "reuse" and held is not None:
+            told = out[0] + held
         x, history = step_on(x, told, run.course, step, history)
         found.append(x)
     return found, history

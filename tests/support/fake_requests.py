@@ -59,10 +59,11 @@ class FakeRequest:
         last = self.step + (self.ahead[self.step] if self.ahead else 0)
         of = self.branches[self.step : last + 1]
         blocks = tuple((None,) * len(each) for each in of)
-        self.due = StepWork(self.group, "large", self.step, (0.0,) * len(of), of, blocks)
+        guidance = tuple("both" if each == BOTH else "positive" for each in of)
+        self.due = StepWork(self.group, "large", self.step, (0.0,) * len(of), guidance, blocks)
         may = self.step >= self.lean_from and of[0] == BOTH
         self.lean = (
-            replace(self.due.first(1), branches=(ALONE,), blocks=((None,),)) if may else None
+            replace(self.due.first(1), guidance=("positive",), blocks=((None,),)) if may else None
         )
 
     @property

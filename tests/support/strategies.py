@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
 from baton.common.arm import Arm, Stretch
+from baton.common.guidance import GuidanceBudget
 from baton.common.latents import HistoryEntry, LatentState, NoiseLevel
 from baton.common.limits import (
     ACCELS,
@@ -22,7 +23,7 @@ from baton.common.limits import (
     MAX_STEPS,
     SAMPLERS,
 )
-from baton.common.plan import Grid, Guidance, GuidanceBudget, OpenPlan, OpenSegment, StepDirective
+from baton.common.plan import Grid, Guidance, OpenPlan, OpenSegment, StepDirective
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_NAME_CHARS)
 #: Member names that an arm's name can hold.

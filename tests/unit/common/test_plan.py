@@ -10,6 +10,7 @@ import pytest
 from baton.common.arm import Arm
 from baton.common.errors import InvalidRequest, UnknownName
 from baton.common.expansion import plan_of
+from baton.common.guidance import GuidanceBudget
 from baton.common.limits import (
     MAX_GUIDANCE,
     MAX_PROMPT_CHARS,
@@ -24,7 +25,6 @@ from baton.common.plan import (
     FULL_STEP,
     Grid,
     Guidance,
-    GuidanceBudget,
     Holder,
     OpenPlan,
     OpenSegment,

@@ -118,6 +118,18 @@ def test_it_tells_the_whole_story() -> None:
     ]
 
 
+def test_guidance_that_an_edge_might_leave_out_is_told_and_what_it_left_out() -> None:
+    edge, *others = ENTRY.executed
+    lean = replace(ENTRY, guidance_budget="0.2:1:reuse", executed=(replace(edge, lean=1), *others))
+    new = [line for line in told(lean) if line not in told(ENTRY)]
+    assert new == [
+        "  a busy edge may leave guidance out from 20% of the steps on, 1 in a row (reuse)",
+        "  steps 0 to 2: large on e1, 1 of them without all of their guidance",
+    ]
+    alone = replace(lean, planned=(Stretch(0, 10, "small", "device"),))
+    assert not any("busy edge" in line for line in told(alone))
+
+
 @pytest.mark.parametrize(
     ("stop", "why"),
     [(4, "another had done the edge's part"), (7, "the request ended before its turn")],

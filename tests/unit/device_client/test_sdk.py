@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from baton import device_client
 from baton.common.errors import BatonError, InvalidRequest, WeightsError
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.manifest import MANIFEST_NAME
+from baton.common.guidance import GuidanceBudget
 from baton.common.rpc.access import OPEN
 from baton.common.size import Size
 from baton.device_client.events import Decided, Event, Finished, Stepped
@@ -261,3 +263,32 @@ def test_who_says_nothing_of_acceleration_gets_the_familys(
     with Client(family=str(folder), members="small", accel="propagate") as client:
         made = client.generate(PROMPT, arm="device", steps=3)
         assert made.task.plan.segments[0].accel == "propagate"
+
+
+def test_who_says_nothing_of_a_guidance_budget_gets_the_familys(
+    family_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_family(family_folder, tmp_path / "family")
+
+    def planned(client: Client, **asked: Any) -> GuidanceBudget | None:
+        plans = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Decided):
+                plans.append(event.plan)
+
+        client.generate(PROMPT, on_event, arm="device", steps=1, **asked)
+        return plans[0].budget
+
+    with Client(family=str(folder), members="small") as client:
+        assert planned(client) is None
+    edit_json(
+        folder / MANIFEST_NAME, lambda manifest: manifest.update(guidance_budget="0.6:2:positive")
+    )
+    with Client(family=str(folder), members="small") as client:
+        assert planned(client) == GuidanceBudget(0.6, 2, "positive")
+        assert planned(client, guidance_budget="none") is None
+        assert planned(client, guidance_budget="0.8:1") == GuidanceBudget(0.8, 1, "positive")
+    with Client(family=str(folder), members="small", guidance_budget="none") as client:
+        assert planned(client) is None
+        assert planned(client, guidance_budget="0.5") == GuidanceBudget(0.5, 2, "positive")

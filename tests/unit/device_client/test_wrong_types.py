@@ -39,6 +39,7 @@ WRONG: dict[str, list[Any]] = {
     "edge": [3, b"127.0.0.1:1", ["127.0.0.1:1"]],
     "timeout": ["2", b"2", True, [2.0], 10**400],
     "accel": [3, b"none", ["none"]],
+    "guidance_budget": [0.6, b"none", ["none"], "often"],
 }
 
 
