@@ -46,6 +46,9 @@ def serve(
     ] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="auto, or off: measure nothing at the start.")
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow other machines, unauthenticated.")
     ] = None,
