@@ -52,6 +52,9 @@ def serve(
     metrics_host: Annotated[
         str | None, typer.Option(help="Address at which Prometheus finds it; loopback by default.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="auto, or off: measure nothing at the start.")
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow other machines, unauthenticated.")
     ] = None,

@@ -120,6 +120,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a demo of nothing": (["baton", "demo", " "], 2, "prompt"),
     "a demo nowhere": (["baton", "demo", "--out", "/dev/null/demo"], 2, "/dev/null/demo"),
     "an edge without rows": ([*_EDGE, "--max-rows", "1"], 2, "max_rows"),
+    "an edge of a profile by name": ([*_EDGE, "--profile", "mine"], 2, "profile"),
     "an edge on a taken port": ([*_EDGE[:2], "--port", "TAKEN"], 3, "127.0.0.1:TAKEN"),
     "an open edge": ([*_EDGE, "--host", "0.0.0.0"], 2, "--insecure"),
     "an edge of no family": ([*_EDGE, "--family", "magic"], 2, "magic"),
