@@ -106,11 +106,13 @@ class Metrics(Observer):
             registry=of,
         )
         self._chunks = Gauge(
-            "baton_decode_chunks", "Chunks in which a picture is decoded.", registry=of
+            "baton_decode_chunks",
+            "How many times finer than at rest decodings are cut.",
+            registry=of,
         )
         self._delta = Gauge(
             "baton_throughput_delta",
-            "Share of the throughput that a plan may give up for latency.",
+            "By what share a plan may exceed the shortest one's time.",
             registry=of,
         )
         self.knobs(1.0, 1, 0.0)

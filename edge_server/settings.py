@@ -107,7 +107,8 @@ class EdgeSettings(ServerAccess, ClientAccess):
     #: They hold no prompt and no name of a caller.
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     metrics_host: str = "127.0.0.1"
-    #: Seconds that running requests get to end after SIGTERM.
+    #: Seconds that running requests get to end after SIGTERM; those that do not are sent on with
+    #: their newest step.
     drain_grace: float = Field(default=30.0, ge=0)
     #: Whether a request needs a ticket; one that comes along must be valid in any case.
     tickets: Literal["optional", "required"] = "optional"

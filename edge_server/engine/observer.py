@@ -33,6 +33,7 @@ class Observer:
     def knobs(self, skip_after: float, chunks: int, delta: float) -> None:
         """The controller has set them anew.
 
-        skip_after: share of the steps from which guidance may be left out; chunks: of a decoder;
-        delta: share of the throughput that a plan may give up.
+        skip_after: share of the steps from which guidance may be left out; chunks: how many
+        times finer than at rest decodings are cut; delta: by what share a plan may exceed the
+        shortest one's time.
         """

@@ -124,7 +124,7 @@ def listeners() -> set[int]:
 
 
 async def test_no_thread_and_no_socket_outlive_the_node(family: LoadedFamily) -> None:
-    """Nor does a reader that says nothing hold up its end."""
+    """Nor those of a reader that says nothing."""
     before = serving_threads()
     async with edge(family, metrics_port=0) as node:
         host, _, port = node.node.metrics_address.rpartition(":")
