@@ -16,7 +16,8 @@ from typing import NamedTuple
 class Knobs(NamedTuple):
     """skip_after: share of its steps from which a request may skip guidance, 1 for nowhere.
 
-    chunks: of a decoding; delta: by what share plans may exceed the coarse plan's UNet time.
+    chunks: into how many times as many a decode is cut as at rest; delta: by what share plans may
+    exceed the coarse plan's UNet time.
     """
 
     skip_after: float
@@ -29,7 +30,7 @@ class ControllerSettings:
     """places: requests that are denoised together; queues are measured in these.
 
     floor: the least skip_after; skips: rungs from 1 down to it. chunks, most_chunks: at rest, and
-    the bound up to which they are doubled. deltas: at rest first, rising.
+    the bound up to which they are doubled. deltas: the one at rest first, rising.
 
     The queue is smoothed over `fast` and `slow` seconds. It builds up while the fast average is at
     least `high`, or at least `middle` and by `margin` above the slow one; it has subsided while the

@@ -42,7 +42,6 @@ from tests.support.fake_requests import BOTH, Chosen, FakeLoop, FakeRequest
 SIZES = (1.0, 2.25, 4.0)
 STEPS = (20, 50)
 LIMITS = Limits(active=16, rows=16)
-BOUNDS = Bounds(tasks=16, decodes=8, most_tasks=LIMITS.rows // 2)
 WINDOW = 0.5
 #: Most steps in a row that skip guidance (SynerDiff, Sec. III-B).
 IN_A_ROW = 2
@@ -99,8 +98,8 @@ class OfSize:
 
 
 @cache
-def table(costs: Costs, size: float, chunks: int) -> PlanTable:
-    return PlanTable.build(OfSize(costs, size, chunks), BOUNDS, Waiting.BARRIER)
+def table(costs: Costs, size: float, chunks: int, bounds: Bounds) -> PlanTable:
+    return PlanTable.build(OfSize(costs, size, chunks), bounds, Waiting.BARRIER)
 
 
 class Asked(NamedTuple):
@@ -243,11 +242,13 @@ def by_rounds(asked: Sequence[Asked], costs: Costs, settings: ControllerSettings
 
 
 def _planner(costs: Costs, knobs: Knobs) -> Planner:
-    """Plans of a size, which is its requests' group."""
+    """Plans of a size, which is its requests' pace."""
 
-    def plan(size: Hashable, unet: int, vae: int, lean: int) -> tuple[Action, ...] | None:
+    def plan(
+        size: Hashable, bounds: Bounds, unet: int, vae: int, lean: int
+    ) -> tuple[Action, ...] | None:
         assert isinstance(size, float)
-        return table(costs, size, knobs.chunks).plan(unet, vae, lean, knobs.delta)
+        return table(costs, size, knobs.chunks, bounds).plan(unet, vae, lean, knobs.delta)
 
     return plan
 
