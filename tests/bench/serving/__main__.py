@@ -19,9 +19,9 @@ are misses), and the guidance that they skipped, drawn again. What was measured 
 
 ``ratios`` are of closed loops, medians of those within a round with a 95% interval:
 
-- ``throughput_vs_diffusers`` (serial) by member, and ``throughput_share``: of what a bare loop gains
-  at batch 8 over batch 1; ``throughput_vs_batcher``, ``throughput_vs_direct`` and the upper end of
-  its interval, ``throughput_vs_direct_high``: all of the engine without skipping;
+- ``throughput_vs_diffusers`` (serial) by member, and ``throughput_share``: of what a bare loop
+  gains at batch 8 over batch 1; ``throughput_vs_batcher``, ``throughput_vs_direct`` and the upper
+  end of its interval, ``throughput_vs_direct_high``: all of the engine without skipping;
 - ``skip_saving_share``: of the rows that skipping saves, what comes back as time;
 - ``accel``: the engine with an acceleration, over the engine without;
 - ``straw``: by baseline, its throughput over that of its calls alone;
