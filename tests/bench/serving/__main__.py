@@ -19,9 +19,9 @@ are misses), and the guidance that they skipped, drawn again. What was measured 
 
 ``ratios`` are of closed loops, medians of those within a round with a 95% interval:
 
-- ``throughput_vs_diffusers`` (serial) by member, and ``throughput_share``: of what a bare loop gains
-  at batch 8 over batch 1; ``throughput_vs_batcher``, ``throughput_vs_direct`` and the upper end of
-  its interval, ``throughput_vs_direct_high``: all of the engine without skipping;
+- ``throughput_vs_diffusers`` (serial) by member, and ``throughput_share``: of what a bare loop
+  gains at batch 8 over batch 1; ``throughput_vs_batcher``, ``throughput_vs_direct`` and the upper
+  end of its interval, ``throughput_vs_direct_high``: all of the engine without skipping;
 - ``skip_saving_share``: of the rows that skipping saves, what comes back as time;
 - ``accel``: the engine with an acceleration, over the engine without;
 - ``straw``: by baseline, its throughput over that of its calls alone;
@@ -44,7 +44,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from baton.common.limits import ACCELS
 from baton.common.quiet import quiet_libraries
 from tests.bench import report
 from tests.bench.serving import figures, plots, relaying
@@ -115,8 +114,7 @@ class Bench:
         plain = stages.baton(NO_SKIP, "large")
         fast = [
             replace(stages.baton(NO_SKIP, "large", accel=accel), name=f"{_PLAIN} {accel}")
-            for accel in ACCELS
-            if accel != "none"
+            for accel in stages.size.accels
         ]
         loops = stages.closed([plain, *fast], "accelerated")
         self.ratios["accel"] = {
@@ -127,9 +125,10 @@ class Bench:
 
     def relay(self) -> None:
         stages = self.stages
-        whole, relayed = relaying.specs(stages.name)
-        loops = stages.closed([whole, relayed], "plain")
-        ratio = relaying.ratio(loops["whole"], loops["relayed"])
+        whole = stages.baton(NO_SKIP, "large")
+        relayed = replace(stages.baton(NO_SKIP, "large", relay=relaying.ARM), name="relayed")
+        loops = stages.closed([whole, relayed], "relayed")
+        ratio = figures.against(loops, "relayed", _PLAIN)
         ideal = stages.relay_ideal()
         self.ratios |= {
             "relay_capacity": figures.told(ratio) | {"ideal": ideal},
@@ -174,11 +173,14 @@ def run(size: Size, folder: Path, cache: Path | None, family: str = "scenes") ->
         stages.time_alone()
     with _stage("tune"):
         bench.tune()
+    for stage in (bench.gains, bench.relay):
+        with _stage(stage.__name__), stages.apart():
+            stage()
+        _partial(bench, folder)
     with stages.fleet:
-        for stage in (bench.closed, bench.gains, bench.relay):
-            with _stage(stage.__name__):
-                stage()
-            _partial(bench, folder)
+        with _stage("closed"):
+            bench.closed()
+        _partial(bench, folder)
         with _stage("open"):
             points = bench.open()
     return _write(bench, points, folder)

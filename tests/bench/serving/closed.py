@@ -104,7 +104,12 @@ def tuned(
     alone: Alone,
     how: tuple[float, Kept],
 ) -> tuple[Spec, list[dict[str, Any]]]:
-    """The fastest of a grid, and all of it as rows. how: seconds of a loop, and what keeps it."""
+    """The fastest of a grid, and all of it as rows. how: seconds of a loop, and what keeps it.
+
+    A grid of one is not measured.
+    """
+    if len(grid) == 1:
+        return grid[0], []
     seconds, kept = how
     found = rounds(fleet, grid, ("tuning", requests), alone, (1, seconds), kept)
     paces = {spec: found[spec.name][0].pace for spec in grid}

@@ -56,6 +56,7 @@ class _Session:
         self.open: dict[int, Outcome] = {}
         self.all: list[Outcome] = []
         self.series: list[dict[str, float]] = []
+        self.newest = 0.0  # when the last answer came
         self._looked = -_GAUGE_SECONDS
         self._asked = False
 
@@ -87,6 +88,7 @@ class _Session:
     def _settle(self, outcome: Outcome, told: Answer | str) -> None:
         if isinstance(told, Answer):
             outcome.answer, outcome.finished = told, self.now
+            self.newest = self.now
         else:
             outcome.error = told
 
@@ -123,15 +125,18 @@ def open_loop(
 def closed_loop(
     remote: Remote, requests: Sequence[Request], clients: int, seconds: float
 ) -> Measured:
-    """So many clients, each with its next request as soon as the last one is done."""
+    """So many clients, each with its next request as soon as the last one is done.
+
+    It ends after so many seconds, but not before something came after the first half of them.
+    """
     cpu, session = _cpu_before(remote), _Session(remote)
     more = enumerate(islice(cycle(requests), 1_000_000))
-    while session.now < seconds:
+    while session.now < seconds or session.newest < seconds / 2:
         while len(session.open) < clients:
             index, request = next(more)
             session.send(_renumbered(request, index), session.now)
-        session.hear(seconds)
-    return _measured(session, seconds, cpu)
+        session.hear(max(seconds, session.now + _GAUGE_SECONDS))
+    return _measured(session, session.now, cpu)
 
 
 def _renumbered(request: Request, index: int) -> Request:

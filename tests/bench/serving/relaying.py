@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -20,11 +20,10 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import use_threads
 from baton.common.quality.scores import summarise
 from baton.common.quality.verifier import Quality, Scorer
-from tests.bench.ratios import PairedRatio, paired_ratio
-from tests.bench.serving.closed import Loop, bare_pace
+from tests.bench.serving.closed import bare_pace
 from tests.bench.serving.plans import task_of
 from tests.bench.serving.replay import pictures, qualities
-from tests.bench.serving.systems import MAX_ROWS, Spec
+from tests.bench.serving.systems import MAX_ROWS
 from tests.bench.serving.trace import STEPS, Request
 
 SHARE = 0.4
@@ -48,15 +47,6 @@ class Costs:
         whole = self.encode + self.denoise + self.decode
         handed = self.encode + share * self.denoise
         return whole / ((1 - relayed) * whole + relayed * handed)
-
-
-def specs(family: str, members: Sequence[str] = (_LARGE, _SMALL)) -> tuple[Spec, Spec]:
-    """Every request whole on the edge; every other one handed off. Nothing is skipped in either."""
-    large = members[0]
-    common = (("scheduling", "no-skip"),)
-    whole = Spec("whole", "baton", large, family, common)
-    arm = ARM.replace(_LARGE, large).replace(_SMALL, members[1])
-    return whole, replace(whole, name="relayed", settings=(*common, ("relay", arm)))
 
 
 def costs(family: LoadedFamily, seconds: float, member: str = _LARGE) -> Costs:
@@ -83,10 +73,6 @@ def _mean_seconds(call: Callable[[], object], seconds: float) -> float:
         call()
         calls += 1
     return (time.perf_counter() - begun) / calls
-
-
-def ratio(whole: Sequence[Loop], relayed: Sequence[Loop]) -> PairedRatio:
-    return paired_ratio([loop.pace for loop in relayed], [loop.pace for loop in whole])
 
 
 def mix_scores(

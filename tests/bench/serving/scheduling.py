@@ -65,10 +65,5 @@ def engine_for(family: LoadedFamily, name: str, **settings: Any) -> Engine:
 
 def scheduling_gauges(engine: Engine) -> dict[str, float]:
     """What the engine decides by now, and how its rounds were chosen so far."""
-    wheel = engine._loop.wheel
-    return {
-        **wheel.knobs._asdict(),
-        "level": wheel.level,
-        "planned": wheel.planned,
-        "greedy": wheel.greedy,
-    }
+    course = engine.course()
+    return {**course.knobs._asdict(), "planned": course.planned, "greedy": course.greedy}

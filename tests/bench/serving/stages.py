@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from statistics import median
@@ -14,6 +15,7 @@ from rich.progress import track
 
 from baton.common.families.loaded import LoadedFamily, load_family
 from baton.common.families.registry import Prompts, find_prompts, find_scorer
+from baton.common.limits import Accel
 from baton.common.quality.verifier import Scorer
 from tests.bench.serving import relaying, replay
 from tests.bench.serving.alone import references
@@ -41,8 +43,9 @@ class Size:
 
     seconds: of a point and seed, in so many slices; a burst is one. grace: seconds after a slice in
     which what is under way may end. rates: of direct concurrency's pace; burst_rate: the mean one.
-    ablated: the loads of the ablation. closed: rounds and seconds of closed loops; tuning: seconds
-    of one. replays: prompts; mixes: pictures of the relay's score.
+    ablated: the loads of the ablation. closed, large: rounds and seconds of closed loops. tuning:
+    seconds of one; gathers, timeouts: of the batcher; actives, besides: of direct concurrency.
+    replays: prompts; mixes: pictures of the relay's score.
     """
 
     seconds: float = 100.0
@@ -57,6 +60,9 @@ class Size:
     tuning: float = 10.0
     gathers: tuple[int, ...] = (8, 16, 32)
     timeouts: tuple[float, ...] = (0.02, 0.2)
+    actives: tuple[int, ...] = (8, 16)
+    besides: tuple[bool, ...] = (True, False)
+    accels: tuple[Accel, ...] = ("propagate", "masks", "full")
     replays: int = 1000
     mixes: int = 200
     warm: float = 3.0
@@ -71,7 +77,10 @@ QUICK = Size(
     large=(1, 3.0),
     tuning=2.0,
     gathers=(16,),
-    timeouts=(0.02, 0.2),
+    timeouts=(0.2,),
+    actives=(16,),
+    besides=(True,),
+    accels=("propagate",),
     replays=20,
     mixes=4,
     warm=1.0,
@@ -162,18 +171,25 @@ class Stages:
         ]
         directs = [
             self.spec(f"direct {active} {beside}", "direct", active=active, beside=beside)
-            for active in (8, 16)
-            for beside in (True, False)
+            for active in self.size.actives
+            for beside in self.size.besides
         ]
         best, rows = [], list[dict[str, Any]]()
         for grid in (batchers, directs):
-            with Fleet(self.requests, self.size.warm) as fleet:  # of its own: most of it ends here
-                chosen, tried = tuned(
-                    fleet, grid, self.requests, self.alone, (self.size.tuning, self.kept)
-                )
+            with self.apart():
+                how = self.size.tuning, self.kept
+                chosen, tried = tuned(self.fleet, grid, self.requests, self.alone, how)
             best.append(replace(chosen, name=chosen.kind))
             rows += tried
         return best[0], best[1], rows
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Systems that are started within the block end with it."""
+        before, self.fleet = self.fleet, Fleet(self.requests, self.size.warm)
+        with self.fleet:
+            yield
+        self.fleet = before
 
     def closed(self, specs: Sequence[Spec], load: str = "mixed") -> dict[str, list[Loop]]:
         """load: ``mixed`` as the trace is, else all of it at the family's default size."""
