@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from baton.common.errors import BatonError, InvalidRequest, PermissionDenied
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Denoised,
     Drawn,
     HandedOff,
     Job,
@@ -21,6 +22,7 @@ from baton.edge_server.engine.job import (
 )
 from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.requests.lifecycle import State, check_transition
+from baton.edge_server.requests.turns import Turn
 
 Key = tuple[str, int]
 News = Queued | Progressed | Checkpointed | Outcome
@@ -38,13 +40,15 @@ class Entry:
 
     Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
     position: how many wait before it, while it is queued itself; deadline: in the event loop's
-    time; job: the engine's side of it; remaining: what it still asks of the model.
+    time; turn: among those that wait; job: the engine's side of it; remaining: what it still asks
+    of the model.
     """
 
     work: Work
     position: Callable[[], int] = field(default=int, repr=False)
     deadline: float = math.inf
     state: State = State.QUEUED
+    turn: Turn = field(default_factory=Turn)
     job: Job | None = None
     progress: Progressed | None = None
     checkpoint: Checkpointed | None = None
@@ -84,7 +88,10 @@ class Entry:
     def start(self) -> None:
         self.state = check_transition(self.state, State.RUNNING)
 
-    def advance(self, news: Progressed | Checkpointed) -> None:
+    def advance(self, news: Progressed | Checkpointed | Denoised) -> None:
+        if isinstance(news, Denoised):
+            self.remaining = self._course[-1]
+            return
         if isinstance(news, Progressed):
             self.progress = news
             self.remaining = self._course[news.step - self.work.first_step]

@@ -10,7 +10,8 @@ class State(Enum):
     """QUEUED waits for a place, RUNNING has one; every other state is an end.
 
     CANCELLED was asked for; ABANDONED had no listener for longer than it lingers; EXPIRED passed
-    its deadline; FAILED ended with any other error.
+    its deadline, or could not end by it any more; DISPLACED made room for another caller's; FAILED
+    ended with any other error.
     """
 
     QUEUED = "queued"
@@ -21,13 +22,16 @@ class State(Enum):
     CANCELLED = "cancelled"
     ABANDONED = "abandoned"
     EXPIRED = "expired"
+    DISPLACED = "displaced"
 
     @property
     def ended(self) -> bool:
         return not TRANSITIONS[self]
 
 
-_STOPPED = frozenset({State.FAILED, State.CANCELLED, State.ABANDONED, State.EXPIRED})
+_STOPPED = frozenset(
+    {State.FAILED, State.CANCELLED, State.ABANDONED, State.EXPIRED, State.DISPLACED}
+)
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.QUEUED: _STOPPED | {State.RUNNING},
     State.RUNNING: _STOPPED | {State.HANDED_OFF, State.DRAWN},
@@ -37,6 +41,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
     State.ABANDONED: frozenset(),
     State.EXPIRED: frozenset(),
+    State.DISPLACED: frozenset(),
 }
 
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from baton.common.errors import (
     BatonError,
@@ -20,6 +19,7 @@ from baton.common.errors import (
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Denoised,
     Drawn,
     Dropped,
     Event,
@@ -35,6 +35,9 @@ from baton.edge_server.requests.admission import Admission
 from baton.edge_server.requests.entry import Entry, Key, key_of
 from baton.edge_server.requests.lifecycle import State
 from baton.edge_server.requests.result_cache import ResultCache, Retention
+
+#: Ends that nobody asked for and that say nothing of the request: it may come again.
+_ASKED_AGAIN = frozenset({State.ABANDONED, State.DISPLACED})
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Counts:
     cancelled: int = 0
     abandoned: int = 0
     expired: int = 0
+    displaced: int = 0
 
     def add(self, state: State) -> None:
         name = "completed" if state in (State.HANDED_OFF, State.DRAWN) else state.value
@@ -135,18 +139,18 @@ class Registry:
                 self._expire_at(known, max(deadline, known.deadline))
             return known, True
         self._check_open()
-        self._admission.check_room()
-        entry = Entry(work, lambda: self._position(entry))
-        self._admission.check_time(entry.remaining, deadline)
-        self._accept(entry, deadline)
+        entry = Entry(work, lambda: self._position(entry), deadline)
+        for other in self._admission.check(entry):
+            self._displace(other)
+        self._accept(entry)
         return entry, False
 
-    def _accept(self, entry: Entry, deadline: float) -> None:
+    def _accept(self, entry: Entry) -> None:
         self._open[entry.key] = entry
-        entry.job = Job(entry.work, emit=self._emitter(entry))
+        entry.job = Job(entry.work, self._emitter(entry), entry.turn.key)
         self._idle.clear()
-        self._admission.places += 1
-        self._expire_at(entry, deadline)
+        self._admission.enter(entry)
+        self._expire_at(entry, entry.deadline)
         self._let_linger(entry)
         self._engine.submit(entry.job)
 
@@ -211,9 +215,10 @@ class Registry:
         return self._open.get(key) or self._kept.get(key)
 
     def _position(self, entry: Entry) -> int:
-        """How many were queued before it and still are."""
-        queued = (other for other in self._open.values() if other.state is State.QUEUED)
-        return sum(1 for _ in takewhile(lambda other: other is not entry, queued))
+        """How many are queued whose turn is before its own."""
+        queued = [other for other in self._open.values() if other.state is State.QUEUED]
+        queued.sort(key=lambda other: other.turn.key)
+        return queued.index(entry)
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -235,6 +240,24 @@ class Registry:
         )
         self._withdraw(entry, State.EXPIRED, error)
 
+    def _displace(self, entry: Entry) -> None:
+        error = Overloaded(
+            f"request {entry.work.request_id} made room for another caller, who has fewer here; try"
+            " again later or elsewhere",
+            retry_after=self._admission.seconds_until_room(),
+        )
+        self._withdraw(entry, State.DISPLACED, error)
+
+    def _end_if_doomed(self) -> None:
+        """Of those that run or wait, one that would only take others' time."""
+        entry = self._admission.doomed()
+        if entry is not None:
+            error = DeadlineExceeded(
+                f"request {entry.work.request_id} cannot end any more in the time that it was"
+                f" given: {entry.remaining.calls} steps are left; allow more time or fewer steps"
+            )
+            self._withdraw(entry, State.EXPIRED, error)
+
     def _let_linger(self, entry: Entry) -> None:
         """End it, and it alone, unless a listener comes in time."""
         loop = asyncio.get_running_loop()
@@ -251,10 +274,12 @@ class Registry:
             self._engine.drop(entry.job)
 
     def _end(self, entry: Entry, state: State, outcome: Outcome) -> None:
+        waited = entry.state is State.QUEUED
         entry.end(state, outcome)
         self.counts.add(state)
         del self._open[entry.key]
-        if state is not State.ABANDONED:  # nobody withdrew that one: it may be asked for again
+        self._admission.end(entry, waited)
+        if state not in _ASKED_AGAIN:
             self._kept.add(entry)
         if not self._open:
             self._idle.set()
@@ -269,15 +294,17 @@ class Registry:
 
     def _hear(self, entry: Entry, event: Event) -> None:
         """What the engine tells; of a request that has ended, only that its place is free."""
-        if not isinstance(event, Started | Progressed | Checkpointed):
+        if not isinstance(event, Started | Progressed | Denoised | Checkpointed):
             self._admission.places -= 1
             entry.job = None
         if entry.state.ended or isinstance(event, Dropped):
             return
         if isinstance(event, Started):
             entry.start()
-        elif isinstance(event, Progressed | Checkpointed):
+            self._admission.start(entry)
+        elif isinstance(event, Progressed | Denoised | Checkpointed):
             entry.advance(event)
+            self._end_if_doomed()
         else:
             self._end(entry, _state_after(event), event)
 
