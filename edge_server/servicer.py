@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -32,9 +33,11 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
         self, request: edge_pb2.DenoiseRequest, context: _Context
     ) -> AsyncGenerator[edge_pb2.DenoiseEvent, None]:
         check_protocol(request.protocol_version, "the client")
-        owner = caller().name
-        ticket = self._gate.check(request, owner)
-        work = wire.work_from_proto(request, self._about.family, owner)
+        who = caller()
+        ticket = self._gate.check(request, who.name)
+        priority = wire.priority_of(request, who.role)
+        work = wire.work_from_proto(request, self._about.family, who.name)
+        work = replace(work, caller=who.name or _address(context), priority=priority)
         with self._gate.entering(ticket, work, self._registry.holds(work)):
             entry, attached = self._registry.admit(work, _deadline(context))
         with self._registry.listening(entry):
@@ -55,6 +58,11 @@ class EdgeServicer(edge_pb2_grpc.EdgeServicer):
         who = caller()
         owner = None if who.role == "admin" else who.name
         return wire.cancelled(self._registry.cancel(request.request_id, owner))
+
+
+def _address(context: _Context) -> str:
+    """Of the peer, without its port: all connections of a machine are one caller."""
+    return context.peer().rpartition(":")[0]
 
 
 def _deadline(context: _Context) -> float:

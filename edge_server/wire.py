@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from baton.common.arm import Arm
 from baton.common.build import package_version, this_build
-from baton.common.errors import Incompatible, InvalidRequest
+from baton.common.errors import Incompatible, InvalidRequest, PermissionDenied
 from baton.common.expansion import Terms, expand
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec, decode_state, largest_envelope
@@ -17,9 +17,11 @@ from baton.common.limits import MAX_STEPS
 from baton.common.plan import Guidance
 from baton.common.request import Task
 from baton.common.rpc import PROTOCOL_VERSION
+from baton.common.rpc.auth import MAY_GO_FIRST
 from baton.common.rpc.channel import CONTROL_BYTES
 from baton.common.rpc.convert import executed_to_proto, plan_from_proto
 from baton.common.rpc.latent_spaces import Latents, space_from_proto, space_to_proto
+from baton.common.rpc.tokens import Role
 from baton.edge_server.engine.job import (
     Checkpointed,
     Drained,
@@ -34,6 +36,7 @@ from baton.edge_server.engine.job import (
 from baton.edge_server.engine.latency import RemainingWork, rows_of
 from baton.edge_server.engine.steering import Course
 from baton.edge_server.requests.registry import Registry
+from baton.edge_server.requests.turns import MAX_PRIORITY
 from baton.edge_server.scheduling.profile import Profile
 from baton.v1 import edge_pb2
 
@@ -78,6 +81,20 @@ def work_from_proto(
     )
     _check_edge_part(work, family)
     return replace(work, loads=family.loads(runs, size))
+
+
+def priority_of(message: edge_pb2.DenoiseRequest, role: Role) -> int:
+    """Raises InvalidRequest outside its bounds, PermissionDenied unless the role may go first."""
+    priority = int(message.priority)
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(f"a priority is 0 to {MAX_PRIORITY}, not {priority}")
+    if priority and role not in MAY_GO_FIRST:
+        raise PermissionDenied(
+            f"the role {role} may not go before others; send priority 0, or use an operator's"
+            " credentials",
+            "wrong_role",
+        )
+    return priority
 
 
 def _check_latents(message: edge_pb2.DenoiseRequest, family: LoadedFamily) -> str:
@@ -243,7 +260,7 @@ def status(about: About, registry: Registry) -> edge_pb2.GetStatusResponse:
         draining=registry.draining,
         uptime_seconds=time.monotonic() - about.started,
         completed=counts.completed,
-        failed=counts.failed + counts.expired,
+        failed=counts.failed + counts.expired + counts.displaced,
         cancelled=counts.cancelled + counts.abandoned,
         drained=counts.drained,
         latent_space=space_to_proto(family.spec.latent_space),

@@ -119,7 +119,7 @@ class _Held(TorchDispatchMode):
     """Counts the bytes of the tensors that are made under it. most: those at a time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self._held = WeakIdKeyDictionary()
 

@@ -16,7 +16,7 @@ from baton.common.rpc.access import Guard
 from baton.common.rpc.tls import holder
 from baton.common.rpc.tokens import ANONYMOUS, Identity, Role, TokenTable
 
-_DEVICE: frozenset[Role] = frozenset({"device"})
+_DEVICE: frozenset[Role] = frozenset({"device", "operator"})
 _EDGE: frozenset[Role] = frozenset({"edge"})
 _ADMIN: frozenset[Role] = frozenset({"admin"})
 
@@ -36,6 +36,9 @@ PERMITTED: Mapping[str, frozenset[Role]] = {
     "/baton.v1.Admin/ListDecisions": _ADMIN,
     "/baton.v1.Admin/Explain": _ADMIN,
 }
+#: Who may say that a request goes before those of others. A node that asks nobody for a name has no
+#: others to protect: it trusts whoever reaches it.
+MAY_GO_FIRST: frozenset[Role] = frozenset({"operator", "anonymous"})
 #: Load balancers and orchestrators carry no token; health tells them nothing but "serving".
 OPEN_SERVICE = "/grpc.health.v1.Health/"
 

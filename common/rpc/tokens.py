@@ -22,7 +22,7 @@ from typing import Literal, get_args
 from baton.common.errors import InvalidRequest
 from baton.common.rpc.tls import read_bytes
 
-Role = Literal["device", "edge", "admin", "anonymous"]
+Role = Literal["device", "operator", "edge", "admin", "anonymous"]
 
 #: Roles that a token or a certificate may give.
 ROLES: tuple[Role, ...] = tuple(role for role in get_args(Role) if role != "anonymous")

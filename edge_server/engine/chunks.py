@@ -64,7 +64,7 @@ class PieceSeconds:
     def of(self, size: Size) -> tuple[float, ...] | None:
         """By piece; None if none is known. Thread-safe."""
         means = self._means.get(size)
-        return means and tuple(mean.seconds for mean in means)
+        return None if means is None else tuple(mean.seconds for mean in means)
 
     def seed(self, size: Size, seconds: Sequence[float]) -> None:
         """As measured elsewhere: what is measured from now on moves it slowly."""

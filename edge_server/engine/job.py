@@ -38,6 +38,10 @@ class Work:
     resume: LatentState | None = field(default=None, repr=False)
     #: Who asked; empty where nobody is asked for a name.
     owner: str = ""
+    #: Whose share it counts to: the owner, where there is none whence it came.
+    caller: str = field(default="", compare=False)
+    #: Of requests that wait, a higher one goes first.
+    priority: int = field(default=0, compare=False)
     #: What whoever asks calls the latent space in envelopes; empty: as this edge does.
     fingerprint: str = ""
     loads: tuple[float, ...] = field(default=(), repr=False, compare=False)
@@ -81,6 +85,11 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class Denoised:
+    """Nothing is left but to decode it: its place is free."""
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     envelope: bytes
     executed: tuple[ExecutedStep, ...]
@@ -120,7 +129,7 @@ class Dropped:
 
 
 Outcome = HandedOff | Drawn | Drained | BatonError
-Event = Started | Progressed | Checkpointed | Outcome | Dropped
+Event = Started | Progressed | Denoised | Checkpointed | Outcome | Dropped
 
 
 @dataclass
@@ -161,12 +170,14 @@ class Job:
 
     cache_bytes: the most that it keeps of its blocks' outputs; row_bytes: activations of a row of
     its next call; decode_bytes: those of its decoding, 0 where it is handed off; encoder: that its
-    prompts need next; lean: its next step with guidance left out. emit: called with every event,
-    mostly from the model thread; the last event, and it alone, is an outcome or `Dropped`.
+    prompts need next; lean: its next step with guidance left out; turn: whose is lower gets a place
+    first. emit: called with every event, mostly from the model thread; the last event, and it
+    alone, is an outcome or `Dropped`.
     """
 
     work: Work
     emit: Callable[[Event], None] = field(repr=False)
+    turn: float = 0.0
     submitted: float = field(default_factory=time.monotonic)
     queued_seconds: float = 0.0
     model_seconds: float = 0.0

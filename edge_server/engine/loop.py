@@ -11,6 +11,7 @@ from baton.common.diffusion.work import StepWork
 from baton.common.errors import BatonError, ExecutionFailed, origin
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Denoised,
     Drained,
     Drawn,
     Dropped,
@@ -36,6 +37,7 @@ from baton.edge_server.engine.scheduler import (
     next_round,
 )
 from baton.edge_server.engine.steering import Steering, Wheel
+from baton.edge_server.scheduling.planner import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ class Loop:
         self._queues: Queues[Job] = Queues()
         self._jobs: dict[Job, None] = {}
         self._turn = Turn()
-        self._begun = 0.0
+        self._begun = 0.0  # of the round: the end of the last one, or of idleness
+        self._beside = 0.0  # seconds since then that went to prompts and pictures
         self.latency = dict(steering.latency)
         self._observer.knobs(*self.wheel.knobs)
 
@@ -76,8 +79,6 @@ class Loop:
         if self.wheel.observe(len(self._queues.waiting), time.monotonic()):
             self._observer.knobs(*self.wheel.knobs)
         self._admit(admitted(self._queues, self._terms.limits))
-        if not self._turn.encoded:
-            self._begun = time.monotonic()
         chosen, self._turn = next_round(self._queues, self._terms, self._turn)
         if chosen.encode:
             self._encode(chosen.encode)
@@ -85,13 +86,15 @@ class Loop:
 
     def take(self, job: Job) -> None:
         """Put it in line; what cannot run ends at once."""
+        if self.idle:
+            self._begun, self._beside = time.monotonic(), 0.0
         self._jobs[job] = None
         try:
             self._prepare(job)
         except Exception as error:
             self._fail(job, error)
         else:
-            self._queues.waiting.append(job)
+            self._queues.wait(job)
 
     def drop(self, job: Job) -> None:
         """Let a job go, unless it has ended."""
@@ -149,6 +152,8 @@ class Loop:
         for job, error in zip(jobs, failed, strict=True):
             job.model_seconds += seconds
             self._line_up(job, error)
+        self._note(Pace.encoding(jobs[0].run.member), len(jobs), seconds)
+        self._beside += seconds
 
     def _run(self, chosen: Round[Job]) -> None:
         """A round's call, and the chunks beside it."""
@@ -165,7 +170,7 @@ class Loop:
         if chosen.denoise:
             self.wheel.count(chosen.planned, skipped)
             self._observer.round(chosen.planned)
-            self._measure(chosen.denoise, time.monotonic() - self._begun)
+            self._measure(chosen.denoise)
 
     def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
         if not parts:
@@ -181,7 +186,11 @@ class Loop:
         return ran
 
     def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:
-        return [self._chunk(job) for job in jobs]
+        begun = time.monotonic()
+        decoded = [self._chunk(job) for job in jobs]
+        if self._lanes.waiting is Waiting.SERIAL:
+            self._beside += time.monotonic() - begun
+        return decoded
 
     def _chunk(self, job: Job) -> Picture | Exception | None:
         begun = time.monotonic()
@@ -206,6 +215,14 @@ class Loop:
             self._hand_off(job)
         else:
             self._queues.decoding.append(job)
+            self._denoised(job)
+
+    def _denoised(self, job: Job) -> None:
+        try:
+            self._tell(job, Denoised())
+        except ExecutionFailed as error:
+            self._queues.decoding.remove(job)
+            self._fail(job, error)
 
     def _told(self, job: Job) -> Exception | None:
         """Emit the progress, and the checkpoint where one is due."""
@@ -256,13 +273,19 @@ class Loop:
         if isinstance(decoded, Exception):
             self._fail(job, decoded)
         else:
+            done, size = job.decoding, job.work.task.size
+            self._note(Pace.decoding(size), len(done.ends), done.seconds)
             self._end(job, Drawn(decoded, tuple(job.executed), job.times()))
 
-    def _measure(self, parts: Sequence[tuple[Job, StepWork]], seconds: float) -> None:
+    def _measure(self, parts: Sequence[tuple[Job, StepWork]]) -> None:
         """Of rounds of one member and size; what their steps run is in the load."""
         size, member = parts[0][0].work.task.size, parts[0][1].member
         load = sum(self._runner.load(work, size) for _, work in parts)
-        pace = Pace(member, size)
+        now = time.monotonic()
+        self._note(Pace(member, size), load, now - self._begun - self._beside)
+        self._begun, self._beside = now, 0.0
+
+    def _note(self, pace: Pace, load: float, seconds: float) -> None:
         self.latency[pace] = self.latency.get(pace, LatencyModel()).after(load, seconds)
 
     def _fail(self, job: Job, error: Exception) -> None:

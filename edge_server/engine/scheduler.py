@@ -7,6 +7,7 @@ Between two calls that denoise at most one encodes prompts, however many request
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,8 +44,12 @@ class Item(Protocol):
     call, 0 if they are not known; pace: equal for those whose calls take as long; encoder: that its
     prompts need next; due: its next step, as far ahead as its plan allows; lean: the same with
     guidance left out, None where it may not be; progress: share of its steps that are done;
-    decode_bytes: activations of its decoder; decode_begun: whether they are there.
+    decode_bytes: activations of its decoder; decode_begun: whether they are there;
+    turn: whose is lower gets a place first.
     """
+
+    @property
+    def turn(self) -> float: ...
 
     @property
     def cache_bytes(self) -> int: ...
@@ -81,14 +86,19 @@ I = TypeVar("I", bound=Item)  # noqa: E741
 class Queues(Generic[I]):
     """Who is here, and for what.
 
-    waiting: for a place; unencoded: with a place, their prompts not encoded for the next step;
-    ready: for a step, the one served longest ago first; decoding: denoised to the end.
+    waiting: for a place, whose turn it is first; unencoded: with a place, their prompts not encoded
+    for the next step; ready: for a step, the one served longest ago first; decoding: denoised to
+    the end.
     """
 
     waiting: deque[I] = field(default_factory=deque)
     unencoded: deque[I] = field(default_factory=deque)
     ready: deque[I] = field(default_factory=deque)
     decoding: deque[I] = field(default_factory=deque)
+
+    def wait(self, item: I) -> None:
+        """For a place: behind those whose turn is as early."""
+        insort(self.waiting, item, key=lambda other: other.turn)
 
     def remove(self, item: I) -> None:
         for queue in (self.waiting, self.unencoded, self.ready, self.decoding):

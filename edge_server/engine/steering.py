@@ -144,7 +144,7 @@ class Wheel:
         of = self._steering
         if of.planner is not None:
             return of.planner(pace, bounds, unet, vae, lean)
-        if not of.planned or not isinstance(pace, Pace):
+        if not of.planned or not isinstance(pace, Pace) or pace.size is None:
             return None
         table = self._plans.table(pace, bounds, self.chunks(pace.size))
         return None if table is None else table.plan(unet, vae, lean, self.knobs.delta)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from baton.common.errors import BatonError, InvalidRequest, PermissionDenied
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Denoised,
     Drained,
     Drawn,
     HandedOff,
@@ -23,6 +24,7 @@ from baton.edge_server.engine.job import (
 )
 from baton.edge_server.engine.latency import RemainingWork
 from baton.edge_server.requests.lifecycle import State, check_transition
+from baton.edge_server.requests.turns import Turn
 
 Key = tuple[str, int]
 News = Queued | Progressed | Checkpointed | Outcome
@@ -40,8 +42,8 @@ class Entry:
 
     Only the newest progress and checkpoint are kept, so a slow listener costs no memory.
     position: how many wait before it, while it is queued itself; deadline: in the event loop's
-    time; since: when it came, monotonic; job: the engine's side of it; remaining: what it still
-    asks of the model.
+    time; since: when it came, monotonic; turn: among those that wait; job: the engine's side of it;
+    remaining: what it still asks of the model.
     """
 
     work: Work
@@ -49,6 +51,7 @@ class Entry:
     deadline: float = math.inf
     state: State = State.QUEUED
     since: float = field(default_factory=time.monotonic)
+    turn: Turn = field(default_factory=Turn)
     job: Job | None = None
     progress: Progressed | None = None
     checkpoint: Checkpointed | None = None
@@ -88,7 +91,10 @@ class Entry:
     def start(self) -> None:
         self.state = check_transition(self.state, State.RUNNING)
 
-    def advance(self, news: Progressed | Checkpointed) -> None:
+    def advance(self, news: Progressed | Checkpointed | Denoised) -> None:
+        if isinstance(news, Denoised):
+            self.remaining = self._course[-1]
+            return
         if isinstance(news, Progressed):
             self.progress = news
             self.remaining = self._course[news.step - self.work.first_step]

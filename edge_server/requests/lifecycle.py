@@ -10,8 +10,8 @@ class State(Enum):
     """QUEUED waits for a place, RUNNING has one; every other state is an end.
 
     CANCELLED was asked for; ABANDONED had no listener for longer than it lingers; EXPIRED passed
-    its deadline; DRAINED is to go on elsewhere, for the edge leaves; FAILED ended with any other
-    error.
+    its deadline, or could not end by it any more; DISPLACED made room for another caller's; DRAINED
+    is to go on elsewhere, for the edge leaves; FAILED ended with any other error.
     """
 
     QUEUED = "queued"
@@ -23,6 +23,7 @@ class State(Enum):
     ABANDONED = "abandoned"
     EXPIRED = "expired"
     DRAINED = "drained"
+    DISPLACED = "displaced"
 
     @property
     def ended(self) -> bool:
@@ -33,7 +34,16 @@ class State(Enum):
         return self.value.replace(" ", "_")
 
 
-_STOPPED = frozenset({State.FAILED, State.CANCELLED, State.ABANDONED, State.EXPIRED, State.DRAINED})
+_STOPPED = frozenset(
+    {
+        State.FAILED,
+        State.CANCELLED,
+        State.ABANDONED,
+        State.EXPIRED,
+        State.DRAINED,
+        State.DISPLACED,
+    }
+)
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.QUEUED: _STOPPED | {State.RUNNING},
     State.RUNNING: _STOPPED | {State.HANDED_OFF, State.DRAWN},
@@ -44,6 +54,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.ABANDONED: frozenset(),
     State.EXPIRED: frozenset(),
     State.DRAINED: frozenset(),
+    State.DISPLACED: frozenset(),
 }
 
 

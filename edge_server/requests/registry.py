@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from baton.common.errors import (
     BatonError,
@@ -21,6 +20,7 @@ from baton.common.errors import (
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Denoised,
     Drained,
     Drawn,
     Dropped,
@@ -39,6 +39,9 @@ from baton.edge_server.requests.draining import Times, running, staying
 from baton.edge_server.requests.entry import Entry, Key, key_of
 from baton.edge_server.requests.lifecycle import State
 from baton.edge_server.requests.result_cache import ResultCache, Retention
+
+#: Ends that nobody asked for and that say nothing of the request: it may come again.
+_ASKED_AGAIN = frozenset({State.ABANDONED, State.DISPLACED})
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Counts:
     abandoned: int = 0
     expired: int = 0
     drained: int = 0
+    displaced: int = 0
 
     def add(self, state: State) -> None:
         name = "completed" if state in (State.HANDED_OFF, State.DRAWN) else state.value
@@ -145,22 +149,22 @@ class Registry:
         except BatonError:
             self._observer.refused()
             raise
-        self._accept(entry, deadline)
+        self._accept(entry)
         return entry, False
 
     def _admitted(self, work: Work, deadline: float) -> Entry:
         self._check_open()
-        self._admission.check_room()
-        entry = Entry(work, lambda: self._position(entry))
-        self._admission.check_time(entry.remaining, deadline)
+        entry = Entry(work, lambda: self._position(entry), deadline)
+        for other in self._admission.check(entry):
+            self._displace(other)
         return entry
 
-    def _accept(self, entry: Entry, deadline: float) -> None:
+    def _accept(self, entry: Entry) -> None:
         self._open[entry.key] = entry
-        entry.job = Job(entry.work, emit=self._emitter(entry))
+        entry.job = Job(entry.work, self._emitter(entry), entry.turn.key)
         self._idle.clear()
-        self._admission.places += 1
-        self._expire_at(entry, deadline)
+        self._admission.enter(entry)
+        self._expire_at(entry, entry.deadline)
         self._let_linger(entry)
         self._observer.arrived()
         self._engine.submit(entry.job)
@@ -255,9 +259,10 @@ class Registry:
         return self._open.get(key) or self._kept.get(key)
 
     def _position(self, entry: Entry) -> int:
-        """How many were queued before it and still are."""
-        queued = (other for other in self._open.values() if other.state is State.QUEUED)
-        return sum(1 for _ in takewhile(lambda other: other is not entry, queued))
+        """How many are queued whose turn is before its own."""
+        queued = [other for other in self._open.values() if other.state is State.QUEUED]
+        queued.sort(key=lambda other: other.turn.key)
+        return queued.index(entry)
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -279,6 +284,24 @@ class Registry:
         )
         self._withdraw(entry, State.EXPIRED, error)
 
+    def _displace(self, entry: Entry) -> None:
+        error = Overloaded(
+            f"request {entry.work.request_id} made room for another caller, who has fewer here; try"
+            " again later or elsewhere",
+            retry_after=self._admission.seconds_until_room(),
+        )
+        self._withdraw(entry, State.DISPLACED, error)
+
+    def _end_if_doomed(self) -> None:
+        """Of those that run or wait, one that would only take others' time."""
+        entry = self._admission.doomed()
+        if entry is not None:
+            error = DeadlineExceeded(
+                f"request {entry.work.request_id} cannot end any more in the time that it was"
+                f" given: {entry.remaining.calls} steps are left; allow more time or fewer steps"
+            )
+            self._withdraw(entry, State.EXPIRED, error)
+
     def _let_linger(self, entry: Entry) -> None:
         """End it, and it alone, unless a listener comes in time."""
         loop = asyncio.get_running_loop()
@@ -296,11 +319,13 @@ class Registry:
 
     def _end(self, entry: Entry, state: State, outcome: Outcome) -> None:
         ran, seconds = entry.state is State.RUNNING, time.monotonic() - entry.since
+        waited = entry.state is State.QUEUED
         entry.end(state, outcome)
         self.counts.add(state)
         self._observer.ended(state.word, ran, seconds, outcome)
         del self._open[entry.key]
-        if state is not State.ABANDONED:  # nobody withdrew that one: it may be asked for again
+        self._admission.end(entry, waited)
+        if state not in _ASKED_AGAIN:
             self._kept.add(entry)
         if not self._open:
             self._idle.set()
@@ -315,16 +340,18 @@ class Registry:
 
     def _hear(self, entry: Entry, event: Event) -> None:
         """What the engine tells; of a request that has ended, only that its place is free."""
-        if not isinstance(event, Started | Progressed | Checkpointed):
+        if not isinstance(event, Started | Progressed | Denoised | Checkpointed):
             self._admission.places -= 1
             entry.job = None
         if entry.state.ended or isinstance(event, Dropped):
             return
         if isinstance(event, Started):
             entry.start()
+            self._admission.start(entry)
             self._observer.started(time.monotonic() - entry.since)
-        elif isinstance(event, Progressed | Checkpointed):
+        elif isinstance(event, Progressed | Denoised | Checkpointed):
             entry.advance(event)
+            self._end_if_doomed()
         else:
             self._end(entry, _state_after(event), event)
 

@@ -20,6 +20,7 @@ from baton.common.request import Task
 from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import (
     Checkpointed,
+    Denoised,
     Drained,
     Drawn,
     Dropped,
@@ -125,7 +126,7 @@ class Gate:
 
 def is_last(event: Event) -> bool:
     """Whether nothing may come of the job after it."""
-    return not isinstance(event, Started | Progressed | Checkpointed)
+    return not isinstance(event, Started | Progressed | Denoised | Checkpointed)
 
 
 class Listener:

@@ -46,6 +46,7 @@ class FakeRequest:
     lean_from: int = 1 << 30
     step: int = 0
     decoded: int = 0
+    turn: float = 0.0
     taken: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     due: StepWork = field(init=False)

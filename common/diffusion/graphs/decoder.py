@@ -76,7 +76,8 @@ class CutDecoder:
     def _scaled(self, latent: Tensor) -> Tensor:
         config = self._vae.config
         z = latent[None] / config.scaling_factor + (config.shift_factor or 0.0)
-        return z.to(self._vae.dtype)
+        scaled: Tensor = z.to(self._vae.dtype)
+        return scaled
 
 
 def _middle(block: UNetMidBlock2D) -> Iterator[Piece]:

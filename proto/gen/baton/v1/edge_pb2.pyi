@@ -84,7 +84,9 @@ class DenoiseRequest(_message.Message):
     ticket: _builtins.str
     """Issued by a coordinator that the edge trusts."""
     priority: _builtins.int
-    """Of requests that wait, a higher one goes first."""
+    """Of requests that wait, a higher one goes first, 0 to 3; more than 0 is for operators, and for
+    everybody at an edge that asks nobody for a name.
+    """
     preview_every: _builtins.int
     """A preview after every so many steps; 0 for none."""
     @_builtins.property

@@ -11,7 +11,7 @@ import pytest
 from baton.common.errors import DeadlineExceeded, Overloaded
 from baton.common.size import Size
 from baton.edge_server.engine.job import Progressed
-from baton.edge_server.engine.latency import Forecast, LatencyModel, Pace, RemainingWork
+from baton.edge_server.engine.latency import Forecast, LatencyModel, Pace
 from baton.edge_server.requests.admission import Admission
 from baton.edge_server.requests.entry import Entry
 from tests.support.families import SIZE
@@ -41,9 +41,14 @@ def measured(measured_at: float = math.inf) -> Forecast:
     return Forecast({SMALL: model}, ACTIVE, ACTIVE)
 
 
+def newcomer(steps: int = STEPS, deadline: float = math.inf) -> Entry:
+    return Entry(work("new", task(plan("edge/small", steps, guidance=1.0))), deadline=deadline)
+
+
 def refusal(admission: Admission) -> Overloaded:
+    asked = newcomer()
     with pytest.raises(Overloaded) as caught:
-        admission.check_room()
+        admission.check_room(asked)
     return caught.value
 
 
@@ -60,7 +65,7 @@ def test_room_is_promised_for_when_the_first_of_those_that_run_ends() -> None:
     longest = 30 + ACTIVE - 1
     assert refusal(full).retry_after == pytest.approx(STEPS - longest)
     full.places = 5
-    full.check_room()
+    assert full.check_room(newcomer()) == []
 
 
 def test_room_far_away_is_promised_for_half_a_minute_and_an_unknown_time_for_a_second() -> None:
@@ -73,14 +78,14 @@ def test_room_far_away_is_promised_for_half_a_minute_and_an_unknown_time_for_a_s
 
 
 async def test_time_is_refused_to_what_would_not_end_alone_or_behind_the_others() -> None:
-    admission, asked = Admission(10, entries(6), measured), RemainingWork(SMALL, 1, 20)
+    admission = Admission(10, entries(6), measured)
     now = asyncio.get_running_loop().time()
     with pytest.raises(DeadlineExceeded, match="20 steps take about 20 s"):
-        admission.check_time(asked, now + 19)
+        admission.check_time(newcomer(20, now + 19))
     with pytest.raises(Overloaded, match="with 6 requests ahead"):
-        admission.check_time(asked, now + STEPS + 19)
-    admission.check_time(asked, now + STEPS + 21)
-    admission.check_time(asked, math.inf)
+        admission.check_time(newcomer(20, now + STEPS + 19))
+    admission.check_time(newcomer(20, now + 1.1 * (STEPS + 21)))
+    admission.check_time(newcomer(20))
 
 
 def calls(places: int) -> int:
