@@ -189,9 +189,7 @@ def steering_of(settings: EdgeSettings, profile: Profile | None) -> Steering:
     lanes: LaneCount = 2 if lane else 1
     return Steering(
         latency=seeds(profile),
-        find=lambda pace, chunks: (
-            pace.size and profile.latencies(pace.member, pace.size, chunks, lanes)
-        ),
+        find=lambda pace, chunks: profile.latencies(pace.member, pace.size, chunks, lanes),
         chunks=lambda size: profile.chunks(size, lanes),
         controlled=controlled,
         control=control,

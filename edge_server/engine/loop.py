@@ -160,7 +160,7 @@ class Loop:
         skipped = chosen.skipped
         for job, _ in chosen.denoise:
             self._queues.ready.remove(job)
-        ran, decoded = self._lanes.beside(
+        (ran, seconds), decoded = self._lanes.beside(
             lambda: self._denoise(chosen.denoise), lambda: self._decode(chosen.decode)
         )
         for (job, _), came in zip(chosen.denoise, ran, strict=True):
@@ -170,20 +170,20 @@ class Loop:
         if chosen.denoise:
             self.wheel.count(chosen.planned, skipped)
             self._observer.round(chosen.planned)
+            member, rows = chosen.denoise[0][1].member, sum(work.rows for _, work in chosen.denoise)
+            self._observer.denoised(member, rows, skipped, seconds)
             self._measure(chosen.denoise)
 
-    def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
+    def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> tuple[list[Ran], float]:
+        """What came of each, and seconds."""
         if not parts:
-            return []
+            return [], 0.0
         begun = time.monotonic()
         ran = self._runner.denoise([(job.run, work) for job, work in parts])
         seconds = time.monotonic() - begun
         for job, _ in parts:
             job.model_seconds += seconds
-        rows = sum(work.rows for _, work in parts)
-        full = sum(job.due.first(work.steps).rows for job, work in parts)
-        self._observer.denoised(parts[0][1].member, rows, full - rows, seconds)
-        return ran
+        return ran, seconds
 
     def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:
         begun = time.monotonic()
@@ -248,6 +248,7 @@ class Loop:
                 self._queues.unencoded.append(job)
                 return
             due = self._runner.next_work(job.run)
+            job.lean = self._runner.lean_work(job.run, job.work, self.wheel.knobs.skip_after)
             if due.step == job.work.first_step or due.member != job.due.member:
                 job.row_bytes = self._runner.row_bytes(job.run, job.work.task.size)
                 job.pace = Pace(due.member, job.work.task.size)

@@ -102,6 +102,16 @@ class Runner:
         """The run's next step, with as many ahead as its plan allows."""
         return run.work(self._family.denoiser(run.member).graph)
 
+    def lean_work(self, run: Run, work: Work, after: float) -> StepWork | None:
+        """The same with guidance left out, from a share of the steps on; None where it may not be.
+
+        What may be is in the budget that the request brings.
+        """
+        budget = work.task.plan.budget
+        if budget is None or after >= 1.0:
+            return None
+        return run.lean_work(self._family.denoiser(run.member).graph, budget, after)
+
     def denoise(self, parts: Sequence[Part]) -> list[Ran]:
         """One call; if it fails, once more in halves if memory was short, then each alone.
 

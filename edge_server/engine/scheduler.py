@@ -123,7 +123,8 @@ class Round(Generic[I]):
     @property
     def skipped(self) -> int:
         """Rows that are left out of the call."""
-        return sum(work is item.lean for item, work in self.denoise)
+        full = sum(item.due.first(work.steps).rows for item, work in self.denoise)
+        return full - sum(work.rows for _, work in self.denoise)
 
     @property
     def idle(self) -> bool:

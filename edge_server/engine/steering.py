@@ -21,11 +21,19 @@ from baton.edge_server.scheduling.table import PlanTable
 _log = logging.getLogger(__name__)
 _TABLES = 64
 
-#: Latencies of a batch group whose decodes are cut into so many chunks; None: not known.
-Find = Callable[[Pace, int], Latencies | None]
+
+class Sized(NamedTuple):
+    """Calls that are alike but for their rows: of a member, for pictures of a size."""
+
+    member: str
+    size: Size
 
 
-def unknown(pace: Pace, chunks: int) -> None:
+#: Latencies of such calls beside decodes that are cut into so many chunks; None: not known.
+Find = Callable[[Sized, int], Latencies | None]
+
+
+def unknown(pace: Sized, chunks: int) -> None:
     """A `Find` where nothing was measured."""
 
 
@@ -35,7 +43,7 @@ def once(size: Size) -> int:
 
 
 class _Key(NamedTuple):
-    pace: Pace
+    pace: Sized
     bounds: Bounds
     chunks: int
 
@@ -47,7 +55,7 @@ class Plans:
         self._find, self._waiting = find, waiting
         self._tables: OrderedDict[Hashable, PlanTable | None] = OrderedDict()
 
-    def table(self, pace: Pace, bounds: Bounds, chunks: int) -> PlanTable | None:
+    def table(self, pace: Sized, bounds: Bounds, chunks: int) -> PlanTable | None:
         """None while it is being built, and where latencies are not known."""
         key = _Key(pace, bounds, chunks)
         if key not in self._tables:
@@ -146,7 +154,8 @@ class Wheel:
             return of.planner(pace, bounds, unet, vae, lean)
         if not of.planned or not isinstance(pace, Pace) or pace.size is None:
             return None
-        table = self._plans.table(pace, bounds, self.chunks(pace.size))
+        sized = Sized(pace.member, pace.size)
+        table = self._plans.table(sized, bounds, self.chunks(sized.size))
         return None if table is None else table.plan(unet, vae, lean, self.knobs.delta)
 
     def count(self, planned: bool, skipped: int) -> None:

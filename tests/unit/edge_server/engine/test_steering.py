@@ -10,9 +10,8 @@ import pytest
 from baton.common.families.loaded import LoadedFamily
 from baton.common.size import Size
 from baton.edge_server.engine.engine import Engine
-from baton.edge_server.engine.latency import Pace
 from baton.edge_server.engine.scheduler import Limits
-from baton.edge_server.engine.steering import Course, Plans, Steering, Wheel
+from baton.edge_server.engine.steering import Course, Plans, Sized, Steering, Wheel
 from baton.edge_server.scheduling.actions import Bounds
 from baton.edge_server.scheduling.controller import ControllerSettings, Knobs
 from baton.edge_server.scheduling.planner import Latencies, Waiting
@@ -20,7 +19,7 @@ from baton.edge_server.scheduling.table import PlanTable
 from tests.support.engines import NODE, Listener, submitted
 from tests.support.tasks import plan, task, work
 
-SMALL = Pace("small", Size(16, 16))
+SMALL = Sized("small", Size(16, 16))
 BOUNDS = Bounds(tasks=4, decodes=2, most_tasks=4)
 
 
@@ -34,11 +33,11 @@ class Straight:
         return 0.1 * v
 
 
-def find(pace: Pace, chunks: int) -> Latencies | None:
+def find(pace: Sized, chunks: int) -> Latencies | None:
     return Straight() if pace.member == "small" else None
 
 
-def table_of(plans: Plans, pace: Pace, chunks: int = 1) -> PlanTable | None:
+def table_of(plans: Plans, pace: Sized, chunks: int = 1) -> PlanTable | None:
     """What is there when nothing is being built any more."""
     plans.table(pace, BOUNDS, chunks)
     for thread in threading.enumerate():
@@ -63,7 +62,7 @@ def test_there_is_no_table_where_nothing_is_known_or_it_cannot_be_built() -> Non
         def unet(self, u: int, v: int, s: int) -> float:
             raise ValueError("broken")
 
-    assert table_of(Plans(find, Waiting.SERIAL), Pace("large", Size(16, 16))) is None
+    assert table_of(Plans(find, Waiting.SERIAL), Sized("large", Size(16, 16))) is None
     assert table_of(Plans(lambda pace, chunks: Broken(), Waiting.SERIAL), SMALL) is None
 
 
@@ -71,7 +70,7 @@ def test_tables_of_many_sizes_do_not_pile_up() -> None:
     plans = Plans(find, Waiting.SERIAL)
     first = table_of(plans, SMALL)
     for side in range(100):
-        plans.table(Pace("large", Size(16, 16 + side)), BOUNDS, 1)
+        plans.table(Sized("large", Size(16, 16 + side)), BOUNDS, 1)
     assert table_of(plans, SMALL) is not first
 
 
