@@ -161,7 +161,7 @@ class Loop:
         for job, _ in chosen.denoise:
             self._queues.ready.remove(job)
         ran, decoded = self._lanes.beside(
-            lambda: self._denoise(chosen.denoise), lambda: self._decode(chosen.decode)
+            lambda: self._denoise(chosen.denoise, skipped), lambda: self._decode(chosen.decode)
         )
         for (job, _), came in zip(chosen.denoise, ran, strict=True):
             self._advance(job, came)
@@ -172,7 +172,8 @@ class Loop:
             self._observer.round(chosen.planned)
             self._measure(chosen.denoise)
 
-    def _denoise(self, parts: Sequence[tuple[Job, StepWork]]) -> list[Ran]:
+    def _denoise(self, parts: Sequence[tuple[Job, StepWork]], skipped: int) -> list[Ran]:
+        """One call. skipped: rows that it leaves out."""
         if not parts:
             return []
         begun = time.monotonic()
@@ -181,8 +182,7 @@ class Loop:
         for job, _ in parts:
             job.model_seconds += seconds
         rows = sum(work.rows for _, work in parts)
-        full = sum(job.due.first(work.steps).rows for job, work in parts)
-        self._observer.denoised(parts[0][1].member, rows, full - rows, seconds)
+        self._observer.denoised(parts[0][1].member, rows, skipped, seconds)
         return ran
 
     def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:
