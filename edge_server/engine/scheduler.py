@@ -122,9 +122,12 @@ class Round(Generic[I]):
 
     @property
     def skipped(self) -> int:
-        """Rows that are left out of the call."""
-        full = sum(item.due.first(work.steps).rows for item, work in self.denoise)
-        return full - sum(work.rows for _, work in self.denoise)
+        """Rows that the call leaves out of the steps that are due."""
+        return sum(
+            len(full) - len(taken)
+            for item, work in self.denoise
+            for full, taken in zip(item.due.branches, work.branches, strict=False)
+        )
 
     @property
     def idle(self) -> bool:

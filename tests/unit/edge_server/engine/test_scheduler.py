@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -285,7 +286,16 @@ def test_those_furthest_in_leave_guidance_out_and_leave_their_rows_to_others() -
     chosen, turn = next_round(queues, terms, Turn())
     taken = [(request, work.rows) for request, work in chosen.denoise]
     assert taken == [(far, 2), (near, 2), (further, 1)]
+    assert chosen.skipped == 1
     assert not turn.rounds["large"].left  # who skipped may not skip again: a new plan
+
+
+def test_of_steps_taken_together_every_row_that_is_left_out_counts() -> None:
+    """Also where fewer of them are taken than could be."""
+    deep = ahead(4)
+    lean = replace(deep.due, guidance=("both", "positive", "positive", "positive"))
+    assert [Round(denoise=((deep, lean.first(n)),)).skipped for n in (1, 2, 4)] == [0, 1, 3]
+    assert Round(denoise=((deep, deep.due.first(2)),)).skipped == 0
 
 
 def test_a_plan_that_leaves_some_waiting_decodes_nothing_ahead() -> None:
