@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
+import torch
+
 from baton.common.diffusion.calls import Part
 from baton.common.diffusion.executor import denoise
 from baton.common.diffusion.run import HERE, Run
@@ -59,6 +61,8 @@ class Direct:
         self._waiting: deque[_Drawn] = deque()
         self._running: deque[_Ready] = deque()
         self._decoder = ThreadPoolExecutor(1, "decode", use_threads, (1,)) if beside else None
+        device = family.models.device
+        self._stream = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
         self._stopping = False
         self._log, self._rows = CallLog(), 0
         self._thread = Thread(target=self._loop, name="direct", daemon=True)
@@ -154,11 +158,14 @@ class Direct:
             with self._log.timed(("decode", item.request.side)):
                 self._decode(item, run)
         else:
+            if self._stream is not None:  # its latent is whole by then
+                self._stream.wait_stream(torch.cuda.current_stream(run.x.device))
             self._decoder.submit(self._decode, item, run)
 
     def _decode(self, item: _Drawn, run: Run) -> None:
         try:
-            picture = self._family.decode(run.x)
+            with torch.cuda.stream(self._stream):  # nothing, where there is none
+                picture = self._family.decode(run.x)
         except Exception as error:
             item.future.set_exception(error)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
-from tests.bench.serving.process import Remote
+from tests.bench.serving.process import Running
 from tests.bench.serving.systems import Answer
 from tests.bench.serving.trace import Arrival, Request
 
@@ -50,7 +50,7 @@ class Measured:
 class _Session:
     """What is under way at one system."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Running) -> None:
         self.remote = remote
         self.begun = time.monotonic()
         self.open: dict[int, Outcome] = {}
@@ -106,7 +106,7 @@ class _Session:
 
 
 def open_loop(
-    remote: Remote, arrivals: Sequence[Arrival], seconds: float, grace: float
+    remote: Running, arrivals: Sequence[Arrival], seconds: float, grace: float
 ) -> Measured:
     """Requests at their times, whatever became of the last ones.
 
@@ -123,7 +123,7 @@ def open_loop(
 
 
 def closed_loop(
-    remote: Remote, requests: Sequence[Request], clients: int, seconds: float
+    remote: Running, requests: Sequence[Request], clients: int, seconds: float
 ) -> Measured:
     """So many clients, each with its next request as soon as the last one is done.
 
@@ -144,7 +144,7 @@ def _renumbered(request: Request, index: int) -> Request:
     return Request(index, *(getattr(request, name) for name in Request.__slots__[1:]))
 
 
-def _cpu_before(remote: Remote) -> float:
+def _cpu_before(remote: Running) -> float:
     remote.ask("calls")  # those of before
     return remote.cpu_seconds()
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -121,8 +121,34 @@ def _send(pipe: Connection, out: queue.SimpleQueue[Any]) -> None:
 Message = tuple[int | str, Any]
 
 
+class Running(Protocol):
+    """A system that a load can be sent to."""
+
+    spec: Spec
+
+    def send(self, request: Request) -> None: ...
+
+    def post(self, what: str) -> None:
+        """Ask for a method of the system, and let its answer come with the others."""
+        ...
+
+    def hear(self, seconds: float) -> Message | None:
+        """The next message; None if none comes in time."""
+        ...
+
+    def ask(self, what: str) -> Any:
+        """A method of the system by name; other messages that come meanwhile are kept."""
+        ...
+
+    def cpu_seconds(self) -> float: ...
+
+    def rest(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+
 class Remote:
-    """A running system. ``with`` it: it ends with the block."""
+    """A running system in a process of its own. ``with`` it: it ends with the block."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -150,11 +176,10 @@ class Remote:
         self._pipe.send(request)
 
     def post(self, what: str) -> None:
-        """Ask, and let the answer come with the others."""
         self._pipe.send(what)
 
     def hear(self, seconds: float) -> Message | None:
-        """The next message; None if none comes in time. Raises EOFError if the process is gone."""
+        """Raises EOFError if the process is gone."""
         if self._held:
             return self._held.pop(0)
         if not self._pipe.poll(max(seconds, 0.0)):
@@ -163,7 +188,6 @@ class Remote:
         return message
 
     def ask(self, what: str) -> Any:
-        """A method of the system by name; other messages that come meanwhile are kept."""
         self.post(what)
         while True:
             message: Message = self._pipe.recv()
@@ -190,6 +214,43 @@ class Remote:
             return [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+
+class Local:
+    """The same in this process, for systems that share one family: models that fit but once."""
+
+    def __init__(self, spec: Spec, system: System) -> None:
+        self.spec, self._system = spec, system
+        self._out: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._system.close()
+
+    def send(self, request: Request) -> None:
+        _submit(self._system, request, self._out)
+
+    def post(self, what: str) -> None:
+        self._out.put((what, self.ask(what)))
+
+    def hear(self, seconds: float) -> Message | None:
+        with contextlib.suppress(queue.Empty):
+            return self._out.get(timeout=max(seconds, 0.0))
+        return None
+
+    def ask(self, what: str) -> Any:
+        return getattr(self._system, what)()
+
+    def cpu_seconds(self) -> float:
+        return _cpu(psutil.Process())
+
+    def rest(self) -> None:
+        """Its threads wait by themselves."""
+
+    def wake(self) -> None:
+        """They never slept."""
 
 
 def _cpu(process: psutil.Process) -> float:
