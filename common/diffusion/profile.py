@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from torch.utils.weak import WeakIdKeyDictionary
 
 from baton.common.diffusion.blocks import BlockGraph, Blocks, BlockSchedule, ModelInputs, Piece
 
@@ -121,7 +121,7 @@ class _Held(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
-        self._held = WeakIdKeyDictionary()
+        self._held = WeakKeyDictionary[torch.UntypedStorage, int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -28,7 +28,7 @@ class CutDecoder:
     """From a latent [C, H, W] as the members see it to pixels [3, H, W], float32 from -1 to 1."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
-        self._vae: Any = vae
+        self.vae: Any = vae
         self._whole: Sequence[Piece] = (self._decode,)
         self._passed = _passed(vae)
         self._pieces = tuple(self._cut()) if self._passed else self._whole
@@ -40,7 +40,7 @@ class CutDecoder:
         As with tiles, with another class of decoder, or with a hook on a module that the pieces
         pass over, for instance one that brings its weights.
         """
-        vae = self._vae
+        vae = self.vae
         if self._pieces is self._whole or vae.use_tiling or vae.use_slicing:
             return self._whole
         passed = _passed(vae)
@@ -50,7 +50,7 @@ class CutDecoder:
         return self._pieces if same and all(map(_bare, passed)) else self._whole
 
     def _cut(self) -> Iterator[Piece]:
-        decoder = self._vae.decoder
+        decoder = self.vae.decoder
         yield self._begin
         yield from _middle(decoder.mid_block)
         for block in decoder.up_blocks:
@@ -58,25 +58,25 @@ class CutDecoder:
         yield self._end
 
     def _begin(self, latent: Tensor) -> Tensor:
-        vae, z = self._vae, self._scaled(latent)
+        vae, z = self.vae, self._scaled(latent)
         if vae.post_quant_conv is not None:
             z = vae.post_quant_conv(z)
         hidden: Tensor = vae.decoder.conv_in(z)
         return hidden
 
     def _end(self, hidden: Tensor) -> Tensor:
-        decoder = self._vae.decoder
+        decoder = self.vae.decoder
         pixels: Tensor = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden)))
         return pixels[0].float()
 
     def _decode(self, latent: Tensor) -> Tensor:
-        pixels: Tensor = self._vae.decode(self._scaled(latent), return_dict=False)[0]
+        pixels: Tensor = self.vae.decode(self._scaled(latent), return_dict=False)[0]
         return pixels[0].float()
 
     def _scaled(self, latent: Tensor) -> Tensor:
-        config = self._vae.config
+        config = self.vae.config
         z = latent[None] / config.scaling_factor + (config.shift_factor or 0.0)
-        scaled: Tensor = z.to(self._vae.dtype)
+        scaled: Tensor = z.to(self.vae.dtype)
         return scaled
 
 

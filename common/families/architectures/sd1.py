@@ -124,6 +124,8 @@ class Sd1:
             return graph_of(UNet2DConditionModel.from_config(self.unets[member].config).eval())
 
     def decoder(self) -> Sequence[Piece]:
+        if self._decoder.vae is not self.vae:  # another has taken its place
+            self._decoder = CutDecoder(self.vae)
         return self._decoder.pieces
 
     def decoder_outline(self) -> Sequence[Piece]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -238,3 +239,17 @@ def test_a_larger_picture_takes_more_room_and_a_decoder_holds_a_few_outputs_at_o
     channels = models_of(family).vae.config.block_out_channels[0]
     output = 4 * channels * 64 * 64
     assert 3 * output <= large <= 6 * output
+
+
+def test_an_autoencoder_in_the_place_of_another_decodes(family: LoadedFamily) -> None:
+    models = copy.copy(models_of(family))
+    pieces = models.decoder()
+    assert models.decoder() is pieces
+    models.vae = copy.deepcopy(models.vae)
+    models.vae.decoder.conv_out.bias += 1
+    latent = latent_of(models.vae)
+    x = latent
+    for piece in models.decoder():
+        x = piece(x)
+    assert torch.equal(x, plain(models.vae, latent))
+    assert models_of(family).decoder() is pieces
