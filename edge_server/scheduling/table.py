@@ -44,7 +44,7 @@ class Labels(NamedTuple):
 class PlanTable:
     """The best plans of one batch group for every state within bounds; immutable once built.
 
-    For 16 UNet and 8 VAE tasks building takes 0.1 to 0.3 s of one core, on whichever thread, in
+    For 16 UNet and 8 VAE tasks building takes 0.1 to 0.4 s of one core, on whichever thread, in
     numpy calls far below a millisecond; a plan is then looked up in tens of microseconds.
     """
 

@@ -48,7 +48,12 @@ SYSTEMS: Mapping[str, Callable[[Sequence[Asked], Costs], Outcome]] = {
 }
 SWEEP = tuple(Costs(slowdown) for slowdown in (0.0, 0.2, 0.4, 0.6, 0.8))
 #: Contention that adds up however decodes are cut, and decodes that weigh more than Table I's.
-CONTROLS = (Costs(0.8, power=1), Costs(0.8, decode_steps=10), Costs(0.8, decode_steps=30))
+CONTROLS = (
+    Costs(0.8, power=1),
+    Costs(0.0, decode_steps=10),
+    Costs(0.8, decode_steps=10),
+    Costs(0.8, decode_steps=30),
+)
 #: SynerDiff's gains over direct concurrency: throughput, and mean and P99 latency.
 CLAIMED = {"capacity": 1.6, "mean_seconds": 1 - 0.787, "p99_seconds": 1 - 0.787}
 _COMPARED = ("throughput", "capacity", "mean_seconds", "p99_seconds")

@@ -15,6 +15,7 @@ The latency model, in seconds, with the constants of what fits SynerDiff's Table
   x of the call's time, both take 1 + slowdown * x ** power times as long. A power of 2 says that
   short chunks find bandwidth left over, which is SynerDiff's claim; a power of 1 that contention
   adds up to the same however a decode is cut, which is the control.
+  A decode is cut by Eq. 1 at rest, and finer as the controller says.
 - Dynamic batching: up to as many requests of one size as fit, within 0.5 s of the first one's
   arrival; all leave when the one of most steps does and all are decoded, with nothing beside.
 """
@@ -31,8 +32,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from baton.edge_server.engine.scheduler import Limits, Planner, Terms
+from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.scheduling.actions import Action, Bounds
+from baton.edge_server.scheduling.bounds import chunk_cost
 from baton.edge_server.scheduling.controller import Controller, ControllerSettings, Knobs
 from baton.edge_server.scheduling.planner import Waiting
 from baton.edge_server.scheduling.table import PlanTable
@@ -43,6 +45,8 @@ SIZES = (1.0, 2.25, 4.0)
 STEPS = (20, 50)
 LIMITS = Limits(active=16, rows=16)
 WINDOW = 0.5
+#: Of a decoder that is cut as finely as it can be.
+PIECES = 24
 #: Most steps in a row that skip guidance (SynerDiff, Sec. III-B).
 IN_A_ROW = 2
 #: The controller as it ships, and one that never skips.
@@ -102,6 +106,19 @@ def table(costs: Costs, size: float, chunks: int, bounds: Bounds) -> PlanTable:
     return PlanTable.build(OfSize(costs, size, chunks), bounds, Waiting.BARRIER)
 
 
+@cache
+def chunks_at_rest(costs: Costs, size: float) -> int:
+    """Into how many a decode is cut: what costs least by Eq. 1 beside calls of half a batch."""
+    call, decode = costs.call(LIMITS.rows // 2, size), costs.decode(size)
+
+    def cost(count: int) -> float:
+        times = costs.beside(call, decode / count)
+        lanes = [times * call] * count, [times * decode / count] * count
+        return chunk_cost(*lanes, (call, decode))
+
+    return min(range(1, PIECES + 1), key=cost)
+
+
 class Asked(NamedTuple):
     """A request of the trace. arrival: seconds."""
 
@@ -123,7 +140,20 @@ def trace(count: int, rate: float, seed: int = 0) -> list[Asked]:
 class Position:
     """Where the controller's knobs stand; requests look at them when they line up."""
 
+    costs: Costs
     knobs: Knobs
+
+    def chunks(self, size: float) -> int:
+        """Into how many a decode that begins now is cut."""
+        return min(PIECES, chunks_at_rest(self.costs, size) * self.knobs.chunks)
+
+    def plan(
+        self, size: Hashable, bounds: Bounds, unet: int, vae: int, lean: int
+    ) -> tuple[Action, ...] | None:
+        """A `Planner`; a size is its requests' pace."""
+        assert isinstance(size, float)
+        plans = table(self.costs, size, self.chunks(size), bounds)
+        return plans.plan(unet, vae, lean, self.knobs.delta)
 
 
 @dataclass(eq=False)
@@ -220,20 +250,18 @@ class Outcome:
 def by_rounds(asked: Sequence[Asked], costs: Costs, settings: ControllerSettings) -> Outcome:
     """The engine: `next_round` with planner and controller, a clock beside it."""
     controller, now, outcome = Controller(settings), 0.0, Outcome()
-    position = Position(controller.knobs)
-    loop = FakeLoop(LIMITS)
+    position = Position(costs, controller.knobs)
+    loop = FakeLoop(LIMITS, plan=position.plan)
     arrivals = Arrivals([simulated(each, position) for each in asked])
     while len(outcome.ends) < len(asked):
         loop.queues.waiting.extend(arrivals.until(now))
         controller = controller.after(len(loop.queues.waiting), now)
-        if position.knobs != controller.knobs or not outcome.rounds:
-            position.knobs = controller.knobs
-            loop.terms = Terms(LIMITS, _planner(costs, position.knobs))
+        position.knobs = controller.knobs
         chosen = loop.choose()
         if chosen is None:
             now = arrivals.next
             continue
-        now = _timed(chosen, now, costs, position.knobs.chunks, outcome)
+        now = _timed(chosen, now, position, outcome)
         if chosen.denoise:
             outcome.ran(chosen)
             outcome.levels.append(controller.level)
@@ -241,23 +269,12 @@ def by_rounds(asked: Sequence[Asked], costs: Costs, settings: ControllerSettings
     return outcome
 
 
-def _planner(costs: Costs, knobs: Knobs) -> Planner:
-    """Plans of a size, which is its requests' pace."""
-
-    def plan(
-        size: Hashable, bounds: Bounds, unet: int, vae: int, lean: int
-    ) -> tuple[Action, ...] | None:
-        assert isinstance(size, float)
-        return table(costs, size, knobs.chunks, bounds).plan(unet, vae, lean, knobs.delta)
-
-    return plan
-
-
-def _timed(chosen: Chosen, now: float, costs: Costs, chunks: int, outcome: Outcome) -> float:
+def _timed(chosen: Chosen, now: float, position: Position, outcome: Outcome) -> float:
     """When a round that begins now has ended; pictures end with their last chunk."""
     for request in chosen.decode:
         if not request.decoded:
-            request.chunks = chunks
+            request.chunks = position.chunks(_size(request))
+    costs = position.costs
     call = _call(chosen, costs)
     alone = [costs.decode(_size(each)) / each.chunks for each in chosen.decode]
     times = costs.beside(call, sum(alone))

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from baton.edge_server.scheduling.controller import ControllerSettings
 from tests.bench.contention import SYSTEMS, UNSKIPPED_ENGINE, reached, setting_rows
 from tests.bench.simulation import (
+    PIECES,
     SKIPPING,
     UNSKIPPED,
     Asked,
@@ -15,6 +17,7 @@ from tests.bench.simulation import (
     Lane,
     Outcome,
     by_rounds,
+    chunks_at_rest,
     directly,
     in_batches,
     simulated,
@@ -67,6 +70,20 @@ def test_one_alone_takes_its_steps_and_its_decode(
     run: Callable[[Sequence[Asked], Costs], Outcome],
 ) -> None:
     assert run(ALONE, PLAIN).ends == [(3.0, 3.0 + 20 * 2 + 4)]
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_the_next_round_waits_for_the_chunks_of_the_last(chunks: int) -> None:
+    settings = ControllerSettings(floor=1.0, chunks=chunks, most_chunks=chunks)
+    # Two steps of both take 8 s, then a third of the second one 2 s beside the first one's chunk.
+    asked = [Asked(0.0, 1.0, 2), Asked(0.0, 1.0, 3)]
+    assert by_rounds(asked, PLAIN, settings).ends == [(0.0, 8 + 4), (0.0, 8 + 4 + 4)]
+
+
+def test_decodes_are_cut_by_what_they_weigh_against_a_call() -> None:
+    heavy = Costs(0.8, decode_steps=30)
+    assert chunks_at_rest(Costs(0.8), 1.0) == 1
+    assert 4 <= chunks_at_rest(heavy, 1.0) <= PIECES
 
 
 def test_a_dynamic_batch_waits_for_its_window_and_leaves_together() -> None:

@@ -82,7 +82,7 @@ def listed(draw: st.DrawFn) -> Listed:
     return Listed(draw(times), draw(times))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(listed(), st.sampled_from(Waiting))
 def test_no_plan_is_better_whatever_the_latencies(latencies: Listed, waiting: Waiting) -> None:
     against_every_plan(PlanTable.build(latencies, SMALL, waiting), latencies, waiting)
