@@ -132,6 +132,16 @@ async def test_an_edge_that_tells_less_is_read_all_the_same() -> None:
     assert [told[name] for name in names] == [None] * 4
 
 
+async def test_rows_are_those_of_the_plateau_where_they_are_left_to_it(
+    family: LoadedFamily, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    flat = member("large", {1: 0.1, 2: 0.1, 4: 0.1, 8: 0.4}, size=Size.of(SIZE))
+    settings = EdgeSettings(port=0, node_id="edge-test", max_rows="auto")
+    async with running(settings, family, profile([flat], [], conditions_of(family, 1))):
+        assert "up to 4 rows a call" in caplog.text
+
+
 async def test_an_edge_measures_before_it_serves_and_says_how_it_runs(
     family_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,7 +151,6 @@ async def test_an_edge_measures_before_it_serves_and_says_how_it_runs(
         node_id="edge-test",
         family=str(family_folder),
         members="small",
-        max_rows="auto",
         state_folder=tmp_path,
     )
     async with running(settings) as node:
