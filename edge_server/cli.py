@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from baton.common.cli import log_to_stderr, print_json, print_rows, run
 from baton.common.config import load_settings
+from baton.common.errors import InvalidRequest
 from baton.common.interrupts import run_daemon
 from baton.common.rpc.access import AdminSettings
 from baton.edge_server.settings import DEFAULT_PORT, EdgeSettings
@@ -85,6 +87,11 @@ def profile(
     threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
     family: Annotated[str | None, typer.Option(help="Family name or folder.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="In seconds, less exactly.")] = False,
+    guidance: Annotated[
+        bool, typer.Option("--guidance", help="What leaving guidance out costs, instead.")
+    ] = False,
+    prompts: Annotated[int | None, typer.Option(help="Pictures of --guidance.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of each; else the family's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw it to.")] = None,
 ) -> None:
@@ -95,9 +102,23 @@ def profile(
     """
     told = {"threads": threads, "family": family, "max_rows": max_rows}
     settings, _ = load_settings(EdgeSettings, "edge", told)
+    if guidance:
+        _check_unused("--guidance", {"--size": size, "--max-rows": max_rows, "--quick": quick})
+        from baton.edge_server.guidance_command import GuidanceRequest, measure_guidance
+
+        measure_guidance(settings, GuidanceRequest(member, prompts, steps, plot), as_json)
+        return
+    _check_unused("a profile of rounds", {"--prompts": prompts, "--steps": steps})
     from baton.edge_server.profile_command import ProfileRequest, make_profile
 
     make_profile(settings, ProfileRequest(member, size, quick, plot), as_json)
+
+
+def _check_unused(what: str, flags: Mapping[str, object]) -> None:
+    """Raises InvalidRequest for a flag that says nothing there."""
+    for flag, value in flags.items():
+        if value not in (None, False):
+            raise InvalidRequest(f"{flag} means nothing for {what}; leave it out")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from baton.edge_server.scheduling.bounds import WEIGHT
 from baton.edge_server.scheduling.profile import LaneCount, MemberProfile, Profile
 
 #: Okabe and Ito's colours, which those tell apart, too, who see few.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LANES: tuple[LaneCount, ...] = (1, 2)
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
@@ -122,7 +122,7 @@ def plot(profile: Profile, path: Path) -> None:
 def _rows(profile: Profile, axes: Any) -> None:
     for index, of in enumerate(profile.members):
         rows, rates = zip(*of.rates, strict=True)
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         axes.plot(rows, rates, marker=".", color=colour, label=f"{of.member} {of.size}")
         best = rows.index(of.best_rows)
         axes.plot(rows[best], rates[best], "o", color=colour, markersize=9, fillstyle="none")
@@ -133,7 +133,7 @@ def _decodes(profile: Profile, axes: Any) -> None:
     for index, of in enumerate(profile.decoders):
         counts = [one.decodes for one in of.together]
         rates = [one.decodes / one.seconds for one in of.together]
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         axes.plot(counts, rates, marker=".", color=colour, label=str(of.size))
     axes.set(title="Decodes", xlabel="decodes in flight", ylabel="decodes/s")
 
@@ -148,7 +148,7 @@ def _contention(profile: Profile, axes: Any) -> None:
             ratios = [(cut, seconds[0] / alone) for cut, seconds in found if seconds]
             if ratios:
                 name = f"{of.member} {of.size}, {_counted(lanes, 'lane')}"
-                colour = _COLOURS[index % len(_COLOURS)]
+                colour = COLOURS[index % len(COLOURS)]
                 axes.plot(*zip(*ratios, strict=True), style, marker=".", color=colour, label=name)
     axes.axhline(1.0, color="#888888", linewidth=0.8)
     axes.set(title="A call beside a chunk", xlabel="chunks of a decode", ylabel="times alone")

@@ -145,8 +145,12 @@ def cells_of(family: LoadedFamily, effort: Effort, targets: Sequence[tuple[str, 
 
 
 def seeds(profile: Profile) -> dict[Pace, LatencyModel]:
-    """What the engine's latency models begin with."""
-    return {
+    """What the engine's latency models begin with, of decoders as they are cut at rest."""
+    decoders = {
+        Pace.decoding(of.size): LatencyModel.of([(profile.chunks(of.size), of.seconds)])
+        for of in profile.decoders
+    }
+    return decoders | {
         Pace(of.member, of.size): LatencyModel.of([(call.rows, call.seconds) for call in of.calls])
         for of in profile.members
     }

@@ -19,6 +19,7 @@ _SPACING = ["baton", "analyze", "--spacing"]
 _DIVERGENCE = ["baton", "analyze", "--divergence"]
 _EDGE = ["baton-edge", "serve", "--port", "0"]
 _PROFILE = ["baton-edge", "profile"]
+_GUIDANCE = [*_PROFILE, "--guidance"]
 
 #: The command line, the exit code, and a word of the reason. TAKEN stands for a port in use.
 WRONG: dict[str, tuple[list[str], int, str]] = {
@@ -134,6 +135,11 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a profile without rows": ([*_PROFILE, "--max-rows", "1"], 2, "max_rows"),
     "a profile drawn nowhere": ([*_PROFILE, "--plot", "/dev/null/a.png"], 2, "/dev/null/a.png"),
     "a profile drawn to another kind": ([*_PROFILE, "--plot", "a.json"], 2, "a.json"),
+    "a profile of rounds by prompts": ([*_PROFILE, "--prompts", "4"], 2, "--prompts"),
+    "guidance left out of rows": ([*_GUIDANCE, "--max-rows", "4"], 2, "--max-rows"),
+    "guidance left out of no pictures": ([*_GUIDANCE, "--prompts", "0"], 2, "prompts"),
+    "guidance left out of no steps": ([*_GUIDANCE, "--steps", "0"], 2, "steps"),
+    "guidance left out of a finisher": ([*_GUIDANCE, "--member", "finisher"], 2, "finisher"),
     "a coordinator on a taken port": (
         ["baton-coordinator", "serve", "--port", "TAKEN", "--db", "c.db"],
         3,

@@ -82,12 +82,14 @@ def test_the_conditions_are_those_of_this_process(family: LoadedFamily) -> None:
 
 
 def test_latency_models_begin_with_what_was_measured() -> None:
+    size = Size.of(64)
     models = seeds(profile())
-    assert list(models) == [Pace("large", Size.of(64))]
+    assert set(models) == {Pace("large", size), Pace.decoding(size)}
     for rows in (1, 3, 8):
-        assert models[Pace("large", Size.of(64))].round_seconds(rows) == pytest.approx(
-            0.01 + 0.005 * rows
-        )
+        expected = pytest.approx(0.01 + 0.005 * rows)
+        assert models[Pace("large", size)].round_seconds(rows) == expected
+    decoding = models[Pace.decoding(size)]
+    assert (decoding.load, decoding.round_seconds(2)) == (2, pytest.approx(0.12))
 
 
 def settings(folder: Path, **more: object) -> EdgeSettings:
