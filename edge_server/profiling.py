@@ -271,7 +271,8 @@ class Bench:
     def _advance(self, decodes: list[Decoding], size: Size, chunks: int) -> None:
         """The next chunk of each; another decode takes the place of one that is done."""
         for place, decoding in enumerate(decodes):
-            if self._runner.decode(decoding, chunks) is not None:
+            if self._runner.decode(decoding, chunks):
+                self._runner.picture(decoding)
                 decodes[place] = Decoding(self._latent(size), size)
 
     def _decodes(self, size: Size, count: int) -> float:

@@ -19,7 +19,6 @@ from baton.edge_server.engine.job import (
     HandedOff,
     Job,
     Outcome,
-    Picture,
     Progressed,
     Started,
 )
@@ -165,8 +164,8 @@ class Loop:
         )
         for (job, _), came in zip(chosen.denoise, ran, strict=True):
             self._advance(job, came)
-        for job, picture in zip(chosen.decode, decoded, strict=True):
-            self._show(job, picture)
+        for job, over in zip(chosen.decode, decoded, strict=True):
+            self._show(job, over)
         if chosen.denoise:
             self.wheel.count(chosen.planned, skipped)
             self._observer.round(chosen.planned)
@@ -185,14 +184,15 @@ class Loop:
             job.model_seconds += seconds
         return ran, seconds
 
-    def _decode(self, jobs: Sequence[Job]) -> list[Picture | Exception | None]:
+    def _decode(self, jobs: Sequence[Job]) -> list[bool | Exception]:
+        """Of each, whether its last chunk has run, or what went wrong."""
         begun = time.monotonic()
         decoded = [self._chunk(job) for job in jobs]
         if self._lanes.waiting is Waiting.SERIAL:
             self._beside += time.monotonic() - begun
         return decoded
 
-    def _chunk(self, job: Job) -> Picture | Exception | None:
+    def _chunk(self, job: Job) -> bool | Exception:
         begun = time.monotonic()
         try:
             return self._runner.decode(job.decoding, self.wheel.chunks(job.work.task.size))
@@ -266,17 +266,19 @@ class Loop:
         else:
             self._end(job, HandedOff(envelope, tuple(job.executed), job.times()))
 
-    def _show(self, job: Job, decoded: Picture | Exception | None) -> None:
-        """What came of a chunk; None: there are more."""
-        if decoded is None:
+    def _show(self, job: Job, over: bool | Exception) -> None:
+        """End it with its picture, if its last chunk has run."""
+        if over is False:
             return
         self._queues.decoding.remove(job)
-        if isinstance(decoded, Exception):
-            self._fail(job, decoded)
+        try:
+            if isinstance(over, Exception):
+                raise over
+            picture = self._runner.picture(job.decoding)
+        except Exception as error:
+            self._fail(job, error)
         else:
-            done, size = job.decoding, job.work.task.size
-            self._note(Pace.decoding(size), len(done.ends), done.seconds)
-            self._end(job, Drawn(decoded, tuple(job.executed), job.times()))
+            self._end(job, Drawn(picture, tuple(job.executed), job.times()))
 
     def _measure(self, parts: Sequence[tuple[Job, StepWork]]) -> None:
         """Of rounds of one member and size; what their steps run is in the load."""

@@ -146,8 +146,10 @@ class Runner:
     def decoder_bytes(self, size: Size) -> int:
         return self._family.decoder_bytes(size)
 
-    def decode(self, decoding: Decoding, chunks: int = 1) -> Picture | None:
-        """Its next chunk; the picture after the last one.
+    def decode(self, decoding: Decoding, chunks: int = 1) -> bool:
+        """Its next chunk; whether that was the last one, with which there is a `picture`.
+
+        On CUDA it is only queued: nothing is read from the device.
 
         chunks: into how many a decoding is cut that begins, by what its pieces are known to take;
         one that has begun goes on as it is cut.
@@ -158,10 +160,12 @@ class Runner:
         with torch.inference_mode():
             for piece in decoding.chunk:
                 self._piece(decoding, piece)
-        if not decoding.over:
-            return None
-        if self.measuring:
+        if decoding.over and self.measuring:
             self._pieces.add(decoding.size, decoding.spent)
+        return decoding.over
+
+    def picture(self, decoding: Decoding) -> Picture:
+        """What came of all its chunks. Raises as `LoadedFamily.picture`."""
         return self._family.picture(decoding.x)
 
     def _piece(self, decoding: Decoding, piece: Piece) -> None:
