@@ -253,7 +253,9 @@ async def running(
         node = Node(settings, loaded, secrets, profile)
         node.bind()
         await node.start()
-        _log.info("%s", serving_line(settings.rows_limit, loaded.spec.default_size, profile))
+        steering, size = steering_of(settings, profile), loaded.spec.default_size
+        skip_after = steering.control.floor if steering.controlled else None
+        _log.info("%s", serving_line(settings.rows_limit, size, profile, skip_after))
         try:
             yield node
         finally:

@@ -26,8 +26,8 @@ def serving_line(
 ) -> str:
     """How an edge is about to run its rounds.
 
-    skip_after: the share of its steps from which on a request's guidance is left out when the queue
-    grows; None: nowhere.
+    skip_after: the share of its steps from which on a request skips guidance, where it may, at the
+    most load; None: nowhere.
     """
     if profile is None:
         told = ["no profile"]
@@ -36,7 +36,7 @@ def serving_line(
         told = [f"decodes in {_counted(profile.chunks(size), 'chunk')}"]
         told.append(f"{kind} of {age(profile.age)} ago")
     if skip_after is not None:
-        told.append(f"guidance left out from {skip_after:.0%} of the steps on when the queue grows")
+        told.append(f"guidance skipped from {skip_after:.0%} of the steps on as the queue grows")
     return ", ".join([f"up to {rows} rows a call", *told])
 
 

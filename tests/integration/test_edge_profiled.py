@@ -161,6 +161,7 @@ async def test_an_edge_measures_before_it_serves_and_says_how_it_runs(
     assert lines[0].startswith("there is no profile of tiny on this machine")
     assert lines[1].startswith("up to ")
     assert "quick profile of " in lines[1]
+    assert "guidance skipped from 50% of the steps on" in lines[1]
 
 
 #: What ``baton-edge`` is asked, one after the other.

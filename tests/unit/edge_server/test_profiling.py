@@ -198,7 +198,7 @@ def test_a_line_says_how_rounds_are_run() -> None:
     made = profile(measured=0.0)
     line = serving_line(8, size, made, skip_after=0.6)
     assert line.startswith("up to 8 rows a call, decodes in 2 chunks, profile of ")
-    assert line.endswith(" ago, guidance left out from 60% of the steps on when the queue grows")
+    assert line.endswith(" ago, guidance skipped from 60% of the steps on as the queue grows")
     assert "quick profile" in serving_line(8, size, profile(quick=True))
 
 
