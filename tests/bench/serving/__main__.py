@@ -173,10 +173,11 @@ def run(size: Size, folder: Path, cache: Path | None, family: str = "scenes") ->
         stages.time_alone()
     with _stage("tune"):
         bench.tune()
-    for stage in (bench.gains, bench.relay):
-        with _stage(stage.__name__), stages.apart():
-            stage()
-        _partial(bench, folder)
+    with stages.apart():
+        for stage in (bench.gains, bench.relay):
+            with _stage(stage.__name__):
+                stage()
+            _partial(bench, folder)
     with stages.fleet:
         with _stage("closed"):
             bench.closed()

@@ -69,7 +69,7 @@ class Size:
 
 
 QUICK = Size(
-    seconds=3.0,
+    seconds=2.5,
     slices=1,
     grace=1.0,
     seeds=(1,),
@@ -83,7 +83,7 @@ QUICK = Size(
     accels=("propagate",),
     replays=20,
     mixes=4,
-    warm=1.0,
+    warm=0.5,
 )
 
 
