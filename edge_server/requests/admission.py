@@ -80,15 +80,18 @@ class Admission:
         """
         forecast, gone = self._forecast(), list(displaced)
         alone, left = forecast.seconds([entry.remaining]), self._left(entry)
-        if left <= 0 or (alone > left and not self._probes(forecast, entry)):
+        probes = left > 0 and alone > left and self._probes(forecast, entry)
+        if left <= 0 or (alone > left and not probes):
             raise DeadlineExceeded(
                 f"{entry.remaining.calls} steps take about {alone:.3g} s here and"
                 f" {max(left, 0):.3g} s are left; allow more time or fewer steps"
             )
         while late := self._made_late(forecast, entry, gone):
-            if entry in late and self._probes(forecast, entry):
+            probes = probes or (entry in late and self._probes(forecast, entry))
+            others = [other for other in late if not (probes and other is entry)]
+            if not others:
                 break
-            if not self._gives_way(late[-1], entry, gone):
+            if not self._gives_way(others[-1], entry, gone):
                 self._wish(entry)
                 raise Overloaded(
                     f"with {len(self._ahead)} requests ahead, {entry.remaining.calls} steps would"
@@ -96,7 +99,7 @@ class Admission:
                     " end; try again later or elsewhere",
                     retry_after=self.seconds_until_room(),
                 )
-            gone.append(late[-1])
+            gone.append(others[-1])
         return gone
 
     def doomed(self) -> Entry | None:

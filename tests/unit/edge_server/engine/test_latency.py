@@ -143,3 +143,62 @@ def test_a_member_that_was_never_or_long_ago_measured_is_not_known() -> None:
     assert known.knows([RemainingWork(LARGE, 2, 3)], now=1.0)
     assert not known.knows([RemainingWork(LARGE, 2, 3)], now=1000.0)
     assert not known.knows([RemainingWork(LARGE, 2, 3), RemainingWork(SMALL, 2, 3)], now=1.0)
+
+
+def test_how_a_round_grows_is_not_forgotten_while_all_have_the_same_load() -> None:
+    model = LINE
+    for _ in range(40):
+        model = model.after(8, 0.026, 0.0)
+    assert model.round_seconds(16) == pytest.approx(0.042, rel=0.02)
+    for _ in range(40):
+        model = model.after(8, 0.052, 0.0)
+    assert model.round_seconds(16) == pytest.approx(0.084, rel=0.1)
+
+
+DECODING, ENCODING = Pace.decoding(Size.of(SIZE)), Pace.encoding("large")
+
+
+def with_others(active: int = 4, rows: int = 8) -> Forecast:
+    """A tenth of a second a round, half of one to encode, two parts of 0.3 s to decode."""
+    latency = {LARGE: FLAT, SMALL: FLAT}
+    others = {ENCODING: model_of((1, 0.5)), DECODING: model_of((2, 0.6))}
+    return Forecast(latency | others, active, rows)
+
+
+def drawn(steps: int = 10) -> RemainingWork:
+    return RemainingWork(LARGE, 2, steps, decodes=Size.of(SIZE))
+
+
+def test_prompts_are_encoded_first_which_keeps_everybody() -> None:
+    fresh = RemainingWork(LARGE, 2, 10, unencoded=True)
+    assert with_others().ends([RemainingWork(LARGE, 2, 10), fresh]) == pytest.approx([1.5, 1.5])
+
+
+def test_a_picture_is_decoded_after_its_steps_beside_those_of_others() -> None:
+    assert with_others().ends([drawn()]) == pytest.approx([1.6])
+    found = with_others().ends([drawn(), RemainingWork(LARGE, 2, 20)])
+    assert found == pytest.approx([1.8, 2.6])
+
+
+def test_whoever_is_only_decoded_holds_no_place() -> None:
+    found = with_others(active=1).ends([drawn(0), RemainingWork(LARGE, 2, 3)])
+    assert found == pytest.approx([0.8, 0.9])
+
+
+def test_another_member_goes_on_in_the_same_place_once_its_prompts_are_encoded() -> None:
+    of = plan_in(NAME, "ddim", 3.0, ("small", "edge", 0, 2), ("large", "edge", 2, 6)).closed()
+    work = left(of, 0, 6)
+    assert work.then == RemainingWork(LARGE, 2, 4, unencoded=True)
+    assert (work.calls, work.load, work.paces()) == (6, 12, {LARGE, SMALL})
+    waits = RemainingWork(LARGE, 2, 1)
+    assert with_others(active=1).ends([work, waits]) == pytest.approx([1.1, 1.2])
+
+
+def test_what_was_never_measured_takes_no_time_and_what_is_old_is_named() -> None:
+    some = Forecast({LARGE: model_of((2, 0.1), now=100.0)}, 4, 8)
+    assert some.ends([RemainingWork(SMALL, 2, 9)]) == [0.0]
+    assert some.ends([RemainingWork(SMALL, 2, 9), RemainingWork(LARGE, 2, 3)])[1] > 0.2
+    assert some.old(RemainingWork(LARGE, 2, 3), now=104.0) == set()
+    assert some.old(RemainingWork(LARGE, 2, 3), now=105.0) == {LARGE}
+    assert some.old(RemainingWork(SMALL, 2, 3), now=105.0) == set()
+    assert Forecast({LARGE: SEED}, 4, 8).old(RemainingWork(LARGE, 2, 3), now=1e9) == set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -107,3 +109,152 @@ def calls(places: int) -> int:
 
 def test_a_refusal_for_want_of_room_costs_the_same_however_many_wait() -> None:
     assert calls(500) <= calls(2 * ACTIVE)
+
+
+def asked(caller: str, steps: int = 20, deadline: float = math.inf, name: str = "") -> Entry:
+    of = work(name or f"{caller}-{steps}-{deadline}", task(plan("edge/small", steps, guidance=1.0)))
+    return Entry(replace(of, caller=caller), deadline=deadline)
+
+
+@dataclass
+class World:
+    """An admission and those it let in. Each call of four rows takes a second."""
+
+    capacity: int = 10
+    measured_at: float = math.inf
+    here: dict[int, Entry] = field(default_factory=dict)
+    admission: Admission = field(init=False)
+
+    def __post_init__(self) -> None:
+        forecast = measured(self.measured_at)
+        self.admission = Admission(self.capacity, self.here.values(), lambda: forecast)
+
+    def ask(self, entry: Entry, running: bool = False) -> Sequence[Entry]:
+        """Let it in; whom it displaced."""
+        gone = self.admission.check(entry)
+        for other in gone:
+            del self.here[id(other)]
+            self.admission.end(other, waited=True)
+            self.admission.places -= 1
+        self.here[id(entry)] = entry
+        self.admission.enter(entry)
+        if running:
+            entry.start()
+            self.admission.start(entry)
+        return gone
+
+    def fill(self, caller: str, count: int, running: int = 0) -> list[Entry]:
+        made = [asked(caller, name=f"{caller}{number}") for number in range(count)]
+        for number, entry in enumerate(made):
+            self.ask(entry, number < running)
+        return made
+
+
+def soon(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_nobody_is_let_in_who_would_make_another_miss_its_deadline() -> None:
+    world = World()
+    world.fill("a", ACTIVE - 1, running=ACTIVE - 1)
+    promised = asked("a", 20, soon(24))
+    world.ask(promised, running=True)
+    urgent = asked("a", 1, soon(2), "urgent")
+    late = asked("a", 20, name="patient")
+    assert world.ask(late) == []  # it waits for a place, and keeps nobody
+    world.here.popitem()
+    wide = replace(measured(), active=ACTIVE + 1)
+    world.admission = Admission(10, world.here.values(), lambda: wide)
+    for patient in (asked("a", 20), urgent):  # a fifth row takes a second call each cycle
+        with pytest.raises(Overloaded, match="keep others from their end"):
+            world.admission.check(patient)
+    promised.deadline = soon(50)
+    assert world.admission.check(asked("a", 20)) == []
+
+
+async def test_who_is_late_already_keeps_nobody_out() -> None:
+    world = World()
+    world.ask(asked("a", 20, soon(24)), running=True)
+    (lost,) = world.here.values()
+    lost.deadline = soon(5)
+    world.ask(asked("b", 20, soon(40)))
+
+
+async def test_what_cannot_end_any_more_ends_early_if_that_is_sure() -> None:
+    world = World()
+    long, short = asked("a", 20, soon(30)), asked("a", 10, soon(30))
+    world.ask(long, running=True)
+    world.ask(short, running=True)
+    long.deadline = soon(16.5)  # 20 s for what has 16.5 s: within a quarter of it and a round
+    assert world.admission.doomed() is None
+    world = World(here=world.here)
+    long.deadline = short.deadline = soon(5)
+    assert world.admission.doomed() is long
+    assert world.admission.doomed() is None, "looked at again so soon"
+
+
+async def test_an_old_pace_dooms_nobody() -> None:
+    world = World(measured_at=-math.inf)
+    lost = asked("a", 20)
+    world.ask(lost, running=True)
+    lost.deadline = soon(1)
+    assert world.admission.doomed() is None
+
+
+async def test_where_the_pace_is_old_one_request_shows_what_it_is_now() -> None:
+    world = World(measured_at=-math.inf)
+    with pytest.raises(DeadlineExceeded):
+        world.ask(asked("a", 20, soon(0)))
+    world.ask(asked("a", 20, soon(5)), running=True)
+    for hopeless in (asked("b", 20, soon(5)), asked("a", 20, soon(5), "again")):
+        with pytest.raises(DeadlineExceeded):
+            world.ask(hopeless)
+    world.here.clear()
+    with pytest.raises(DeadlineExceeded, match="20 steps take"):
+        world.ask(asked("b", 20, soon(5)))  # one in a while
+
+
+async def test_a_full_edge_makes_room_for_a_caller_with_fewer_requests() -> None:
+    world = World(capacity=6)
+    flood = world.fill("f", 6, running=ACTIVE)
+    assert world.ask(asked("m", name="m1")) == [flood[5]]
+    assert world.ask(asked("m", name="m2")) == [flood[4]]
+    for caller in "mf":  # of those who run nobody goes
+        with pytest.raises(Overloaded, match="all 6 places"):
+            world.ask(asked(caller, name="more"))
+
+
+async def test_callers_with_as_many_requests_displace_nobody() -> None:
+    world = World(capacity=6)
+    world.fill("f", 3)
+    world.fill("m", 3)
+    for caller in "fm":
+        with pytest.raises(Overloaded):
+            world.ask(asked(caller, name="more"))
+    assert [entry.work.caller for entry in world.ask(asked("third"))] == ["f"]
+
+
+async def test_a_promise_to_one_that_waits_yields_to_a_caller_with_fewer_requests() -> None:
+    world = World()
+    world.fill("f", ACTIVE, running=ACTIVE)
+    waits = [asked("f", 20, soon(46), f"w{number}") for number in range(ACTIVE)]
+    for entry in waits:
+        world.ask(entry)
+    assert world.ask(asked("m", 20)) == [waits[-1]]
+
+
+async def test_for_what_was_refused_time_is_kept_free_of_those_who_have_more() -> None:
+    world = World()
+    wide = replace(measured(), active=2 * ACTIVE)
+    world.admission = Admission(10, world.here.values(), lambda: wide)
+    promised = [asked("f", 20, soon(24), f"f{number}") for number in range(ACTIVE)]
+    for entry in promised:
+        world.ask(entry, running=True)
+    with pytest.raises(Overloaded):
+        world.ask(asked("m", 20, soon(24)))
+    ended = promised.pop()
+    del world.here[id(ended)]
+    world.admission.end(ended, waited=False)
+    with pytest.raises(Overloaded):
+        world.ask(asked("f", 20, soon(24), "once more"))
+    world.ask(asked("m", 20, soon(24), "again"))

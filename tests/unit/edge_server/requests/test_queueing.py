@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,8 @@ from baton.common.errors import Overloaded
 from baton.common.families.loaded import LoadedFamily
 from baton.common.plan import Plan, StepDirective
 from baton.common.size import Size
-from baton.edge_server.engine.latency import RemainingWork, rows_of
+from baton.edge_server.engine.latency import Pace, RemainingWork, rows_of
+from baton.edge_server.requests.lifecycle import State
 from baton.edge_server.requests.registry import Bounds, Registry
 from tests.support.engines import Gate, WatchedFamily, started_engine
 from tests.support.families import SIZE
@@ -86,3 +88,32 @@ def _seconds(work: Callable[[], object]) -> float:
         work()
         times.append(time.perf_counter() - begun)
     return min(times)
+
+
+async def test_prompts_rounds_and_pictures_are_measured_apart(family: LoadedFamily) -> None:
+    with started_engine(family) as engine:
+        registry = Registry(engine, Bounds(PLACES, linger=3600.0))
+        registry.admit(work("drawn", task(plan("edge/small", 3, guidance=1.0))))
+        await until(lambda: not registry.places)
+        latency = engine.forecast().latency
+    size = Size.of(SIZE)
+    loads = {pace: model.load for pace, model in latency.items()}
+    parts = loads.pop(Pace.decoding(size))
+    assert loads == {Pace("small", size): 1.0, Pace.encoding("small"): 1.0}
+    assert parts >= 1
+    assert all(model.round_seconds(1.0) > 0 for model in latency.values())
+
+
+async def test_the_position_that_is_told_is_that_of_the_turn(family: LoadedFamily) -> None:
+    gate = Gate()
+    with started_engine(WatchedFamily(family, gate), active=1) as engine:
+        registry = Registry(engine, Bounds(PLACES, linger=3600.0))
+        of = task(plan("edge/small", 2, guidance=1.0))
+        first, *flood = [
+            registry.admit(replace(work(f"f{number}", of), caller="f"))[0] for number in range(4)
+        ]
+        await until(lambda: first.state is State.RUNNING)
+        modest, _ = registry.admit(replace(work("m", of), caller="m"))
+        assert [entry.position() for entry in (modest, *flood)] == [0, 1, 2, 3]
+        gate.lift()
+        await until(lambda: not registry.places)
