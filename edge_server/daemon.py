@@ -182,18 +182,20 @@ def limits_of(settings: EdgeSettings) -> Limits:
 
 def steering_of(settings: EdgeSettings, profile: Profile | None) -> Steering:
     """Of the engine's rounds: as measured ahead, where they were."""
-    control = ControllerSettings(settings.max_active)
-    controlled, lane = settings.adapt, settings.decode_lane
+    lanes: LaneCount = 2 if settings.decode_lane else 1
+    known = Steering(
+        controlled=settings.adapt,
+        control=ControllerSettings(settings.max_active, settings.skip_floor),
+        decode_lane=settings.decode_lane,
+    )
     if profile is None:
-        return Steering(controlled=controlled, control=control, decode_lane=lane)
-    lanes: LaneCount = 2 if lane else 1
-    return Steering(
+        return known
+    return replace(
+        known,
         latency=seeds(profile),
+        pieces={of.size: of.pieces for of in profile.decoders},
         find=lambda pace, chunks: profile.latencies(pace.member, pace.size, chunks, lanes),
         chunks=lambda size: profile.chunks(size, lanes),
-        controlled=controlled,
-        control=control,
-        decode_lane=lane,
     )
 
 
@@ -254,7 +256,8 @@ async def running(
         node.bind()
         await node.start()
         steering, size = steering_of(settings, profile), loaded.spec.default_size
-        skip_after = steering.control.floor if steering.controlled else None
+        skips = steering.controlled and settings.skip_floor < 1
+        skip_after = settings.skip_floor if skips else None
         _log.info("%s", serving_line(settings.rows_limit, size, profile, skip_after))
         try:
             yield node

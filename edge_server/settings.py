@@ -89,6 +89,8 @@ class EdgeSettings(ServerAccess, ClientAccess):
     #: brings, then cut decodings finer, then plan for throughput alone; as it shrinks, all of it
     #: is undone.
     adapt: bool = True
+    #: Share of its steps before which no request skips guidance, whatever its budget; 1: none does.
+    skip_floor: float = Field(default=0.5, ge=0, le=1)
     #: Seconds for which a finished result is kept under its request id.
     result_ttl: float = Field(default=120.0, ge=0)
     #: Finished results that are kept at most, and their bytes in all.

@@ -67,6 +67,8 @@ class Loop:
         self._begun = 0.0  # of the round: the end of the last one, or of idleness
         self._beside = 0.0  # seconds since then that went to prompts and pictures
         self.latency = dict(steering.latency)
+        for size, seconds in steering.pieces.items():
+            runner.seed_pieces(size, seconds)
         self._observer.knobs(*self.wheel.knobs)
 
     @property

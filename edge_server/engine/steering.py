@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,14 +86,16 @@ class Steering:
     """By what an engine's rounds are chosen.
 
     latency: of rounds, as measured ahead; find: the same, for plans; chunks: into how many a decode
-    of a size is cut at rest. planned: whether rounds are planned; controlled: whether the load
-    turns the knobs, within ``control``, else they stay at ``rest``. decode_lane: whether decoders
-    have a thread of their own. planner: one in place of what follows from ``find``.
+    of a size is cut at rest; pieces: by size, seconds of the decoder's. planned: whether rounds are
+    planned; controlled: whether the load turns the knobs, within ``control``, else they stay at
+    ``rest``. decode_lane: whether decoders have a thread of their own. planner: one in place of
+    what follows from ``find``.
     """
 
     latency: Mapping[Pace, LatencyModel] = field(default_factory=dict)
     find: Find = unknown
     chunks: Callable[[Size], int] = once
+    pieces: Mapping[Size, Sequence[float]] = field(default_factory=dict)
     planned: bool = True
     controlled: bool = True
     control: ControllerSettings = field(default_factory=ControllerSettings)
