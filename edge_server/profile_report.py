@@ -141,11 +141,10 @@ def _decodes(profile: Profile, axes: Any) -> None:
 def _contention(profile: Profile, axes: Any) -> None:
     """Beside one chunk, at the rows of the plateau."""
     for index, of in enumerate(profile.members):
-        alone = of.seconds(of.best_rows) or 1.0
         for lanes, style in zip(_LANES, ("-", "--"), strict=True):
             cuts = sorted({one.chunks for one in of.beside if one.lanes == lanes})
             found = [(cut, of.beside_at(of.best_rows, 1, cut, lanes)) for cut in cuts]
-            ratios = [(cut, seconds[0] / alone) for cut, seconds in found if seconds]
+            ratios = [(cut, beside[0]) for cut, beside in found if beside]
             if ratios:
                 name = f"{of.member} {of.size}, {_counted(lanes, 'lane')}"
                 colour = COLOURS[index % len(COLOURS)]

@@ -220,10 +220,17 @@ class Bench:
         return MemberProfile(member=member, size=size, calls=calls, beside=tuple(beside))
 
     def _alone(self, member: str, size: Size, rows: int) -> float:
+        seconds = self._spent(member, size, rows)
+        self._on_cell()
+        return seconds
+
+    def _spent(self, member: str, size: Size, rows: int) -> float:
+        """In a call alone."""
         runs = self._runs(member, size, rows)
         return self._median(lambda: self._call(runs))
 
     def _beside(self, member: str, size: Size, cell: Cell, lanes: Lanes) -> Beside:
+        alone = self._spent(member, size, cell.rows)
         runs, decodes = self._runs(member, size, cell.rows), self._begun(size, cell.decodes)
         rounds = [
             lanes.beside(
@@ -236,7 +243,7 @@ class Bench:
         unet, vae = (
             statistics.median(taken() for taken in lane) for lane in zip(*rounds[1:], strict=True)
         )
-        return Beside(**cell._asdict(), unet=unet, vae=vae)
+        return Beside(**cell._asdict(), alone=alone, unet=unet, vae=vae)
 
     def _runs(self, member: str, size: Size, rows: int) -> list[Run]:
         """So many as make a call of these rows, the odd one unguided."""
@@ -284,7 +291,9 @@ class Bench:
             for _ in range(pieces):
                 self._advance(decodes, size, pieces)
 
-        return self._median(whole)
+        seconds = self._median(whole)
+        self._on_cell()
+        return seconds
 
     def _pieces(self, size: Size) -> tuple[float, ...]:
         """By which the decodes that are measured from now on are cut, too."""
@@ -304,7 +313,6 @@ class Bench:
         found = [self._timed(work)()]
         while len(found) < self._effort.repeats and self._has_time():
             found.append(self._timed(work)())
-        self._on_cell()
         return statistics.median(found)
 
     def _has_time(self) -> bool:

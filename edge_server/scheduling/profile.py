@@ -75,15 +75,22 @@ class Call(_Value):
 class Beside(_Value):
     """Seconds of a UNet call with chunks of decodes beside it, and until those are done.
 
-    chunks: into how many a decode is cut; decodes: that each ran one.
+    chunks: into how many a decode is cut; decodes: that each ran one; alone: of such calls a moment
+    before, since a machine is not as fast at all times.
     """
 
     lanes: LaneCount
     rows: _Rows
     chunks: _Chunks
     decodes: _Decodes
+    alone: _Seconds
     unet: _Seconds
     vae: _Seconds
+
+    @property
+    def slowdown(self) -> float:
+        """Of the call, times alone."""
+        return self.unet / self.alone
 
 
 class Together(_Value):
@@ -134,14 +141,17 @@ class MemberProfile(_Value):
     def beside_at(
         self, rows: int, decodes: int, chunks: int, lanes: LaneCount
     ) -> tuple[float, float] | None:
-        """Seconds of the call and until the chunks are done, between what was measured."""
+        """How many times as long the call takes as alone, and seconds until the chunks are done.
+
+        Between what was measured; None outside.
+        """
         found = self._grids.get(lanes, {})
         by_chunks = []
         for cut, by_decodes in found.items():
             curve = [
-                (count, unet, vae)
+                (count, slowdown, vae)
                 for count, line in by_decodes.items()
-                if (unet := on_line([(r, u) for r, u, _ in line], rows)) is not None
+                if (slowdown := on_line([(r, s) for r, s, _ in line], rows)) is not None
                 and (vae := on_line([(r, v) for r, _, v in line], rows)) is not None
             ]
             at = _between(curve, decodes)
@@ -151,11 +161,11 @@ class MemberProfile(_Value):
 
     @cached_property
     def _grids(self) -> dict[LaneCount, dict[int, dict[int, list[tuple[int, float, float]]]]]:
-        """By lanes, chunks and decodes, ascending: (rows, unet, vae), ascending."""
+        """By lanes, chunks and decodes, ascending: (rows, slowdown, vae), ascending."""
         grids: dict[LaneCount, dict[int, dict[int, list[tuple[int, float, float]]]]] = {}
         for one in sorted(self.beside, key=lambda one: (one.chunks, one.decodes, one.rows)):
             cut = grids.setdefault(one.lanes, {}).setdefault(one.chunks, {})
-            cut.setdefault(one.decodes, []).append((one.rows, one.unet, one.vae))
+            cut.setdefault(one.decodes, []).append((one.rows, one.slowdown, one.vae))
         return grids
 
     def most_decodes(self, chunks: int, lanes: LaneCount) -> int:
@@ -177,9 +187,8 @@ class MemberProfile(_Value):
         return next(enough, counts[-1] if counts else 1)
 
     def _keeps_up(self, decodes: int, chunks: int, lanes: LaneCount) -> bool:
-        rows = self.best_rows
-        found, alone = self.beside_at(rows, decodes, chunks, lanes), self.seconds(rows)
-        return found is not None and alone is not None and found[0] <= (1 + CLOSE) * alone
+        found = self.beside_at(self.best_rows, decodes, chunks, lanes)
+        return found is not None and found[0] <= 1 + CLOSE
 
 
 def _between(points: Sequence[tuple[int, float, float]], x: float) -> tuple[float, float] | None:
@@ -230,20 +239,16 @@ class MeasuredLatencies:
         return self._known[key]
 
     def _looked_up(self, rows: int, decodes: int) -> tuple[float, float] | None:
-        if rows == 0:
-            return self._after(0.0, decodes)
-        if decodes == 0:
-            alone = self.member.seconds(rows)
+        alone = self.member.seconds(rows) if rows else 0.0
+        if alone is None or decodes == 0:
             return None if alone is None else (alone, 0.0)
         measured = self.member.beside_at(rows, decodes, self.chunks, self.lanes)
-        if measured is not None or self.lanes > 1:
-            return measured
-        return self._after(self.member.seconds(rows), decodes)
-
-    def _after(self, unet: float | None, decodes: int) -> tuple[float, float] | None:
-        if unet is None or self.decoder is None:
+        if measured is not None:
+            slowdown, vae = measured
+            return slowdown * alone, vae
+        if self.lanes > 1 or self.decoder is None:
             return None
-        return unet, decodes * self.decoder.seconds / self.chunks
+        return alone, decodes * self.decoder.seconds / self.chunks
 
 
 class Profile(_Value):

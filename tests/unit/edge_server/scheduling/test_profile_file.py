@@ -14,7 +14,7 @@ from baton.edge_server.scheduling.profile_file import REMEDY, Profiles, read_pro
 from tests.support.families import edit_json
 from tests.support.profiles import CONDITIONS, SIZE, member, profile
 
-BESIDE = Beside(lanes=2, rows=8, chunks=1, decodes=1, unet=0.06, vae=0.1)
+BESIDE = Beside(lanes=2, rows=8, chunks=1, decodes=1, alone=0.05, unet=0.06, vae=0.1)
 PROFILE = profile([member(beside=[BESIDE]), member("small")])
 
 
