@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -208,9 +209,7 @@ class Bench:
         """Calls alone, then those with chunks of decodes beside them while there is time."""
         self._deadline = time.monotonic() + self._effort.seconds
         effort = self._effort.within(self._family.row_bytes(member, size))
-        calls = tuple(
-            Call(rows=rows, seconds=self._alone(member, size, rows)) for rows in effort.rows
-        )
+        calls = self._alone(member, size, effort.rows)
         beside = []
         with closing(lanes_for(self._family.models.device, True, torch.get_num_threads())) as two:
             lanes: dict[int, Lanes] = {1: OneLane(), 2: two}
@@ -219,19 +218,24 @@ class Bench:
                     beside.append(self._beside(member, size, cell, lanes[cell.lanes]))
         return MemberProfile(member=member, size=size, calls=calls, beside=tuple(beside))
 
-    def _alone(self, member: str, size: Size, rows: int) -> float:
-        seconds = self._spent(member, size, rows)
-        self._on_cell()
-        return seconds
-
-    def _spent(self, member: str, size: Size, rows: int) -> float:
-        """In a call alone."""
-        runs = self._runs(member, size, rows)
-        return self._median(lambda: self._call(runs))
+    def _alone(self, member: str, size: Size, rows: Sequence[int]) -> tuple[Call, ...]:
+        """In turn, so that what keeps the machine busy for a time keeps all of them."""
+        runs = [self._runs(member, size, count) for count in rows]
+        for each in runs:
+            self._call(each)
+            self._on_cell()
+        found = [[self._timed(partial(self._call, each))()] for each in runs]
+        while len(found[0]) < self._effort.repeats and self._has_time():
+            for each, taken in zip(runs, found, strict=True):
+                taken.append(self._timed(partial(self._call, each))())
+        return tuple(
+            Call(rows=count, seconds=statistics.median(taken))
+            for count, taken in zip(rows, found, strict=True)
+        )
 
     def _beside(self, member: str, size: Size, cell: Cell, lanes: Lanes) -> Beside:
-        alone = self._spent(member, size, cell.rows)
         runs, decodes = self._runs(member, size, cell.rows), self._begun(size, cell.decodes)
+        alone = self._median(lambda: self._call(runs))
         rounds = [
             lanes.beside(
                 lambda: self._timed(lambda: self._call(runs)),
