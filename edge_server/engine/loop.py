@@ -280,6 +280,8 @@ class Loop:
         except Exception as error:
             self._fail(job, error)
         else:
+            decoded = job.decoding
+            self._note(Pace.decoding(decoded.size), len(decoded.ends), decoded.seconds)
             self._end(job, Drawn(picture, tuple(job.executed), job.times()))
 
     def _measure(self, parts: Sequence[tuple[Job, StepWork]]) -> None:
