@@ -1,6 +1,6 @@
 """``make bench-serve``: the edge under load, beside what others serve diffusion models with.
 
-    python -m tests.bench.serving [--quick] [--out FOLDER]
+    python -m tests.bench.serving [--quick] [--budget 0.5:2] [--out FOLDER]
 
 One trace (arrivals, prompts, 20 to 50 steps, two sizes) for all systems, each in a process of its
 own, with 16 rows in a call, one thread and no acceleration:
@@ -165,9 +165,8 @@ def _stage(name: str) -> Any:
     print(f"{time.strftime('%H:%M:%S')} {name}: {time.monotonic() - begun:.0f} s", flush=True)
 
 
-def run(size: Size, folder: Path, cache: Path | None, family: str = "scenes") -> Path:
+def run(stages: Stages, folder: Path) -> Path:
     """Measure everything and write ``serve.json`` and its plots."""
-    stages = Stages(size, Kept(cache), family)
     bench = Bench(stages)
     with _stage("alone"):
         stages.time_alone()
@@ -207,6 +206,7 @@ def _write(bench: Bench, points: Points, folder: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The edge under load, beside other systems.")
     parser.add_argument("--family", default="scenes", help="a name or a folder")
+    parser.add_argument("--budget", default="", help="of guidance, such as 0.5:2; else its own")
     parser.add_argument("--quick", action="store_true", help="five minutes: it proves nothing")
     parser.add_argument("--seconds", type=float, default=None, help="of a point and seed")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results")
@@ -219,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = replace(size, seconds=asked.seconds)
     quick = report.ROOT / "build/bench-quick"
     folder = asked.out or (quick if asked.quick else report.FOLDER)
-    path = run(size, folder, None if asked.anew else CACHE, asked.family)
+    kept = Kept(None if asked.anew else CACHE)
+    path = run(Stages(size, kept, asked.family, asked.budget), folder)
     print(json.dumps(json.loads(path.read_text())["ratios"], indent=1))
     print(path)
 
