@@ -26,7 +26,9 @@ are misses), and the guidance that they skipped, drawn again. What was measured 
 - ``accel``: the engine with an acceleration, over the engine without;
 - ``straw``: by baseline, its throughput over that of its calls alone;
 - ``relay_capacity_share``: half of the requests handed off, of the accounted ideal;
-- ``planned_share``: of the rounds in the open loops;
+- ``planned_share``: of the rounds in the open loops; ``plan_seconds``: of the longest plan;
+- ``simulated``: where contention between UNet and decoder reaches what the paper claims
+  (`tests.bench.contention`); no figure of it was measured;
 - ``goodput_3x``, ``fair_share``: as ``tests.bench.overload`` has measured them.
 
 ``scores``: of the guidance that the engine ran under a normal load and in the burst, drawn again on
@@ -46,6 +48,8 @@ from typing import Any
 
 from baton.common.quiet import quiet_libraries
 from tests.bench import report
+from tests.bench.contention import contention
+from tests.bench.planner import planner_rows
 from tests.bench.serving import figures, plots, relaying
 from tests.bench.serving.closed import Loop
 from tests.bench.serving.keep import CACHE, Kept
@@ -137,6 +141,15 @@ class Bench:
         self.rows += figures.closed_rows(loops, "closed, large, half handed off at 40%")
         self.scores |= {f"relay {name}": of for name, of in stages.relay_scores().items()}
 
+    def simulate(self) -> None:
+        """Contention, which this machine has little of; and what planning itself costs."""
+        quick = self.stages.size == QUICK
+        rows, ratios = self.stages.kept(("contention", quick), lambda: contention(quick))
+        planned = self.stages.kept("planner", planner_rows)
+        self.rows += [{"load": "simulated", **row} for row in rows] + planned
+        self.ratios["simulated"] = ratios
+        self.ratios["plan_seconds"] = max(row["plan_seconds_most"] for row in planned)
+
     def open(self) -> Points:
         stages = self.stages
         ablations = [stages.baton(name) for name in ABLATIONS]
@@ -172,6 +185,8 @@ def run(stages: Stages, folder: Path) -> Path:
         stages.time_alone()
     with _stage("tune"):
         bench.tune()
+    with _stage("simulate"):
+        bench.simulate()
     with stages.apart():
         for stage in (bench.gains, bench.relay):
             with _stage(stage.__name__):
