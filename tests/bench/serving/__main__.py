@@ -1,6 +1,6 @@
 """``make bench-serve``: the edge under load, beside what others serve diffusion models with.
 
-    python -m tests.bench.serving [--quick] [--out FOLDER]
+    python -m tests.bench.serving [--quick] [--budget 0.5:2] [--out FOLDER]
 
 One trace (arrivals, prompts, 20 to 50 steps, two sizes) for all systems, each in a process of its
 own, with 16 rows in a call, one thread and no acceleration:
@@ -26,7 +26,9 @@ are misses), and the guidance that they skipped, drawn again. What was measured 
 - ``accel``: the engine with an acceleration, over the engine without;
 - ``straw``: by baseline, its throughput over that of its calls alone;
 - ``relay_capacity_share``: half of the requests handed off, of the accounted ideal;
-- ``planned_share``: of the rounds in the open loops;
+- ``planned_share``: of the rounds in the open loops; ``plan_seconds``: of the longest plan;
+- ``simulated``: where contention between UNet and decoder reaches what the paper claims
+  (`tests.bench.contention`); no figure of it was measured;
 - ``goodput_3x``, ``fair_share``: as ``tests.bench.overload`` has measured them.
 
 ``scores``: of the guidance that the engine ran under a normal load and in the burst, drawn again on
@@ -46,6 +48,8 @@ from typing import Any
 
 from baton.common.quiet import quiet_libraries
 from tests.bench import report
+from tests.bench.contention import contention
+from tests.bench.planner import planner_rows
 from tests.bench.serving import figures, plots, relaying
 from tests.bench.serving.closed import Loop
 from tests.bench.serving.keep import CACHE, Kept
@@ -137,6 +141,15 @@ class Bench:
         self.rows += figures.closed_rows(loops, "closed, large, half handed off at 40%")
         self.scores |= {f"relay {name}": of for name, of in stages.relay_scores().items()}
 
+    def simulate(self) -> None:
+        """Contention, which this machine has little of; and what planning itself costs."""
+        quick = self.stages.size == QUICK
+        rows, ratios = self.stages.kept(("contention", quick), lambda: contention(quick))
+        planned = self.stages.kept("planner", planner_rows)
+        self.rows += [{"load": "simulated", **row} for row in rows] + planned
+        self.ratios["simulated"] = ratios
+        self.ratios["plan_seconds"] = max(row["plan_seconds_most"] for row in planned)
+
     def open(self) -> Points:
         stages = self.stages
         ablations = [stages.baton(name) for name in ABLATIONS]
@@ -165,14 +178,15 @@ def _stage(name: str) -> Any:
     print(f"{time.strftime('%H:%M:%S')} {name}: {time.monotonic() - begun:.0f} s", flush=True)
 
 
-def run(size: Size, folder: Path, cache: Path | None, family: str = "scenes") -> Path:
+def run(stages: Stages, folder: Path) -> Path:
     """Measure everything and write ``serve.json`` and its plots."""
-    stages = Stages(size, Kept(cache), family)
     bench = Bench(stages)
     with _stage("alone"):
         stages.time_alone()
     with _stage("tune"):
         bench.tune()
+    with _stage("simulate"):
+        bench.simulate()
     with stages.apart():
         for stage in (bench.gains, bench.relay):
             with _stage(stage.__name__):
@@ -207,6 +221,7 @@ def _write(bench: Bench, points: Points, folder: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The edge under load, beside other systems.")
     parser.add_argument("--family", default="scenes", help="a name or a folder")
+    parser.add_argument("--budget", default="", help="of guidance, such as 0.5:2; else its own")
     parser.add_argument("--quick", action="store_true", help="five minutes: it proves nothing")
     parser.add_argument("--seconds", type=float, default=None, help="of a point and seed")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results")
@@ -219,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = replace(size, seconds=asked.seconds)
     quick = report.ROOT / "build/bench-quick"
     folder = asked.out or (quick if asked.quick else report.FOLDER)
-    path = run(size, folder, None if asked.anew else CACHE, asked.family)
+    kept = Kept(None if asked.anew else CACHE)
+    path = run(Stages(size, kept, asked.family, asked.budget), folder)
     print(json.dumps(json.loads(path.read_text())["ratios"], indent=1))
     print(path)
 

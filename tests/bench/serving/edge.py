@@ -21,8 +21,9 @@ from tests.bench.serving.trace import Request
 class Baton:
     """An engine on a thread of its own.
 
-    relay: an arm for every other request, which the edge hands off; scheduling: a name of
-    `tests.bench.serving.scheduling.SETTINGS`; settings: of the edge, else as shipped.
+    relay: an arm for every other request, which the edge hands off; budget: of guidance, else the
+    family's own; scheduling: a name of `tests.bench.serving.scheduling.SETTINGS`; settings: of the
+    edge, else as shipped.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class Baton:
         scheduling: str = SHIPPED,
         accel: Accel = "none",
         relay: str = "",
+        budget: str = "",
         **settings: Any,
     ) -> None:
         self._family, self._member = family, member
-        self._accel, self._relay = accel, relay
+        self._accel, self._relay, self._budget = accel, relay, budget
         self._jobs: dict[int, Job] = {}
         self._started = self._rows = self._full_rows = 0
         self._engine = engine_for(family, scheduling, **settings)
@@ -74,7 +76,7 @@ class Baton:
 
     def _work(self, request: Request) -> Work:
         relay = self._relay if request.index % 2 else ""
-        task = task_of(self._family, self._member, request, self._accel, relay)
+        task = task_of(self._family, self._member, request, self._accel, relay, self._budget)
         plan = self._family.accelerator.expand(task.plan)
         return Work(str(request.index), task, plan, Codec.FP16, 0)
 

@@ -13,6 +13,7 @@ from tests.bench import report
 
 CACHE = report.ROOT / "build" / "bench-cache"
 _SOURCES = ("common", "edge_server", "tests/bench/serving")
+_FILES = ("tests/bench/contention.py", "tests/bench/planner.py", "tests/bench/simulation.py")
 
 
 class Kept:
@@ -38,6 +39,7 @@ def sources_digest(root: Path = report.ROOT) -> str:
     """Of the code that is measured, and that measures. What trains a family is neither."""
     found = (path for name in _SOURCES for path in (root / name).rglob("*.py"))
     paths = sorted(path for path in found if "training" not in path.relative_to(root).parts)
+    paths += [root / name for name in _FILES]
     return _digest(*(path.read_bytes() for path in paths))
 
 

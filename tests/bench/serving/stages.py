@@ -26,7 +26,7 @@ from tests.bench.serving.keep import Kept
 from tests.bench.serving.metrics import Alone, Judge, Slice
 from tests.bench.serving.scheduling import ABLATIONS, SHIPPED
 from tests.bench.serving.systems import Picture, Spec
-from tests.bench.serving.trace import WARPS, Arrival, Mix, Trace, make_trace
+from tests.bench.serving.trace import WARPS, Arrival, Trace, make_trace
 
 BURST = "burst"
 #: A system whose pace is below this share of a load's rate is measured with the first seed alone:
@@ -119,10 +119,9 @@ class Turn:
 class Stages:
     """One run. member: that serves; large: another that the closed loops measure, too."""
 
-    def __init__(
-        self, size: Size, kept: Kept, family: str = "scenes", mix: Mix | None = None
-    ) -> None:
-        self.size, self.kept, self.mix = size, kept, mix or Mix()
+    def __init__(self, size: Size, kept: Kept, family: str = "scenes", budget: str = "") -> None:
+        """budget: of guidance that every request brings; empty: the family's own."""
+        self.size, self.kept, self.budget = size, kept, budget
         self.family: LoadedFamily = load_family(family, ("large", "small"))
         self.name = family
         self.scorer: Scorer | None = find_scorer(self.family.spec.scorer)
@@ -139,13 +138,14 @@ class Stages:
         self.fleet = Fleet(self.requests, size.warm)
 
     def trace(self, seed: int, count: int) -> Trace:
-        return make_trace(self.prompts, count, seed, self.mix)
+        return make_trace(self.prompts, count, seed)
 
     def spec(self, name: str, kind: str, member: str = "small", **settings: Any) -> Spec:
         return Spec(name, kind, member, self.name, tuple(sorted(settings.items())))
 
     def baton(self, scheduling: str = SHIPPED, member: str = "small", **settings: Any) -> Spec:
         name = "baton" if scheduling == SHIPPED else f"baton {scheduling}"
+        settings |= {"budget": self.budget} if self.budget else {}
         return self.spec(name, "baton", member, scheduling=scheduling, **settings)
 
     def time_alone(self) -> None:
