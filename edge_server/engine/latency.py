@@ -19,6 +19,7 @@ _SETTLED_WEIGHT = 3.0
 _SEED_WEIGHT = 5.0  # in rounds
 _OUTLIER = 4.0  # times what was expected: a stall of the machine says little of the next round
 _FRESH_SECONDS = 5.0
+_OLD_SECONDS = 1.0
 _NONE = 1e-9  # rows, for what sums of floats leave behind
 
 
@@ -244,11 +245,11 @@ class Forecast:
     rows: int
 
     def old(self, work: RemainingWork, now: float) -> set[Pace]:
-        """Its paces that were measured in serving alone, and not lately."""
+        """Its paces of which nothing was measured just now, though something once in serving."""
         return {
             pace
             for pace in work.paces() & self.latency.keys()
-            if not (self.latency[pace].seeded or self.latency[pace].fresh(now))
+            if -math.inf < self.latency[pace].measured <= now - _OLD_SECONDS
         }
 
     def knows(self, works: Iterable[RemainingWork], now: float) -> bool:

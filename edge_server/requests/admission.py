@@ -17,10 +17,11 @@ from baton.edge_server.requests.turns import Turns
 from baton.edge_server.requests.wishes import Wishes
 
 _MAX_RETRY_SECONDS = 30.0
-_MARGIN = 1.1  # of a forecast, for what nobody can foresee
+_LEAST_MARGIN, _MOST_MARGIN = 1.1, 1.6
+_MISSED, _KEPT = 0.05, 0.005  # what a promise, by how it ended, adds to the margin or takes off
 _SURE = 1.25  # times what is left: who would need more ends early
 _REVIEW_SECONDS = 0.1
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS = 1.0
 _MOST_DISPLACED = 3  # by one newcomer
 
 
@@ -46,6 +47,8 @@ class Admission:
         self._turns = Turns()
         self._held = Counter[str]()  # requests by caller
         self._wishes = Wishes()
+        #: Times what is forecast, for what nobody can foresee: less while promises are kept.
+        self._margin = _LEAST_MARGIN
         self._probed: dict[Pace, float] = {}
         self._reviewed = -math.inf
 
@@ -142,8 +145,17 @@ class Admission:
     def end(self, entry: Entry, waited: bool) -> None:
         """waited: it never got a place. The engine may hold it yet."""
         self._held -= Counter([entry.work.caller])
+        if entry.deadline < math.inf:
+            self._learn(entry.state)
         if waited:
             self._turns.withdraw(entry.turn)
+
+    def _learn(self, state: State) -> None:
+        """How one that had a deadline ended."""
+        if state is State.EXPIRED:
+            self._margin = min(self._margin + _MISSED, _MOST_MARGIN)
+        elif state in (State.HANDED_OFF, State.DRAWN):
+            self._margin = max(self._margin - _KEPT, _LEAST_MARGIN)
 
     def _left(self, entry: Entry) -> float:
         """Seconds until its deadline."""
@@ -175,7 +187,7 @@ class Admission:
         late = {
             entry: end
             for entry, end in zip(line, ends, strict=True)
-            if _MARGIN * end > self._left(entry)
+            if self._margin * end > self._left(entry)
         }
         if not late.keys() - {newcomer}:
             return list(late)

@@ -198,7 +198,7 @@ def test_what_was_never_measured_takes_no_time_and_what_is_old_is_named() -> Non
     some = Forecast({LARGE: model_of((2, 0.1), now=100.0)}, 4, 8)
     assert some.ends([RemainingWork(SMALL, 2, 9)]) == [0.0]
     assert some.ends([RemainingWork(SMALL, 2, 9), RemainingWork(LARGE, 2, 3)])[1] > 0.2
-    assert some.old(RemainingWork(LARGE, 2, 3), now=104.0) == set()
-    assert some.old(RemainingWork(LARGE, 2, 3), now=105.0) == {LARGE}
+    assert some.old(RemainingWork(LARGE, 2, 3), now=100.9) == set()
+    assert some.old(RemainingWork(LARGE, 2, 3), now=101.1) == {LARGE}
     assert some.old(RemainingWork(SMALL, 2, 3), now=105.0) == set()
     assert Forecast({LARGE: SEED}, 4, 8).old(RemainingWork(LARGE, 2, 3), now=1e9) == set()

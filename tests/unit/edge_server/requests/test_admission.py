@@ -16,6 +16,7 @@ from baton.edge_server.engine.job import Progressed
 from baton.edge_server.engine.latency import Forecast, LatencyModel, Pace
 from baton.edge_server.requests.admission import Admission
 from baton.edge_server.requests.entry import Entry
+from baton.edge_server.requests.lifecycle import State
 from tests.support.families import SIZE
 from tests.support.tasks import plan, task, work
 
@@ -194,7 +195,7 @@ async def test_what_cannot_end_any_more_ends_early_if_that_is_sure() -> None:
 
 
 async def test_an_old_pace_dooms_nobody() -> None:
-    world = World(measured_at=-math.inf)
+    world = World(measured_at=0.0)
     lost = asked("a", 20)
     world.ask(lost, running=True)
     lost.deadline = soon(1)
@@ -202,7 +203,7 @@ async def test_an_old_pace_dooms_nobody() -> None:
 
 
 async def test_where_the_pace_is_old_one_request_shows_what_it_is_now() -> None:
-    world = World(measured_at=-math.inf)
+    world = World(measured_at=0.0)
     with pytest.raises(DeadlineExceeded):
         world.ask(asked("a", 20, soon(0)))
     world.ask(asked("a", 20, soon(5)), running=True)
@@ -258,3 +259,27 @@ async def test_for_what_was_refused_time_is_kept_free_of_those_who_have_more() -
     with pytest.raises(Overloaded):
         world.ask(asked("f", 20, soon(24), "once more"))
     world.ask(asked("m", 20, soon(24), "again"))
+
+
+async def test_promises_that_were_broken_make_the_next_ones_more_careful() -> None:
+    world = World()
+
+    def end(state: State, times: int) -> None:
+        for number in range(times):
+            entry = asked("a", 20, soon(100), f"{state}{number}")
+            world.ask(entry)
+            entry.state = state
+            del world.here[id(entry)]
+            world.admission.end(entry, waited=True)
+            world.admission.places -= 1
+
+    tight = soon(20 * 1.15)
+    assert world.admission.check(asked("a", 20, tight)) == []
+    end(State.EXPIRED, 2)
+    with pytest.raises(Overloaded):
+        world.admission.check(asked("a", 20, tight))
+    end(State.CANCELLED, 50)
+    with pytest.raises(Overloaded):
+        world.admission.check(asked("a", 20, tight))
+    end(State.DRAWN, 20)
+    assert world.admission.check(asked("a", 20, tight)) == []
