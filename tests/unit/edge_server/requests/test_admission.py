@@ -191,7 +191,6 @@ async def test_what_cannot_end_any_more_ends_early_if_that_is_sure() -> None:
     world = World(here=world.here)
     long.deadline = short.deadline = soon(5)
     assert world.admission.doomed() is long
-    assert world.admission.doomed() is None, "looked at again so soon"
 
 
 async def test_an_old_pace_dooms_nobody() -> None:
@@ -210,9 +209,6 @@ async def test_where_the_pace_is_old_one_request_shows_what_it_is_now() -> None:
     for hopeless in (asked("b", 20, soon(5)), asked("a", 20, soon(5), "again")):
         with pytest.raises(DeadlineExceeded):
             world.ask(hopeless)
-    world.here.clear()
-    with pytest.raises(DeadlineExceeded, match="20 steps take"):
-        world.ask(asked("b", 20, soon(5)))  # one in a while
 
 
 async def test_a_full_edge_makes_room_for_a_caller_with_fewer_requests() -> None:
