@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from baton.edge_server.requests.entry import Entry
 
-_SECONDS = 10.0
+_SECONDS = 5.0
 _MOST = 16
 
 
@@ -23,7 +23,7 @@ class _Wish(NamedTuple):
 
 
 class Wishes:
-    """Requests that were refused, the newest few, each kept in mind for ten seconds.
+    """Requests that were refused, the newest few, each kept in mind for five seconds.
 
     Also if its caller meanwhile got another one in: whoever was refused often wants as much more.
     """
