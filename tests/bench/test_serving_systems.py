@@ -121,7 +121,7 @@ def test_what_waits_is_cancelled_and_what_is_drawn_comes() -> None:
 
 
 def _job(family: LoadedFamily, request: Request, relay: str, emit: Callable[[Event], None]) -> Job:
-    task = task_of(family, "large", request, "none", relay)
+    task = task_of(family.spec, "large", request, "none", relay)
     return Job(Work(str(request.index), task, task.plan.closed(), Codec.FP16, 0), emit)
 
 

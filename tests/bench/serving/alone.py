@@ -25,7 +25,7 @@ def references(
 
 def _alone(family: LoadedFamily, member: str, request: Request) -> tuple[Picture, float]:
     begun = time.perf_counter()
-    task = task_of(family, member, request)
+    task = task_of(family.spec, member, request)
     run = begin(family, task)
     run_here(family, run, task.plan.steps)
     picture = family.decode(run.x)

@@ -118,7 +118,7 @@ class Direct:
             item = self._waiting.popleft()
             if not item.future.set_running_or_notify_cancel():
                 continue
-            task = task_of(self._family, self._member, item.request)
+            task = task_of(self._family.spec, self._member, item.request)
             with self._log.timed("encode"):
                 run = begin_unencoded(self._family, task, None, HERE, task.plan.closed())
                 encode(self._family, [run])

@@ -10,7 +10,16 @@ from baton.common.errors import BatonError
 from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec
 from baton.common.limits import Accel
-from baton.edge_server.engine.job import Drawn, Dropped, Event, HandedOff, Job, Progressed, Work
+from baton.edge_server.engine.job import (
+    Checkpointed,
+    Drawn,
+    Event,
+    HandedOff,
+    Job,
+    Progressed,
+    Started,
+    Work,
+)
 from tests.bench.serving.direct import answer_of
 from tests.bench.serving.plans import task_of
 from tests.bench.serving.scheduling import SHIPPED, engine_for, scheduling_gauges
@@ -76,7 +85,7 @@ class Baton:
 
     def _work(self, request: Request) -> Work:
         relay = self._relay if request.index % 2 else ""
-        task = task_of(self._family, self._member, request, self._accel, relay, self._budget)
+        task = task_of(self._family.spec, self._member, request, self._accel, relay, self._budget)
         plan = self._family.accelerator.expand(task.plan)
         return Work(str(request.index), task, plan, Codec.FP16, 0)
 
@@ -88,14 +97,12 @@ class Baton:
             nonlocal started
             if isinstance(event, Progressed):
                 self._count(self._jobs[index], event)
-                return
-            if not isinstance(event, Drawn | HandedOff | Dropped | BatonError):
-                if not started:
-                    started, self._started = True, self._started + 1
-                return
-            del self._jobs[index]
-            self._started -= started
-            _settle(future, event)
+            elif isinstance(event, Started):
+                started, self._started = True, self._started + 1
+            elif not isinstance(event, Checkpointed):
+                del self._jobs[index]
+                self._started -= started
+                _settle(future, event)
 
         return hear
 

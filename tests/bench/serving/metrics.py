@@ -112,6 +112,8 @@ def row_of(slices: Sequence[Slice], alone: Alone) -> dict[str, Any]:
     Latencies of what was given up count as what they were by then (``given_up`` of them).
     """
     requests = [request for part in slices for request in part.requests]
+    if not requests:
+        return {"offered": 0}
     late = [item.latency(part.waited) for part in slices for item in part.requests]
     seconds = sum(part.seconds for part in slices)
     done = [request for request in requests if request.finished is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from baton.common.arm import Arm
 from baton.common.expansion import Terms, expand
-from baton.common.families.loaded import LoadedFamily
+from baton.common.families.spec import FamilySpec
 from baton.common.guidance import parse_budget
 from baton.common.limits import Accel
 from baton.common.plan import Guidance
@@ -14,7 +14,7 @@ from tests.bench.serving.trace import Request
 
 
 def task_of(
-    family: LoadedFamily,
+    spec: FamilySpec,
     member: str,
     request: Request,
     accel: Accel = "none",
@@ -26,7 +26,6 @@ def task_of(
     With the family's own scale of guidance and DDIM, as its diffusers pipeline. budget: of guidance
     that may be left out, as a caller says it; empty: the family's own.
     """
-    spec = family.spec
     own = parse_budget(spec.guidance_budget)
     terms = Terms(
         spec.name,

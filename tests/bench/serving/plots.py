@@ -36,7 +36,11 @@ def against_load(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for axis, (field, label, scale) in zip(axes.flat, _PANELS, strict=True):
         for name, (color, marker) in _STYLES.items():
-            points = [(row["load"], row[field]) for row in rows if row["name"] == name]
+            points = [
+                (row["load"], row[field])
+                for row in rows
+                if row.get("name") == name and field in row
+            ]
             steady = [(float(load), value) for load, value in points if _is_rate(load)]
             loads, values = [load for load, _ in steady], [value for _, value in steady]
             axis.plot(loads, values, color=color, marker=marker, label=name)

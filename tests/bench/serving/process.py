@@ -51,12 +51,19 @@ def _batcher(spec: Spec) -> System:
     return Batcher(spec.family, spec.member, **spec.options)
 
 
+def _served(spec: Spec) -> System:
+    from tests.bench.serving.rpc import Served
+
+    return Served(spec.family, spec.member, **spec.options)
+
+
 MAKERS: Mapping[str, Maker] = {
     "diffusers": _diffusers,
     "dynamic": _dynamic,
     "batcher": _batcher,
     "direct": _direct,
     "baton": _baton,
+    "served": _served,
 }
 
 

@@ -81,7 +81,7 @@ def mix_scores(
     """Scores of whole pictures, and of the mix with every other one finished on a device."""
 
     def drawn(relayed: Sequence[Request], relay: str, title: str) -> list[Quality]:
-        tasks = [task_of(family, member, request, "none", relay) for request in relayed]
+        tasks = [task_of(family.spec, member, request, "none", relay) for request in relayed]
         asked = [(task.prompt, task.seed, task.plan) for task in tasks]
         return qualities(pictures(family, asked, title), asked, scorer)
 
