@@ -139,7 +139,7 @@ def by_hand(family: LoadedFamily, run: Run, executed: Sequence[ExecutedStep]) ->
     return x
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(plans(), budgets, st.sampled_from([0, 3]), st.sampled_from([2, 7, 16]), st.data())
 def test_lean_steps_are_those_of_a_loop_by_hand_and_are_replayed_bit_for_bit(
     of: OpenPlan, budget: GuidanceBudget, pause_every: int, most_rows: int, data: st.DataObject
