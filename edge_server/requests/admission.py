@@ -116,8 +116,8 @@ class Admission:
             return None
         self._reviewed = now
         forecast, line = self._forecast(), self._line()
-        ends = self._ends(forecast, line)
         under_way = forecast.cycle([entry.remaining for entry in line])
+        ends = self._ends(forecast, line, under_way)
         lost = [
             entry
             for entry, end in zip(line, ends, strict=True)
@@ -170,12 +170,15 @@ class Admission:
         waiting = [entry for entry in here if entry.state is not State.RUNNING]
         return running + sorted([*waiting, *more], key=lambda entry: entry.turn.key)
 
-    def _ends(self, forecast: Forecast, line: Sequence[Entry]) -> list[float]:
-        """Seconds, infinite for those that end after every deadline, and if there is none."""
+    def _ends(self, forecast: Forecast, line: Sequence[Entry], grace: float = 0.0) -> list[float]:
+        """Seconds; infinite for those that are sure to miss every deadline, and if there is none.
+
+        grace: seconds by which one may miss it.
+        """
         lefts = [self._left(entry) for entry in line if entry.deadline < math.inf]
         if not lefts:
             return [math.inf] * len(line)
-        return forecast.ends([entry.remaining for entry in line], _SURE * max(lefts))
+        return forecast.ends([entry.remaining for entry in line], _SURE * max(lefts) + grace)
 
     def _made_late(
         self, forecast: Forecast, newcomer: Entry, gone: Collection[Entry]

@@ -183,10 +183,10 @@ async def test_who_is_late_already_keeps_nobody_out() -> None:
 
 async def test_what_cannot_end_any_more_ends_early_if_that_is_sure() -> None:
     world = World()
-    long, short = asked("a", 20, soon(30)), asked("a", 10, soon(30))
-    world.ask(long, running=True)
-    world.ask(short, running=True)
-    long.deadline = soon(16.5)  # 20 s for what has 16.5 s: within a quarter of it and a round
+    long, short = asked("a", 20, soon(30)), asked("a", 10)
+    for entry in (asked("a", 20), long, short):
+        world.ask(entry, running=True)
+    long.deadline = soon(15.7)  # it needs 20 s: a quarter more, and the round under way
     assert world.admission.doomed() is None
     world = World(here=world.here)
     long.deadline = short.deadline = soon(5)
