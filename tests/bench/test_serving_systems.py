@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from baton.edge_server.engine.scheduler import Limits
 from tests.bench.serving.alone import references
 from tests.bench.serving.direct import Direct
 from tests.bench.serving.driver import closed_loop, open_loop
+from tests.bench.serving.edge import Baton
 from tests.bench.serving.pipelines import Collecting
 from tests.bench.serving.plans import task_of
 from tests.bench.serving.process import Remote
 from tests.bench.serving.relaying import Costs
 from tests.bench.serving.replay import pattern_plan, pictures
+from tests.bench.serving.scheduling import FULL_SKIP, NO_SKIP, SETTINGS
 from tests.bench.serving.soak import FakeFamily, Look, slope, soak
 from tests.bench.serving.systems import Answer, Picture, Spec
 from tests.bench.serving.trace import Arrival, Request
@@ -118,6 +121,37 @@ def test_what_waits_is_cancelled_and_what_is_drawn_comes() -> None:
     assert second.cancelled()
     assert isinstance(first.result(_SECONDS), Answer)
     collecting.close()
+
+
+@pytest.mark.parametrize("scheduling", sorted(SETTINGS))
+def test_the_engine_draws_and_tells_how_it_goes(family: LoadedFamily, scheduling: str) -> None:
+    baton = Baton(family, "small", scheduling, budget="0.5:1", profile="off")
+    futures = [baton.submit(_request(index)) for index in range(5)]
+    answers = [future.result(_SECONDS) for future in futures]
+    gauges = baton.gauges()
+    baton.close()
+    assert all(answer.picture is not None for answer in answers)
+    assert (gauges["waiting"], gauges["running"], gauges["full_rows"]) == (0, 0, 40)
+    skipped = "".join(answer.pattern for answer in answers).replace("b", "")
+    assert gauges["rows"] == sum(answer.rows for answer in answers)
+    assert bool(skipped) == (scheduling in {FULL_SKIP, "skip-chunks"})
+
+
+def test_every_other_request_is_handed_off_and_what_is_left_is_cancelled(
+    family: LoadedFamily,
+) -> None:
+    arm = "edge/large@0.4>device/small"
+    baton = Baton(family, "large", NO_SKIP, relay=arm, profile="off", max_active=1)
+    whole, handed = [baton.submit(_request(index)).result(_SECONDS) for index in (0, 1)]
+    assert (whole.picture is None, handed.picture is None) == (False, True)
+    assert (len(whole.pattern), len(handed.pattern)) == (4, 2)
+    left = [baton.submit(_request(index, 50)) for index in range(2, 8)]
+    baton.clear()
+    for future in left:
+        with pytest.raises(CancelledError):
+            future.result(_SECONDS)
+    assert baton.gauges()["running"] == 0
+    baton.close()
 
 
 def _job(family: LoadedFamily, request: Request, relay: str, emit: Callable[[Event], None]) -> Job:

@@ -48,7 +48,7 @@ from typing import Any
 
 from baton.common.quiet import quiet_libraries
 from tests.bench import report
-from tests.bench.contention import contention
+from tests.bench.contention import SWEEP, contention, setting_rows
 from tests.bench.planner import planner_rows
 from tests.bench.serving import figures, plots, relaying
 from tests.bench.serving.closed import Loop
@@ -144,7 +144,7 @@ class Bench:
     def simulate(self) -> None:
         """Contention, which this machine has little of; and what planning itself costs."""
         quick = self.stages.size == QUICK
-        rows, ratios = self.stages.kept(("contention", quick), lambda: contention(quick))
+        rows, ratios = self.stages.kept(("contention", quick), lambda: _contention(quick))
         planned = self.stages.kept("planner", planner_rows)
         self.rows += [{"load": "simulated", **row} for row in rows] + planned
         self.ratios["simulated"] = ratios
@@ -160,6 +160,10 @@ class Bench:
         self.rows += figures.point_rows(points, stages.alone)
         self.scores |= stages.replays(points, _NORMAL)
         return points
+
+
+def _contention(quick: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return (setting_rows(SWEEP[-1], 100, 50), {}) if quick else contention()
 
 
 def _saving(loops: dict[str, list[Loop]]) -> dict[str, Any] | None:

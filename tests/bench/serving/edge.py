@@ -11,12 +11,10 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.latents import Codec
 from baton.common.limits import Accel
 from baton.edge_server.engine.job import (
-    Checkpointed,
     Drawn,
     Event,
     HandedOff,
     Job,
-    Progressed,
     Started,
     Work,
 )
@@ -25,6 +23,7 @@ from tests.bench.serving.plans import task_of
 from tests.bench.serving.scheduling import SHIPPED, engine_for, scheduling_gauges
 from tests.bench.serving.systems import Answer
 from tests.bench.serving.trace import Request
+from tests.support.engines import is_last
 
 
 class Baton:
@@ -91,25 +90,27 @@ class Baton:
 
     def _listener(self, index: int, future: Future[Answer]) -> Callable[[Event], None]:
         """On the model thread; one object a request, as a registry's entry is."""
-        started = False
+        started, counted = False, 0
 
         def hear(event: Event) -> None:
-            nonlocal started
-            if isinstance(event, Progressed):
-                self._count(self._jobs[index], event)
-            elif isinstance(event, Started):
+            nonlocal started, counted
+            job = self._jobs[index]
+            self._count(job, counted)
+            counted = len(job.executed)
+            if isinstance(event, Started):
                 started, self._started = True, self._started + 1
-            elif not isinstance(event, Checkpointed):
+            elif is_last(event):
                 del self._jobs[index]
                 self._started -= started
                 _settle(future, event)
 
         return hear
 
-    def _count(self, job: Job, event: Progressed) -> None:
-        step = job.executed[-1]
-        self._rows += step.branch_rows
-        self._full_rows += len(job.work.plan.branches_at(step.step))
+    def _count(self, job: Job, first: int) -> None:
+        """Its steps from this one on; events come with the last of several that ran ahead."""
+        for step in job.executed[first:]:
+            self._rows += step.branch_rows
+            self._full_rows += len(job.work.plan.branches_at(step.step))
 
 
 def _settle(future: Future[Answer], event: Event) -> None:

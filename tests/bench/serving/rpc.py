@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ class Served:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._stub = self._run(self._connect()).result()
+        self._channel = AsyncExitStack()
+        try:
+            self._stub = self._run(self._connect()).result()
+        except BaseException:
+            self._edge.kill()
+            raise
 
     def submit(self, request: Request) -> Future[Answer]:
         found = self._run(self._draw(request))
@@ -65,7 +71,7 @@ class Served:
             self._run(self._cancel(index))
 
     def close(self) -> None:
-        self._run(self._channel.close()).result()
+        self._run(self._channel.aclose()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._edge.terminate()
@@ -77,8 +83,8 @@ class Served:
         while not (line := self._edge.stdout.readline()).startswith(_LISTENING):
             if not line:
                 raise RuntimeError("baton-edge does not start")
-        self._channel = channel_to(line.removeprefix(_LISTENING).split()[0])
-        return EdgeStub(self._channel)
+        address = line.removeprefix(_LISTENING).split()[0]
+        return EdgeStub(await self._channel.enter_async_context(channel_to(address)))
 
     async def _draw(self, request: Request) -> Answer:
         task = task_of(self._spec, self._member, request, budget=self._budget)

@@ -55,7 +55,7 @@ class Size:
     rates: tuple[float, ...] = (0.5, 0.9, 1.1, 1.3)
     burst_rate: float = 0.7
     ablated: tuple[str, ...] = ("1.1", BURST)
-    closed: tuple[int, float] = (5, 12.0)
+    closed: tuple[int, float] = (5, 10.0)
     large: tuple[int, float] = (3, 20.0)
     tuning: float = 10.0
     gathers: tuple[int, ...] = (8, 16, 32)
