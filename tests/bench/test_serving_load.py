@@ -11,7 +11,7 @@ import pytest
 from baton.common.families.registry import find_prompts
 from baton.common.quality.verifier import Quality
 from tests.bench.serving import figures
-from tests.bench.serving.closed import Loop
+from tests.bench.serving.closed import Loop, loop_of
 from tests.bench.serving.driver import Measured, Outcome
 from tests.bench.serving.keep import Kept
 from tests.bench.serving.metrics import (
@@ -205,10 +205,10 @@ def test_pictures_are_scored_and_held_against_their_references() -> None:
 
 
 def test_a_thread_that_waits_between_its_calls_is_of_straw() -> None:
-    busy = {"a": [1.0, 1.0, 1.2], "b": [2.0], SPAN: [10.0, 15.2]}
-    assert straw(busy) == pytest.approx(5 / 5.2)
+    busy = {"a": [1.0, 1.0, 1.2], "b": [2.0], SPAN: [10.0, 15.4]}
+    assert straw(busy) == pytest.approx(5.2 / 5.4)
     idle = busy | {SPAN: [10.0, 20.0]}
-    assert straw(idle) == pytest.approx(0.5)
+    assert straw(idle) == pytest.approx(0.52)
     assert straw({}) is None
     found = figures.straws({"busy": [_loop(1, 0.96)], "idle": [_loop(1, 0.5)], "baton": [_loop(1)]})
     assert figures.of_straw(found) == ["idle"]
@@ -229,6 +229,17 @@ def test_logs_of_one_thread_are_merged_over_their_whole_span() -> None:
     parts = [{"a": [1.0], SPAN: [0.0, 1.0]}, {"a": [2.0], "b": [1.0], SPAN: [3.0, 6.0]}]
     assert merged(parts) == {"a": [1.0, 2.0], "b": [1.0], SPAN: [0.0, 6.0]}
     assert merged([]) == {}
+
+
+def test_steps_of_pictures_that_are_not_done_count_in_a_closed_loop() -> None:
+    answer = Answer(None, "b" * 20, 40, 5.0)
+    outcomes = [Outcome(_request(0), 0.0, 1.0, answer), Outcome(_request(1), 0.0)]
+    steps = 32 * 32 * 20
+    looks = [{"t": float(at), "pixel_steps": at * 3 * steps} for at in range(9)]
+    found = loop_of(Measured(outcomes, 8.0, 8.0, 0.5, looks))
+    assert (found.pace, found.rows) == (pytest.approx(3.0), 40)
+    with pytest.raises(RuntimeError, match="nothing can be said"):
+        loop_of(Measured(outcomes[1:], 8.0, 8.0, 0.5, looks))
 
 
 def _loop(pace: float, straw: float | None = None, rows: float = 70.0) -> Loop:

@@ -136,9 +136,8 @@ class Check:
                 break
             with Local(Spec(name, name, _MEMBER), make()) as system:
                 closed_loop(system, self.trace().requests, 4, self.setting.seconds / 4)
-                loop = loop_of(
-                    closed_loop(system, self.trace().requests, 32, self.setting.seconds), self.alone
-                )
+                requests = self.trace().requests
+                loop = loop_of(closed_loop(system, requests, 32, self.setting.seconds))
             paces[name] = loop.pace
             self.tell({"part": "closed", "name": name, **vars(loop)})
         if "direct" in paces and "baton" in paces:

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from tests.bench.serving.pipelines import MAX_BATCH, guided_answer
-from tests.bench.serving.systems import Answer, CallLog, merged
+from tests.bench.serving.systems import Answer, CallLog, merged, pixel_steps
 from tests.bench.serving.trace import Request
 
 _START_SECONDS = 90.0
@@ -109,7 +109,7 @@ class Batcher:
         self._free = asyncio.Semaphore(2 * gather)
         self._calls: list[Mapping[str, Sequence[float]]] = []
         self._waiting: dict[int, Future[Answer]] = {}
-        self._rows = 0
+        self._rows = self._steps = 0
         self._wait_for_start()
 
     def submit(self, request: Request) -> Future[Answer]:
@@ -119,7 +119,8 @@ class Batcher:
         return future
 
     def gauges(self) -> Mapping[str, float]:
-        return {"waiting": len(self._waiting), "rows": self._rows}
+        counted = {"rows": self._rows, "pixel_steps": self._steps}
+        return {"waiting": len(self._waiting), **counted}
 
     def calls(self) -> Mapping[str, Any]:
         told, self._calls = self._calls, []
@@ -162,6 +163,7 @@ class Batcher:
             request, picture.reshape(request.side, request.side, 3), told["batch"]
         )
         self._rows += answer.rows
+        self._steps += pixel_steps(request, request.steps)
         return answer
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:

@@ -24,7 +24,7 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import begin_unencoded, encode, use_threads
 from baton.common.record import ExecutedStep
 from tests.bench.serving.plans import task_of
-from tests.bench.serving.systems import MAX_ROWS, Answer, CallLog
+from tests.bench.serving.systems import MAX_ROWS, Answer, CallLog, pixel_steps
 from tests.bench.serving.trace import Request
 
 
@@ -64,7 +64,7 @@ class Direct:
         device = family.models.device
         self._stream = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
         self._stopping = False
-        self._log, self._rows = CallLog(), 0
+        self._log, self._rows, self._steps = CallLog(), 0, 0
         self._thread = Thread(target=self._loop, name="direct", daemon=True)
         self._thread.start()
 
@@ -75,7 +75,8 @@ class Direct:
 
     def gauges(self) -> Mapping[str, float]:
         waiting = self._inbox.qsize() + len(self._waiting)
-        return {"waiting": waiting, "running": len(self._running), "rows": self._rows}
+        counted = {"rows": self._rows, "pixel_steps": self._steps}
+        return {"waiting": waiting, "running": len(self._running), **counted}
 
     def calls(self) -> Mapping[str, Any]:
         """Of the thread that denoises; what it waits for beside it is no call of its own."""
@@ -144,6 +145,7 @@ class Direct:
             parts: list[Part] = [(item.run, item.work) for item in batch]
             taken = denoise(parts, self._family.denoiser(self._member))
         self._rows += rows
+        self._steps += sum(pixel_steps(item.drawn.request, item.work.steps) for item in batch)
         for item, steps in zip(batch, taken, strict=True):
             self._running.remove(item)
             item.drawn.executed.extend(steps)

@@ -21,7 +21,7 @@ from baton.edge_server.engine.job import (
 from tests.bench.serving.direct import answer_of
 from tests.bench.serving.plans import task_of
 from tests.bench.serving.scheduling import SHIPPED, engine_for, scheduling_gauges
-from tests.bench.serving.systems import Answer
+from tests.bench.serving.systems import Answer, pixel_steps
 from tests.bench.serving.trace import Request
 from tests.support.engines import is_last
 
@@ -47,14 +47,14 @@ class Baton:
         self._family, self._member = family, member
         self._accel, self._relay, self._budget = accel, relay, budget
         self._jobs: dict[int, Job] = {}
-        self._started = self._rows = self._full_rows = 0
+        self._started = self._rows = self._full_rows = self._steps = 0
         self._engine = engine_for(family, scheduling, **settings)
         self._engine.start()
 
     def submit(self, request: Request) -> Future[Answer]:
         future: Future[Answer] = Future()
         try:
-            job = Job(self._work(request), self._listener(request.index, future))
+            job = Job(self._work(request), self._listener(request, future))
         except BatonError as error:
             future.set_exception(error)
             return future
@@ -69,6 +69,7 @@ class Baton:
             "running": self._started,
             "rows": self._rows,
             "full_rows": self._full_rows,
+            "pixel_steps": self._steps,
             **scheduling_gauges(self._engine),
         }
 
@@ -88,14 +89,15 @@ class Baton:
         plan = self._family.accelerator.expand(task.plan)
         return Work(str(request.index), task, plan, Codec.FP16, 0)
 
-    def _listener(self, index: int, future: Future[Answer]) -> Callable[[Event], None]:
+    def _listener(self, request: Request, future: Future[Answer]) -> Callable[[Event], None]:
         """On the model thread; one object a request, as a registry's entry is."""
-        started, counted = False, 0
+        index, started, counted = request.index, False, 0
 
         def hear(event: Event) -> None:
             nonlocal started, counted
             job = self._jobs[index]
             self._count(job, counted)
+            self._steps += pixel_steps(request, len(job.executed) - counted)
             counted = len(job.executed)
             if isinstance(event, Started):
                 started, self._started = True, self._started + 1

@@ -180,13 +180,13 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def straw(calls: Mapping[str, Sequence[float]]) -> float | None:
-    """Seconds of a thread's calls at the median of each kind, as a share of the time they took.
+    """Share of its time that a thread spends in its calls; None if nothing was logged.
 
-    Throughput over what so many calls alone would give; None if nothing was logged.
+    So it is throughput over what so many calls of the time they took would give, one after another.
     """
     if SPAN not in calls:
         return None
-    busy = sum(len(took) * median(took) for shape, took in calls.items() if shape != SPAN)
+    busy = sum(sum(took) for shape, took in calls.items() if shape != SPAN)
     first, last = calls[SPAN]
     return busy / (last - first)
 

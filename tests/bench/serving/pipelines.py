@@ -15,7 +15,7 @@ import torch
 
 from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import use_threads
-from tests.bench.serving.systems import MAX_ROWS, Answer, CallLog, Picture
+from tests.bench.serving.systems import MAX_ROWS, Answer, CallLog, Picture, pixel_steps
 from tests.bench.serving.trace import Request
 
 #: Guided requests of one call.
@@ -82,7 +82,7 @@ class Collecting:
         self._waiting: deque[Waiting] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self._rows = 0
+        self._rows = self._steps = 0
         self._log = CallLog()
         self._thread = threading.Thread(target=self._run, name="collecting", daemon=True)
         self._thread.start()
@@ -95,7 +95,8 @@ class Collecting:
         return item.future
 
     def gauges(self) -> Mapping[str, float]:
-        return {"waiting": len(self._waiting), "rows": self._rows}
+        counted = {"rows": self._rows, "pixel_steps": self._steps}
+        return {"waiting": len(self._waiting), **counted}
 
     def calls(self) -> Mapping[str, Any]:
         return self._log.told()
@@ -128,6 +129,7 @@ class Collecting:
             for item, picture in zip(batch, pictures, strict=True):
                 item.future.set_result(guided_answer(item.request, picture, len(batch)))
             self._rows += sum(2 * request.steps for request in requests)
+            self._steps += sum(pixel_steps(request, request.steps) for request in requests)
 
     def _next(self) -> list[Waiting]:
         """Waits for it; empty at the end."""

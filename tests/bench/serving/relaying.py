@@ -20,13 +20,12 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.families.local import use_threads
 from baton.common.quality.scores import summarise
 from baton.common.quality.verifier import Quality, Scorer
-from tests.bench.serving.closed import bare_pace
+from tests.bench.serving.closed import SHARE, bare_pace
 from tests.bench.serving.plans import task_of
 from tests.bench.serving.replay import pictures, qualities
 from tests.bench.serving.systems import MAX_ROWS
 from tests.bench.serving.trace import STEPS, Request
 
-SHARE = 0.4
 _LARGE, _SMALL = "large", "small"
 ARM = f"edge/{_LARGE}@{SHARE}>device/{_SMALL}"
 

@@ -27,7 +27,7 @@ from baton.v1 import edge_pb2
 from baton.v1.edge_pb2_grpc import EdgeStub
 from tests.bench.serving.direct import answer_of
 from tests.bench.serving.plans import task_of
-from tests.bench.serving.systems import Answer
+from tests.bench.serving.systems import Answer, pixel_steps
 from tests.bench.serving.trace import Request
 from tests.support.commands import clean_environment
 
@@ -44,6 +44,7 @@ class Served:
         own = {"family": family, "members": member, "threads": 1, **settings}
         self._edge = _started(own, Path(self._folder.name))
         self._open: dict[int, Future[Answer]] = {}
+        self._rows = self._steps = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -61,7 +62,7 @@ class Served:
         return found
 
     def gauges(self) -> Mapping[str, float]:
-        return {"waiting": len(self._open), "rows": 0}
+        return {"waiting": len(self._open), "rows": self._rows, "pixel_steps": self._steps}
 
     def calls(self) -> Mapping[str, Any]:
         return {}
@@ -102,7 +103,10 @@ class Served:
             if event.HasField("image"):
                 shape = event.image.height, event.image.width, 3
                 picture = np.frombuffer(event.image.rgb, np.uint8).reshape(shape)
-                return answer_of(picture, executed_from_proto(event.image.executed))
+                answer = answer_of(picture, executed_from_proto(event.image.executed))
+                self._rows += answer.rows
+                self._steps += pixel_steps(request, request.steps)
+                return answer
         raise RuntimeError("the edge drew no picture")
 
     async def _cancel(self, index: int) -> None:

@@ -73,8 +73,8 @@ QUICK = Size(
     slices=1,
     grace=1.0,
     seeds=(1,),
-    closed=(1, 2.5),
-    large=(1, 3.0),
+    closed=(1, 4.0),
+    large=(1, 6.0),
     tuning=2.0,
     gathers=(16,),
     timeouts=(0.2,),
@@ -178,7 +178,7 @@ class Stages:
         for grid in (batchers, directs):
             with self.apart():
                 how = self.size.tuning, self.kept
-                chosen, tried = tuned(self.fleet, grid, self.requests, self.alone, how)
+                chosen, tried = tuned(self.fleet, grid, self.requests, how)
             best.append(replace(chosen, name=chosen.kind))
             rows += tried
         return best[0], best[1], rows
@@ -196,7 +196,7 @@ class Stages:
         requests = self.requests if load == "mixed" else self.plain
         size = self.size.large if specs[0].member == "large" else self.size.closed
         named = f"{load} {specs[0].member}", requests
-        return rounds(self.fleet, specs, named, self.alone, size, self.kept)
+        return rounds(self.fleet, specs, named, size, self.kept)
 
     def bare(self, member: str) -> list[float]:
         """Of each round, what a bare loop gains at batch 8 over batch 1."""

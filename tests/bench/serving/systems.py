@@ -42,7 +42,10 @@ class System(Protocol):
     def submit(self, request: Request) -> Future[Answer]: ...
 
     def gauges(self) -> Mapping[str, float]:
-        """Of now: what has been counted so far, and what the system decides by."""
+        """Of now: what the system decides by, and what has been counted so far.
+
+        ``waiting`` requests; ``rows`` and ``pixel_steps`` done.
+        """
         ...
 
     def calls(self) -> Mapping[str, Any]:
@@ -58,6 +61,11 @@ class System(Protocol):
 
 #: Of what `CallLog` tells: when the first call began and the last one ended, on the thread's clock.
 SPAN = "span"
+
+
+def pixel_steps(request: Request, steps: int) -> int:
+    """What so many of its steps are worth, as a gauge counts them: steps of larger ones more."""
+    return steps * request.side**2
 
 
 @dataclass
