@@ -152,6 +152,6 @@ def _cpu_before(remote: Running) -> float:
 def _measured(session: _Session, seconds: float, cpu: float) -> Measured:
     waited = session.now
     used = session.remote.cpu_seconds() - cpu
-    calls = dict(session.remote.ask("calls"))
-    session.end()
-    return Measured(session.all, seconds, waited, used, session.series, calls)
+    calls, series = dict(session.remote.ask("calls")), list(session.series)
+    session.end()  # what is looked at meanwhile is of no load
+    return Measured(session.all, seconds, waited, used, series, calls)
