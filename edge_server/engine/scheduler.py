@@ -210,17 +210,23 @@ def next_round(queues: Queues[I], terms: Terms, turn: Turn) -> tuple[Round[I], T
 def _rounds(
     alike: Sequence[I], decoding: Sequence[I], rows: int, terms: Terms, turn: Turn
 ) -> Rounds:
-    """The group's plan, made anew where it is done or was made for others."""
+    """The group's plan, made anew where it is done or was made for others.
+
+    It is over the tasks of one full call: those who have had their step come again for the next
+    one, so more tasks fill further calls as they are, and a plan would but leave rows empty.
+    """
     first = alike[0]
     who = frozenset(map(id, alike)), frozenset(map(id, decoding))
     kept = turn.rounds.get(first.due.group)
     if kept is not None and kept.left and kept.who == who:
         return kept
     bounds = Bounds(most_tasks=max(1, min(TASKS, rows // first.due.least_rows)))
-    unet, vae = min(len(alike), bounds.tasks), min(len(decoding), bounds.decodes)
+    unet, vae = min(len(alike), bounds.most_tasks), min(len(decoding), bounds.decodes)
     lean = sum(item.lean is not None for item in alike[:unet])
     planned = terms.plan(first.pace, bounds, unet, vae, lean)
-    return Rounds(who, planned or greedy(unet, vae, lean), planned is not None)
+    if planned is None:  # of tasks with fewer rows than the first one has, more than that fit
+        return Rounds(who, greedy(min(len(alike), TASKS), vae, lean), False)
+    return Rounds(who, planned, True)
 
 
 def admitted(queues: Queues[I], limits: Limits) -> int:

@@ -168,6 +168,10 @@ class MemberProfile(_Value):
             cut.setdefault(one.decodes, []).append((one.rows, one.slowdown, one.vae))
         return grids
 
+    def measured_on(self, lanes: LaneCount) -> bool:
+        """Whether anything was, beside a call."""
+        return lanes in self._grids
+
     def most_decodes(self, chunks: int, lanes: LaneCount) -> int:
         """``V_max``: of chunk tasks that leave a call of ``best_rows`` as fast as it is alone.
 
@@ -203,8 +207,8 @@ class MeasuredLatencies:
     """Seconds of rounds of one member and size, tasks taken as guided: a row less for each lean.
 
     unet_scale, vae_scale: times what was measured, at another size. A round whose decodes were not
-    measured beside its call is, on one lane, taken for the call and then the chunks; on two it is
-    not known.
+    measured beside its call is, on one lane, taken for the call and then the chunks; on two, where
+    others were, it is not known, and else taken as if neither lane slowed the other.
     """
 
     member: MemberProfile
@@ -246,7 +250,7 @@ class MeasuredLatencies:
         if measured is not None:
             slowdown, vae = measured
             return slowdown * alone, vae
-        if self.lanes > 1 or self.decoder is None:
+        if self.decoder is None or (self.lanes > 1 and self.member.measured_on(self.lanes)):
             return None
         return alone, decodes * self.decoder.seconds / self.chunks
 

@@ -73,17 +73,20 @@ class Bench:
         self.scores: dict[str, Any] = {}
         self.specs: list[Spec] = []
         self.paces: dict[str, float] = {}
+        self.lane: dict[str, bool] = {}
 
     def tune(self) -> None:
         batcher, direct, rows = self.stages.tune()
         serial = self.stages.spec("diffusers", "diffusers")
         dynamic = self.stages.spec("dynamic", "dynamic")
-        self.specs = [serial, dynamic, batcher, direct, self.stages.baton()]
+        # As many threads as it has: its decodes may have one of their own.
+        self.lane = {"decode_lane": True} if dict(direct.settings)["beside"] else {}
+        self.specs = [serial, dynamic, batcher, direct, self.stages.baton(**self.lane)]
         self.rows += rows
 
     def closed(self) -> None:
         stages = self.stages
-        lean = [stages.baton(NO_SKIP), stages.baton(FULL_SKIP)]
+        lean = [stages.baton(name, **self.lane) for name in (NO_SKIP, FULL_SKIP)]
         loops = stages.closed([*self.specs, *lean])
         self.paces = {
             name: figures.closed_rows({name: of}, "")[0]["pace_per_s"] for name, of in loops.items()
@@ -152,7 +155,7 @@ class Bench:
 
     def open(self) -> Points:
         stages = self.stages
-        ablations = [stages.baton(name) for name in ABLATIONS]
+        ablations = [stages.baton(name, **self.lane) for name in ABLATIONS]
         points = stages.open([*self.specs, *ablations], self.paces)
         mine = [of for (name, _), of in points.slices.items() if name == "baton"]
         planned = [part for of in mine for part in of]

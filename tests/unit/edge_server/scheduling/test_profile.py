@@ -48,11 +48,20 @@ def test_beside_chunks_it_is_as_measured_and_between_as_on_a_line() -> None:
     assert latencies(2).vae(2, 1, 0) == pytest.approx(0.06)
 
 
-def test_what_was_not_measured_beside_is_taken_one_after_the_other_on_one_thread_alone() -> None:
+def test_what_was_not_measured_beside_is_taken_one_after_the_other_on_one_thread() -> None:
     assert latencies(2).unet(4, 3, 0) == pytest.approx(0.05)
     assert latencies(2).vae(4, 3, 0) == pytest.approx(0.18)
-    assert latencies(2, lanes=2).unet(4, 1, 0) is None
-    assert latencies(2, lanes=2).vae(4, 1, 0) is None
+
+
+def test_two_lanes_slow_each_other_as_far_as_was_measured_and_beyond_it_is_not_known() -> None:
+    assert latencies(2, lanes=2).unet(4, 1, 0) == pytest.approx(0.05)
+    assert latencies(2, lanes=2).vae(4, 1, 0) == pytest.approx(0.06)
+    on_two = [beside(8, 2, 1, unet=0.06, vae=0.07, lanes=2)]
+    found = profile([member(beside=on_two)]).latencies("large", SIZE, 2, 2)
+    assert found is not None
+    assert found.unet(4, 1, 0) == pytest.approx(0.06)
+    assert found.unet(4, 2, 0) is None
+    assert found.vae(4, 2, 0) is None
 
 
 def test_beyond_the_measured_rows_nothing_is_known() -> None:
