@@ -220,8 +220,9 @@ def _rounds(
     kept = turn.rounds.get(first.due.group)
     if kept is not None and kept.left and kept.who == who:
         return kept
-    bounds = Bounds(most_tasks=max(1, min(TASKS, rows // first.due.least_rows)))
-    unet, vae = min(len(alike), bounds.most_tasks), min(len(decoding), bounds.decodes)
+    most = max(1, min(TASKS, rows // first.due.least_rows))
+    bounds = Bounds(tasks=most, most_tasks=most)
+    unet, vae = min(len(alike), most), min(len(decoding), bounds.decodes)
     lean = sum(item.lean is not None for item in alike[:unet])
     planned = terms.plan(first.pace, bounds, unet, vae, lean)
     if planned is None:  # of tasks with fewer rows than the first one has, more than that fit

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from baton.common.errors import origin
@@ -117,13 +117,20 @@ class Course:
     knobs: Knobs = ControllerSettings().ladder[0]
 
 
+def _control(control: ControllerSettings, waiting: Waiting) -> ControllerSettings:
+    """On one thread finer chunks cost their beginnings and ends, and free nothing for the call."""
+    if waiting is Waiting.SERIAL:
+        return replace(control, most_chunks=control.chunks)
+    return control
+
+
 class Wheel:
     """A steering in use, on the model thread."""
 
     def __init__(self, steering: Steering, waiting: Waiting) -> None:
         self._steering = steering
         self._plans = Plans(steering.find, waiting)
-        self._controller = Controller(steering.control)
+        self._controller = Controller(_control(steering.control, waiting))
         self._planned = self._greedy = self._skipped = 0
 
     @property

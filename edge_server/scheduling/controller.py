@@ -1,8 +1,8 @@
 """The load-adaptive feedback controller: what the engine gives up as its queue grows. No torch.
 
 SynerDiff, Sec. III-D, whose thresholds are lost. While requests pile up it climbs a ladder, first
-of more skipped guidance, then of finer chunks, then of a greater delta; as the load subsides it
-climbs down again.
+of more skipped guidance, then of finer chunks, then of a lesser delta: plans then wait less for
+decodes and fill their calls. As the load subsides it climbs down again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ControllerSettings:
     """places: requests that are denoised together; queues are measured in these.
 
     floor: the least skip_after; skips: rungs from 1 down to it. chunks, most_chunks: at rest, and
-    the bound up to which they are doubled. deltas: the one at rest first, rising.
+    the bound up to which they are doubled. deltas: the one at rest first, falling.
 
     The queue is smoothed over `fast` and `slow` seconds. It builds up while the fast average is at
     least `high`, or at least `middle` and by `margin` above the slow one; it has subsided while the
@@ -46,7 +46,7 @@ class ControllerSettings:
     skips: int = 4
     chunks: int = 1
     most_chunks: int = 8
-    deltas: tuple[float, ...] = (0.05, 0.08, 0.15)
+    deltas: tuple[float, ...] = (0.05, 0.02, 0.0)
     fast: float = 2.0
     slow: float = 15.0
     high: float = 1.0
@@ -60,9 +60,9 @@ class ControllerSettings:
         sound = {
             "places, skips and chunks are 1 or more": min(self.places, self.skips, self.chunks) > 0,
             "floor is a share": 0 <= self.floor <= 1,
-            "deltas rise from 0 or more": bool(self.deltas)
-            and self.deltas[0] >= 0
-            and list(self.deltas) == sorted(self.deltas),
+            "deltas fall to 0 or more": bool(self.deltas)
+            and self.deltas[-1] >= 0
+            and list(self.deltas) == sorted(self.deltas, reverse=True),
             "fast is less than slow": 0 < self.fast < self.slow,
             "thresholds rise from low over middle to high": 0 <= self.low < self.middle < self.high,
             "margin is positive": self.margin > 0,

@@ -75,7 +75,7 @@ def test_tables_of_many_sizes_do_not_pile_up() -> None:
 
 
 def test_a_growing_queue_turns_the_knobs_and_a_quiet_time_turns_them_back() -> None:
-    wheel = Wheel(Steering(control=ControllerSettings(places=2)), Waiting.SERIAL)
+    wheel = Wheel(Steering(control=ControllerSettings(places=2)), Waiting.BARRIER)
     for second in range(60):
         wheel.observe(20, float(second))
     assert wheel.knobs == ControllerSettings(places=2).ladder[-1]
@@ -83,6 +83,13 @@ def test_a_growing_queue_turns_the_knobs_and_a_quiet_time_turns_them_back() -> N
     for second in range(60, 400):
         wheel.observe(0, float(second))
     assert (wheel.knobs, wheel.level) == (ControllerSettings().ladder[0], 0)
+
+
+def test_on_one_thread_the_load_cuts_decodes_no_finer() -> None:
+    wheel = Wheel(Steering(control=ControllerSettings(places=2)), Waiting.SERIAL)
+    for second in range(60):
+        wheel.observe(20, float(second))
+    assert wheel.knobs == Knobs(ControllerSettings().floor, 1, 0.0)
 
 
 def test_knobs_that_are_not_the_loads_stay() -> None:
