@@ -182,7 +182,8 @@ def limits_of(settings: EdgeSettings) -> Limits:
 
 def steering_of(settings: EdgeSettings, profile: Profile | None) -> Steering:
     """Of the engine's rounds: as measured ahead, where they were."""
-    lanes: LaneCount = 2 if settings.decode_lane else 1
+    streams = profile is not None and profile.conditions.device.startswith("cuda")
+    lanes: LaneCount = 2 if settings.decode_lane or streams else 1
     known = Steering(
         controlled=settings.adapt,
         control=ControllerSettings(settings.max_active, settings.skip_floor),

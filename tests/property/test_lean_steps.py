@@ -32,7 +32,7 @@ from baton.common.rpc.convert import executed_from_proto, executed_to_proto
 from baton.device_client.provenance import read_chunk
 from baton.device_client.replaying import replay_provenance
 from tests.support.by_hand import rescaled, step_on
-from tests.support.graphs import random_mask, with_directives
+from tests.support.graphs import cheaper, random_mask, with_directives
 from tests.support.light import LightFamily, light_scenes, real_scenes
 from tests.support.masked_runs import shipped
 from tests.support.replays import Undecoded, record
@@ -58,14 +58,7 @@ def plans(draw: st.DrawFn, member: str = MEMBER) -> OpenPlan:
         told = tuple(map(StepDirective, own))
         base = replace(base, segments=(replace(base.segments[0], directives=told),))
     graph = light_scenes().blocks(member)
-    kind = draw(st.sampled_from(["mask", "ahead", "plain"]))
-    if kind == "plain":
-        return base
-    if kind == "mask":
-        bits = random_mask(graph, STEPS, draw(st.integers(0, 99)), 0.6)
-        return with_directives(base, [StepDirective(blocks=each) for each in bits])
-    keys = sorted({0, *draw(st.sets(st.integers(1, STEPS - 1), max_size=2))})
-    return with_directives(base, propagated(graph, STEPS, keys, prior_noise=0.05))
+    return cheaper(draw, graph, base)
 
 
 def task(of: OpenPlan, at: int = 0) -> Task:

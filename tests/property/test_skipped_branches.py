@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baton.common.accel.propagation import propagated
 from baton.common.diffusion.blocks import BlockGraph
 from baton.common.diffusion.executor import denoise_step
 from baton.common.diffusion.run import Run
@@ -29,7 +28,7 @@ from baton.common.request import Task
 from baton.common.rpc.convert import executed_from_proto, executed_to_proto
 from baton.device_client.provenance import read_chunk
 from baton.device_client.replaying import replay_provenance
-from tests.support.graphs import random_mask, with_directives
+from tests.support.graphs import cheaper
 from tests.support.light import light_scenes, real_scenes
 from tests.support.masked_runs import calls_of, finished, relative, shipped
 from tests.support.replays import Undecoded, record
@@ -217,14 +216,7 @@ def mixed(draw: st.DrawFn, graph: BlockGraph) -> OpenPlan:
     """On the tiny family: a random mask or propagation, its steps guided or not at random."""
     sampler: SamplerName = draw(st.sampled_from(SAMPLERS))
     base = plan("device/large", STEPS, sampler, 3.0, draw(patterns(STEPS)))
-    kind = draw(st.sampled_from(["mask", "ahead", "plain"]))
-    if kind == "plain":
-        return base
-    if kind == "mask":
-        bits = random_mask(graph, STEPS, draw(st.integers(0, 99)), 0.6)
-        return with_directives(base, [StepDirective(blocks=each) for each in bits])
-    keys = sorted({0, *draw(st.sets(st.integers(1, STEPS - 1), max_size=2))})
-    return with_directives(base, propagated(graph, STEPS, keys, prior_noise=0.05))
+    return cheaper(draw, graph, base)
 
 
 @settings(max_examples=3)

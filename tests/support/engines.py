@@ -33,8 +33,8 @@ from baton.edge_server.engine.job import (
     Work,
 )
 from baton.edge_server.engine.scheduler import Limits, Planner
-from baton.edge_server.engine.steering import Steering
-from tests.support.tasks import run_alone
+from baton.edge_server.engine.steering import Course, Steering
+from tests.support.tasks import run_alone, work
 
 NODE = "edge-test"
 _PATIENCE = 60.0  # seconds until a test that waits gives up
@@ -227,6 +227,24 @@ def run_together(
     finally:
         engine.stop()
     return listeners
+
+
+def drawn_together(
+    family: LoadedFamily, tasks: Sequence[Task], limits: Limits, steering: Steering
+) -> tuple[list[Drawn], Course]:
+    """All drawn to the end, on one thread, in an engine that found them waiting; how it went."""
+    works = [expanded(family, work(str(number), of)) for number, of in enumerate(tasks)]
+    engine = Engine(family, NODE, limits, threads=1, steering=steering)
+    listeners = [Listener() for _ in works]
+    submitted(engine, works, listeners)
+    engine.start()
+    try:
+        outcomes = [listener.outcome() for listener in listeners]
+    finally:
+        engine.stop()
+    pictures = [outcome for outcome in outcomes if isinstance(outcome, Drawn)]
+    assert len(pictures) == len(works)
+    return pictures, engine.course()
 
 
 def latent(outcome: HandedOff) -> LatentState:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from hypothesis import strategies as st
 from torch import Tensor
 
 from baton.common.accel.masks import BlockMask, MaskKey, mask_path, save_mask
@@ -170,3 +171,15 @@ def masked_copy(
     members = dict.fromkeys(family.members, told)
     edit_json(folder / MANIFEST_NAME, lambda manifest: manifest.update(propagation=members))
     return load_family(str(folder))
+
+
+def cheaper(draw: st.DrawFn, graph: BlockGraph, of: OpenPlan) -> OpenPlan:
+    """The plan of a single segment as it is, masked at random, or propagated."""
+    kind, steps = draw(st.sampled_from(["mask", "ahead", "plain"])), of.steps
+    if kind == "plain":
+        return of
+    if kind == "mask":
+        bits = random_mask(graph, steps, draw(st.integers(0, 99)), 0.6)
+        return with_directives(of, [StepDirective(blocks=each) for each in bits])
+    keys = sorted({0, *draw(st.sets(st.integers(1, steps - 1), max_size=2))})
+    return with_directives(of, propagated(graph, steps, keys, prior_noise=0.05))

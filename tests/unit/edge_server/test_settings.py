@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from baton.edge_server.daemon import limits_of
+from baton.edge_server.daemon import limits_of, steering_of
 from baton.edge_server.engine.scheduler import Limits
+from baton.edge_server.engine.steering import Sized
+from baton.edge_server.scheduling.profile import Beside
 from baton.edge_server.settings import EdgeSettings
+from tests.support.profiles import CONDITIONS, SIZE, member, profile
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "\x1b[2J", "two words", "größe", "device"])
@@ -29,3 +32,18 @@ def test_an_engine_has_the_limits_that_the_settings_say() -> None:
     assert limits_of(EdgeSettings()) == Limits()
     told = EdgeSettings(max_active=3, max_rows=5, cache_mib=7, activation_mib=11)
     assert limits_of(told) == Limits(3, 5, 7 << 20, 11 << 20)
+
+
+@pytest.mark.parametrize(("device", "lane"), [("cpu", False), ("cpu", True), ("cuda:0", False)])
+def test_rounds_are_planned_for_the_lanes_that_the_device_has(device: str, lane: bool) -> None:
+    """Two of them are planned by what was measured on two."""
+    beside = {"rows": 8, "chunks": 1, "decodes": 1, "alone": 0.05}
+    measured = [
+        Beside(lanes=1, unet=0.05, vae=0.12, **beside),
+        Beside(lanes=2, unet=0.1, vae=0.2, **beside),
+    ]
+    conditions = CONDITIONS.model_copy(update={"device": device})
+    known = profile([member(beside=measured)], conditions=conditions)
+    found = steering_of(EdgeSettings(decode_lane=lane), known).find(Sized("large", SIZE), 1)
+    assert found is not None
+    assert found.unet(4, 1, 0) == pytest.approx(0.05 if (device, lane) == ("cpu", False) else 0.1)

@@ -21,13 +21,12 @@ from baton.common.families.loaded import LoadedFamily
 from baton.common.request import Task
 from baton.common.size import Size
 from baton.edge_server.engine.chunks import PieceSeconds, partition
-from baton.edge_server.engine.engine import Engine
-from baton.edge_server.engine.job import Decoding, Drawn, Job, Picture
+from baton.edge_server.engine.job import Decoding, Job, Picture
 from baton.edge_server.engine.loop import Loop
 from baton.edge_server.engine.runner import Runner
 from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.engine.steering import Steering
-from tests.support.engines import NODE, Listener, cut, submitted
+from tests.support.engines import NODE, Listener, cut, drawn_together
 from tests.support.faults import FaultyFamily
 from tests.support.tasks import plan, run_alone, task, work
 
@@ -215,18 +214,7 @@ def asked(family: LoadedFamily) -> list[tuple[Task, Picture]]:
 def drawn(
     family: LoadedFamily, tasks: Sequence[Task], limits: Limits, steering: Steering
 ) -> list[Picture]:
-    """In an engine that found them waiting when it started."""
-    engine = Engine(family, NODE, limits, threads=1, steering=steering)
-    listeners = [Listener() for _ in tasks]
-    submitted(engine, [work(str(i), of) for i, of in enumerate(tasks)], listeners)
-    engine.start()
-    try:
-        outcomes = [listener.outcome() for listener in listeners]
-    finally:
-        engine.stop()
-    pictures = [outcome.picture for outcome in outcomes if isinstance(outcome, Drawn)]
-    assert len(pictures) == len(tasks)
-    return pictures
+    return [each.picture for each in drawn_together(family, tasks, limits, steering)[0]]
 
 
 def assert_drawn(asked: Sequence[tuple[Task, Picture]], pictures: Sequence[Picture]) -> None:

@@ -9,28 +9,18 @@ import pytest
 import torch
 
 from baton.common.families.loaded import LoadedFamily
-from baton.edge_server.engine.engine import Engine
 from baton.edge_server.engine.job import Drawn
 from baton.edge_server.engine.lanes import Lanes, OneLane, TwoThreads, lanes_for
 from baton.edge_server.engine.scheduler import Limits
 from baton.edge_server.engine.steering import Steering
-from tests.support.engines import NODE, Listener, submitted
-from tests.support.tasks import plan, task, work
+from tests.support.engines import drawn_together
+from tests.support.tasks import plan, task
 
 
 def drawn(family: LoadedFamily, decode_lane: bool) -> list[Drawn]:
     """Pictures of requests that end one after the other, while others are denoised."""
     tasks = [task(plan("edge/small", 2 + seed), seed=seed) for seed in range(6)]
-    engine = Engine(family, NODE, Limits(), threads=1, steering=Steering(decode_lane=decode_lane))
-    listeners = [Listener() for _ in tasks]
-    submitted(engine, [work(str(i), of) for i, of in enumerate(tasks)], listeners)
-    engine.start()
-    try:
-        outcomes = [listener.outcome() for listener in listeners]
-    finally:
-        engine.stop()
-    assert all(isinstance(outcome, Drawn) for outcome in outcomes)
-    return [outcome for outcome in outcomes if isinstance(outcome, Drawn)]
+    return drawn_together(family, tasks, Limits(), Steering(decode_lane=decode_lane))[0]
 
 
 def test_a_second_lane_draws_the_same_pictures_and_leaves_no_thread(family: LoadedFamily) -> None:
